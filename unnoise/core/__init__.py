@@ -1,0 +1,1 @@
+"""The mathematics: schedules, processes, predictions, preconditioning, denoisers, objectives, random streams."""

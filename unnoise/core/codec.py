@@ -1,0 +1,58 @@
+"""Codecs and conditioners: the two ends of a model, between raw data or words and tensors."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from unnoise.core.errors import InputError
+from unnoise.core.state import Cond, Shape, State
+
+
+class Codec(nn.Module, ABC):
+    """Data <-> state. Scaling and shifting happen inside; pictures of pixels have a trivial codec."""
+
+    @abstractmethod
+    def encode(self, data: Any) -> State:
+        """A batch of raw data -> the state that is noised, (B, ...)."""
+
+    @abstractmethod
+    def decode(self, state: State) -> Any:
+        """The way back, for a batch."""
+
+    @abstractmethod
+    def shape(self) -> Shape:
+        """The shape of one sample's state, without the batch axis."""
+
+
+class Conditioner(nn.Module, ABC):
+    """Raw captions or labels -> Cond. May hold a network that is trained along with the denoiser."""
+
+    @abstractmethod
+    def prepare(self, raw: Sequence[str | None]) -> Cond:
+        """Raw prompts, one a sample, None for "told nothing" -> plain tensors (token ids, class numbers), on the CPU.
+
+        Raises InputError for a prompt that the model cannot understand.
+        """
+
+    @abstractmethod
+    def forward(self, prepared: Cond) -> Cond:
+        """Prepared tensors -> what the network is told (`vector`, `tokens`, `mask`)."""
+
+    def null(self, n: int) -> Cond:
+        """The null condition for n samples, prepared: what guidance leads away from."""
+        return self.prepare([None] * n)
+
+
+class Unconditional(Conditioner):
+    """For models that are told nothing."""
+
+    def prepare(self, raw: Sequence[str | None]) -> Cond:
+        for r in raw:
+            if r is not None:
+                raise InputError(f"prompt {r!r}: this model was trained without captions or classes; sample it without a prompt")
+        return {}
+
+    def forward(self, prepared: Cond) -> Cond:
+        return prepared

@@ -1,0 +1,195 @@
+"""Preconditioning: what a network sees of x_t, and how its raw output F becomes a prediction of the data.
+
+For a Gaussian process it is affine (Karras et al. 2022, 2206.00364, eq. 7), whatever the network is said to predict:
+
+    x0 = c_skip(t) x_t + c_out(t) F(c_in(t) x_t, c_noise(t))
+
+With x_t = a x0 + s e (a = alpha, s = sigma), solving the definition of each target for x0:
+    data      F = x0                           c_skip 0              c_out 1
+    noise     F = e                            c_skip 1/a            c_out -s/a
+    score     F = s grad log p(x_t) = -e       c_skip 1/a            c_out s/a
+    v         F = a e - s x0 (2202.00512)      c_skip a/(a^2+s^2)    c_out -s/(a^2+s^2)
+    velocity  F = a' x0 + s' e = dx_t/dt       c_skip s'/w           c_out -s/w,   w = a s' - a' s
+    EDM       unit-variance target             c_skip d^2 a/(s^2+a^2 d^2)   c_out s d/sqrt(s^2+a^2 d^2)   (d = std of the data)
+Noise and score divide by alpha: schedules with alpha(1) = 0 are refused.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from unnoise.core.errors import InputError
+from unnoise.core.predictions import Fields, Logits, Mean, Prediction, Tangent
+from unnoise.core.processes import Gaussian, Process, Product, Torus
+from unnoise.core.processes.categorical import Categorical
+from unnoise.core.processes.gaussian import tensor
+from unnoise.core.schedules import Schedule
+from unnoise.core.state import State, expand
+
+
+class Preconditioner(ABC):
+    """A frozen dataclass."""
+
+    @abstractmethod
+    def check(self, process: Process) -> None:
+        """InputError if it cannot serve this process."""
+
+    @abstractmethod
+    def before(self, process: Process, x_t: State, t: Tensor) -> tuple[State, Tensor]:
+        """The network's input (B, ...) and the noise level that it is told, (B,) float32, of order 1."""
+
+    @abstractmethod
+    def after(self, process: Process, out: State, x_t: State, t: Tensor) -> Prediction:
+        """What the network's output means."""
+
+
+class Affine(Preconditioner, ABC):
+    """The Gaussian case. `data_std` is d above: the standard deviation of the codec's output."""
+
+    data_std: float
+    divides_by_alpha = False
+
+    @abstractmethod
+    def skip_out(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        """c_skip and c_out at times t (B,), float64."""
+
+    def check(self, process: Process) -> None:
+        if not isinstance(process, Gaussian):
+            raise InputError(f"{type(self).__name__} preconditions a Gaussian process; this one is {type(process).__name__}")
+        if self.divides_by_alpha and float(process.schedule.alpha(torch.ones((), dtype=torch.float64))) == 0:
+            raise InputError(
+                f"{type(self).__name__} prediction divides by alpha, and {type(process.schedule).__name__} has no signal left at "
+                "t = 1 (zero terminal SNR): predict Data, V, Velocity or EDM instead"
+            )
+
+    def before(self, process: Process, x_t: State, t: Tensor) -> tuple[Tensor, Tensor]:
+        """c_in brings x_t to unit variance; c_noise = log_snr / 4, clamped to [-5, 5] (EDM's ln(sigma) / 4, up to sign)."""
+        schedule, x = process.schedule, tensor(x_t)  # type: ignore[attr-defined]
+        a, s = schedule.alpha(t), schedule.sigma(t)
+        c_in = (s**2 + (a * self.data_std) ** 2).rsqrt()
+        return expand(c_in, x) * x, (schedule.log_snr(t) / 4).clamp(-5, 5).float()
+
+    def after(self, process: Process, out: State, x_t: State, t: Tensor) -> Mean:
+        x, f = tensor(x_t), tensor(out)
+        c_skip, c_out = self.skip_out(process.schedule, t)  # type: ignore[attr-defined]
+        return Mean(expand(c_skip, x) * x + expand(c_out, x) * f.to(x.dtype))
+
+
+@dataclass(frozen=True)
+class Data(Affine):
+    data_std: float = 0.5
+
+    def skip_out(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), torch.ones_like(t)
+
+
+@dataclass(frozen=True)
+class Noise(Affine):
+    data_std: float = 0.5
+    divides_by_alpha = True
+
+    def skip_out(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, s = schedule.alpha(t), schedule.sigma(t)
+        return 1 / a, -s / a
+
+
+@dataclass(frozen=True)
+class Score(Affine):
+    """The network gives sigma times the score of p(x_t)."""
+
+    data_std: float = 0.5
+    divides_by_alpha = True
+
+    def skip_out(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, s = schedule.alpha(t), schedule.sigma(t)
+        return 1 / a, s / a
+
+
+@dataclass(frozen=True)
+class V(Affine):
+    data_std: float = 0.5
+
+    def skip_out(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, s = schedule.alpha(t), schedule.sigma(t)
+        r = a**2 + s**2
+        return a / r, -s / r
+
+
+@dataclass(frozen=True)
+class Velocity(Affine):
+    data_std: float = 0.5
+
+    def skip_out(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, s, da, ds = schedule.alpha(t), schedule.sigma(t), schedule.d_alpha(t), schedule.d_sigma(t)
+        w = a * ds - da * s
+        return ds / w, -s / w
+
+
+@dataclass(frozen=True)
+class EDM(Affine):
+    """Karras et al. 2022, table 1, for any alpha."""
+
+    data_std: float = 0.5
+
+    def skip_out(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, s, d = schedule.alpha(t), schedule.sigma(t), self.data_std
+        r = s**2 + (a * d) ** 2
+        return d**2 * a / r, s * d * r.rsqrt()
+
+
+@dataclass(frozen=True)
+class Categories(Preconditioner):
+    """The network sees x_t one-hot (B, ..., symbols) and gives logits (B, ..., K)."""
+
+    def check(self, process: Process) -> None:
+        if not isinstance(process, Categorical):
+            raise InputError(f"Categories preconditions a categorical process; this one is {type(process).__name__}")
+
+    def before(self, process: Process, x_t: State, t: Tensor) -> tuple[Tensor, Tensor]:
+        return one_hot(tensor(x_t), process.tokens()).float(), (4 * t - 2).float()  # type: ignore[attr-defined]
+
+    def after(self, process: Process, out: State, x_t: State, t: Tensor) -> Logits:
+        logits = tensor(out).float()
+        return Logits(logits.masked_fill(~process.allowed.to(logits.device), -torch.inf))  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Circular(Preconditioner):
+    """The network sees (cos x_t, sin x_t) stacked last (B, ..., 2) and gives F (B, ...); the tangent is sigma(t) F."""
+
+    def check(self, process: Process) -> None:
+        if not isinstance(process, Torus):
+            raise InputError(f"Circular preconditions a torus; this process is {type(process).__name__}")
+
+    def before(self, process: Process, x_t: State, t: Tensor) -> tuple[Tensor, Tensor]:
+        x = tensor(x_t)
+        sigma = process.schedule.sigma(t)  # type: ignore[attr-defined]
+        return torch.stack([x.cos(), x.sin()], -1), (sigma.clamp(min=1e-4).log() / 2).float()
+
+    def after(self, process: Process, out: State, x_t: State, t: Tensor) -> Tangent:
+        x, f = tensor(x_t), tensor(out)
+        return Tangent(expand(process.schedule.sigma(t), x) * f.to(x.dtype))  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class PerField(Preconditioner):
+    """One preconditioner a field of a Product; the network maps a mapping to a mapping and is told the time as 4 t - 2."""
+
+    fields: Mapping[str, Preconditioner]
+
+    def check(self, process: Process) -> None:
+        if not isinstance(process, Product) or set(process.fields) != set(self.fields):
+            raise InputError(f"PerField has {sorted(self.fields)}; it needs a Product of the same fields, not {process}")
+        for k, p in self.fields.items():
+            p.check(process.fields[k])
+
+    def before(self, process: Process, x_t: State, t: Tensor) -> tuple[State, Tensor]:
+        inputs = {k: p.before(process.fields[k], x_t[k], t)[0] for k, p in self.fields.items()}  # type: ignore[attr-defined, index]
+        return inputs, (4 * t - 2).float()  # type: ignore[return-value]
+
+    def after(self, process: Process, out: State, x_t: State, t: Tensor) -> Fields:
+        return Fields({k: p.after(process.fields[k], out[k], x_t[k], t) for k, p in self.fields.items()})  # type: ignore[attr-defined, index]

@@ -1,0 +1,105 @@
+"""Random streams: one seed a sample; a draw depends on (seed, step, name) and on nothing else.
+
+Counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; numpy's Philox-4x64): the 128-bit key
+is (seed, hash of the name), the step is the highest word of the 256-bit counter, so streams never meet. Draws are made
+on the CPU and moved, so that sample i is the same alone, in any batch, in any order, on any worker and device.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unnoise.core.errors import InputError
+
+
+@lru_cache(maxsize=4096)
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def derive(seed: int, index: int | str) -> int:
+    """The seed of sample (or sub-task) `index` in the run `seed`: 0 <= result < 2^63."""
+    return _hash(f"{seed}/{index}") >> 1
+
+
+@dataclass(frozen=True)
+class Streams:
+    """One random stream a sample of the batch.
+
+    seeds: B integers in [0, 2^63). steps: B counters >= 0, for samples at different steps of their loops.
+    """
+
+    seeds: tuple[int, ...]
+    steps: tuple[int, ...]
+    scope: str = ""
+
+    @staticmethod
+    def of(seed: int, n: int, first: int = 0) -> "Streams":
+        """Samples first ... first+n-1 of run `seed`."""
+        if seed < 0:
+            raise InputError(f"seed {seed} is negative; a seed is an integer from 0 to 2^63 - 1")
+        return Streams.each([derive(seed, i) for i in range(first, first + n)])
+
+    @staticmethod
+    def each(seeds: Sequence[int]) -> "Streams":
+        """Streams with these sample seeds, as they stand."""
+        for s in seeds:
+            if not 0 <= s < 2**63:
+                raise InputError(f"sample seed {s} is outside 0 ... 2^63 - 1")
+        return Streams(tuple(seeds), (0,) * len(seeds))
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, rows: slice) -> "Streams":
+        return replace(self, seeds=self.seeds[rows], steps=self.steps[rows])
+
+    def at(self, step: int | Sequence[int]) -> "Streams":
+        """The same streams at another step: one for all samples, or one each."""
+        steps = (step,) * len(self.seeds) if isinstance(step, int) else tuple(step)
+        if len(steps) != len(self.seeds):
+            raise InputError(f"{len(steps)} steps for {len(self.seeds)} samples")
+        return replace(self, steps=steps)
+
+    def scoped(self, name: str) -> "Streams":
+        """Streams whose names live in a space of their own: two users of one stream cannot collide."""
+        return replace(self, scope=f"{self.scope}{name}/")
+
+    def _generators(self, name: str) -> list[np.random.Generator]:
+        h = _hash(self.scope + name)
+        key = np.zeros(2, dtype=np.uint64)
+        counter = np.zeros(4, dtype=np.uint64)
+        out = []
+        for seed, step in zip(self.seeds, self.steps):
+            key[0], key[1], counter[3] = seed, h, step
+            out.append(np.random.Generator(np.random.Philox(key=key, counter=counter)))
+        return out
+
+    def normal(self, name: str, shape: Sequence[int] = (), *, device: torch.device | str = "cpu") -> Tensor:
+        """Standard normal draws (B, *shape), float32."""
+        out = np.empty((len(self), *shape), dtype=np.float32)
+        flat = out.reshape(len(self), -1)
+        for row, g in zip(flat, self._generators(name)):
+            g.standard_normal(dtype=np.float32, out=row)
+        return torch.from_numpy(out).to(device)
+
+    def uniform(
+        self, name: str, shape: Sequence[int] = (), *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Uniform draws in [0, 1): (B, *shape), float32 or float64."""
+        kind = np.float64 if dtype == torch.float64 else np.float32
+        out = np.empty((len(self), *shape), dtype=kind)
+        flat = out.reshape(len(self), -1)
+        for row, g in zip(flat, self._generators(name)):
+            g.random(dtype=kind, out=row)  # type: ignore[arg-type]
+        return torch.from_numpy(out).to(device=device, dtype=dtype)
+
+    def integers(self, name: str, high: int, shape: Sequence[int] = (), *, device: torch.device | str = "cpu") -> Tensor:
+        """Integers in [0, high): (B, *shape), int64."""
+        out = np.stack([g.integers(high, size=tuple(shape)) for g in self._generators(name)])
+        return torch.from_numpy(out.astype(np.int64)).to(device)

@@ -1,0 +1,1 @@
+"""The loop, the time grids, and one algorithm a file."""
