@@ -96,7 +96,7 @@ class Streams:
         out = np.empty((len(self), *shape), dtype=kind)
         flat = out.reshape(len(self), -1)
         for row, g in zip(flat, self._generators(name)):
-            g.random(dtype=kind, out=row)  # type: ignore[arg-type]
+            g.random(dtype=kind, out=row)
         return torch.from_numpy(out).to(device=device, dtype=dtype)
 
     def integers(self, name: str, high: int, shape: Sequence[int] = (), *, device: torch.device | str = "cpu") -> Tensor:

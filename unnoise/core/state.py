@@ -38,7 +38,7 @@ def tree_map(f: Callable[..., Tensor], *states: State) -> State:
     first = states[0]
     if isinstance(first, Tensor):
         return f(*states)
-    return {k: f(*(s[k] for s in states)) for k in first}  # type: ignore[call-overload]
+    return {k: f(*(s[k] for s in states if not isinstance(s, Tensor))) for k in first}
 
 
 def leaf(x: State) -> Tensor:

@@ -6,6 +6,7 @@ different times (video frames, requests that arrived later) can share a batch.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Generic, TypeVar
 
 import torch
@@ -30,9 +31,7 @@ class Sampler(ABC, Generic[S]):
         """The sampler's memory before the first step."""
 
     @abstractmethod
-    def step(
-        self, denoise: Denoise, process: Process, x: State, t: Tensor, s: Tensor, state: S, rng: Streams
-    ) -> tuple[State, S]:
+    def step(self, denoise: Denoise, process: Process, x: State, t: Tensor, s: Tensor, state: S, rng: Streams) -> tuple[State, S]:
         """From times t (B,) to s (B,), s < t <= 1; s may be 0. `rng` stands at this step."""
 
     @abstractmethod
@@ -61,7 +60,7 @@ def sample(
     n = batch_size(x)
     times = times.to(device=leaf(x).device, dtype=torch.float64)
     state = sampler.start(x)
-    for i, (t, s) in enumerate(zip(times[:-1], times[1:])):
+    for i, (t, s) in enumerate(pairwise(times)):
         x, state = sampler.step(denoise, process, x, t.expand(n), s.expand(n), state, rng.at(i))
         if watch is not None:
             watch(i + 1, len(times) - 1, x)
