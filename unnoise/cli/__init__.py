@@ -1,0 +1,1 @@
+"""The command line: names a recipe or a model and says what happens; no logic."""

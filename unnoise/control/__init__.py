@@ -1,0 +1,1 @@
+"""Guidance, editing, inverse problems, adapters."""

@@ -1,0 +1,1 @@
+"""Metrics, two-sample tests, reports."""
