@@ -1,0 +1,58 @@
+"""`unnoise COMMAND ...`: finds the command, and turns bad input into one line and exit status 2. `--help` loads nothing heavy."""
+
+import os
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+
+from unnoise import __version__
+from unnoise.core.errors import InputError
+
+COMMANDS = {
+    "train": "train a model on a folder, zip or npz of pictures, or on a csv table",
+    "resume": "go on with an interrupted training run",
+    "sample": "make new data with a trained model: pictures or a table",
+    "info": "what a file, a model or a run is, and the command that makes it again",
+    "example": "write a small real data set to try things on (digits, breast-cancer)",
+    "demo": "train on real handwritten digits and draw everything, in a few minutes",
+}
+
+HELP = f"""unnoise {__version__}: diffusion models for any kind of data
+
+usage: unnoise COMMAND ...    (unnoise COMMAND --help shows every option)
+
+{chr(10).join(f"  {name:<9} {what}" for name, what in COMMANDS.items())}
+
+  unnoise train photos/ --out runs/photos
+  unnoise sample runs/photos "a red apple" -n 16 --seed 7 --out apples
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return
+    if argv[0] in ("-V", "--version"):
+        print(f"unnoise {__version__}")
+        return
+    try:
+        command(argv[0]).run(argv[1:])
+    except InputError as e:
+        print(f"unnoise: {e}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("\nunnoise: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of our output has gone (`unnoise ... | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+
+
+def command(name: str):  # type: ignore[no-untyped-def]
+    """The module of a command; it offers run(argv)."""
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=2)
+        hint = f"; did you mean {' or '.join(near)}?" if near else f"; the commands are {', '.join(COMMANDS)}"
+        raise InputError(f"there is no command {name!r}{hint}")
+    return import_module(f"unnoise.cli.{name}")
