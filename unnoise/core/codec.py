@@ -1,7 +1,8 @@
 """Codecs and conditioners: the two ends of a model, between raw data or words and tensors."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -20,6 +21,11 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def decode(self, state: State) -> Any:
         """The way back, for a batch."""
+
+    @abstractmethod
+    def write(self, data: Any, out: Path, meta: Sequence[Mapping[str, Any]]) -> list[Path]:
+        """Write decoded data into the existing folder `out`, with `meta` (one row a sample) inside or beside it, and a sheet that
+        shows it where that makes sense. Returns the files. Never leaves half a file."""
 
     @abstractmethod
     def shape(self) -> Shape:

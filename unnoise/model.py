@@ -1,0 +1,275 @@
+"""DiffusionModel: codec, conditioner, denoiser and how to sample it, put together, saved and loaded."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from unnoise.checkpoints.allowed import ALLOWED
+from unnoise.checkpoints.folder import read_folder, tensors_hash, write_folder
+from unnoise.control.exact import MICRO_BATCH, microbatched
+from unnoise.control.guidance import classifier_free
+from unnoise.core.codec import Codec, Conditioner
+from unnoise.core.denoisers import Denoiser, NetworkDenoiser
+from unnoise.core.errors import InputError
+from unnoise.core.preconditioning import Preconditioner
+from unnoise.core.processes import Process
+from unnoise.core.random import Streams, derive
+from unnoise.core.state import State, tree_map
+from unnoise.samplers.loop import sample
+from unnoise.samplers.registry import find_grid, find_sampler
+
+
+@runtime_checkable
+class Buildable(Protocol):
+    """The frozen configuration of an nn.Module."""
+
+    def build(self) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model is sampled unless the caller says otherwise.
+
+    steps: sampler steps, at least 1. sampler, grid: names of the samplers' table; grid None takes the sampler's own.
+    guidance: 1 conditional, 0 unconditional, above 1 exaggerates the prompt. interval: times [low, high] in which guidance acts.
+    rescale: 0 none ... 1 full, brings back the spread that guidance inflates.
+    """
+
+    steps: int = 25
+    sampler: str = "dpmpp-2m"
+    grid: str | None = None
+    guidance: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"steps {self.steps}: a sampler takes at least 1 step; 20 to 50 are usual")
+        if not -100 <= self.guidance <= 100:  # false for nan too
+            raise InputError(f"guidance {self.guidance} is not a usable scale; 1 is plain conditional, 2 to 7 are usual")
+        if not 0 <= self.interval[0] < self.interval[1] <= 1:
+            raise InputError(f"guidance interval {self.interval}: two rising times within 0 ... 1, where 0 is data and 1 is noise")
+        if not 0 <= self.rescale <= 1:
+            raise InputError(f"rescale {self.rescale} is outside 0 ... 1")
+        find_sampler(self.sampler)
+        if self.grid is not None:
+            find_grid(self.grid)
+
+
+@dataclass(frozen=True)
+class About:
+    """What the model card says. metrics: name -> value as measured."""
+
+    name: str = "an unnoise model"
+    data: str = "not stated"
+    licence: str = "not stated"
+    examples: tuple[str, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    codec: Buildable
+    conditioner: Buildable
+    network: Buildable
+    process: Process
+    preconditioner: Preconditioner
+    sampling: Sampling = Sampling()
+    about: About = About()
+
+    def build(self) -> "DiffusionModel":
+        """A model with freshly drawn weights (torch's global generator decides them)."""
+        return DiffusionModel(self)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What `sample` made: `data` as the codec decodes it, and for every row what it was made from."""
+
+    data: Any
+    prompts: tuple[str | None, ...]
+    seeds: tuple[int, ...]
+    settings: Mapping[str, Any]
+    codec: Codec
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def meta(self) -> list[dict[str, Any]]:
+        """One row a sample: its prompt, its own seed, and the settings."""
+        return [{"prompt": p, "sample_seed": s, **self.settings} for p, s in zip(self.prompts, self.seeds)]
+
+    def save(self, out: str | Path) -> list[Path]:
+        """Write the samples, and a sheet that shows them, into the folder `out`; returns the files."""
+        Path(out).mkdir(parents=True, exist_ok=True)
+        return self.codec.write(self.data, Path(out), self.meta())
+
+
+class DiffusionModel:
+    """What is saved, loaded and shared."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        codec, conditioner = config.codec.build(), config.conditioner.build()
+        if not isinstance(codec, Codec) or not isinstance(conditioner, Conditioner):
+            raise InputError("a model needs a Codec and a Conditioner; the configuration builds other things in their place")
+        self.config = config
+        self.codec: Codec = codec
+        self.conditioner: Conditioner = conditioner
+        self.denoiser: Denoiser = NetworkDenoiser(config.network.build(), config.process, config.preconditioner)
+
+    # -- weights -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"codec": self.codec, "conditioner": self.conditioner, "denoiser": self.denoiser})
+
+    def hash(self) -> str:
+        """The first 16 hexadecimal digits of the sha256 of the weights: it names the model in what it makes."""
+        return tensors_hash(self.parts.state_dict())[:16]
+
+    def to(self, device: torch.device | str) -> "DiffusionModel":
+        self.parts.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    def save(self, folder: str | Path) -> str:
+        """Write the model folder; returns the hash of its tensors. Raises InputError, with nothing lost, on a full disk."""
+        return write_folder(Path(folder), self.config, self.parts.state_dict(), card(self.config, self.hash()))
+
+    # -- sampling ----------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[str] | str | None = None,
+        n: int = 1,
+        seed: int = 0,
+        *,
+        sample_seeds: Sequence[int] | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        grid: str | None = None,
+        guidance: float | None = None,
+        interval: tuple[float, float] | None = None,
+        rescale: float | None = None,
+        negative: str | None = None,
+        exact: bool = False,
+        bf16: bool = False,
+        batch: int = 64,
+        watch: Callable[[int, int, State], None] | None = None,
+    ) -> Samples:
+        """n samples for every prompt (n in all without prompts).
+
+        Sample i has the seed derived from (seed, i), or sample_seeds[i], and is the same alone and in any batch: to rounding, or bit for
+        bit with `exact` (which runs fixed-shape micro-batches, in float32). negative: a prompt to lead away from. bf16: run the network
+        in bfloat16. batch: how many go through the network together. watch: called with (step, steps, x) for each batch.
+        Raises InputError for prompts and settings that cannot be right.
+        """
+        given = {"steps": steps, "sampler": sampler, "grid": grid, "guidance": guidance, "interval": interval, "rescale": rescale}
+        how = replace(self.config.sampling, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        wanted = _per_sample(prompts, n)
+        seeds = tuple(sample_seeds) if sample_seeds is not None else tuple(derive(seed, i) for i in range(len(wanted)))
+        if len(seeds) != len(wanted):
+            raise InputError(f"{len(seeds)} sample seeds for {len(wanted)} samples: one each is needed")
+        solver, own_grid = find_sampler(how.sampler)
+        times = (find_grid(how.grid) if how.grid else own_grid).times(how.steps, self.config.process)
+        self.parts.eval()
+        self.conditioner.prepare(wanted)  # refuse bad prompts before any work
+        chunks = []
+        for i in range(0, len(wanted), batch):
+            rows = slice(i, i + batch)
+            x = self._sample_batch(wanted[rows], seeds[rows], times, solver, how, negative, exact, bf16, watch)
+            chunks.append(x)
+        data = self.codec.decode(tree_map(lambda *c: torch.cat(c), *chunks))
+        settings = {
+            "model": self.config.about.name, "model_hash": self.hash(), "seed": seed, "steps": how.steps, "sampler": how.sampler,
+            "grid": how.grid, "guidance": how.guidance, "interval": list(how.interval), "rescale": how.rescale, "negative": negative,
+            "exact": exact, "bf16": bf16,
+        }  # fmt: skip
+        return Samples(data, tuple(wanted), seeds, settings, self.codec)
+
+    def _sample_batch(
+        self, prompts: Sequence[str | None], seeds: Sequence[int], times: Tensor, solver: Any, how: Sampling, negative: str | None,
+        exact: bool, bf16: bool, watch: Callable[[int, int, State], None] | None,
+    ) -> State:  # fmt: skip
+        device, rng = self.device, Streams.each(seeds)
+        denoiser: Denoiser = microbatched(self.denoiser, MICRO_BATCH) if exact else self.denoiser
+        with _precision(device, bf16 and not exact):
+            cond = self._told(prompts, exact)
+            away = self._told([negative] * len(prompts), exact)
+            denoise = classifier_free(denoiser, cond, away, how.guidance, how.interval, how.rescale)
+            x = self.config.process.prior(self.codec.shape(), rng, device)
+            return sample(denoise, self.config.process, x, times, solver, rng.scoped("sampler"), watch)
+
+    def _told(self, prompts: Sequence[str | None], exact: bool) -> dict[str, Tensor]:
+        """What the network is told; one prompt at a time where bits must not depend on the company."""
+        prepared = {k: v.to(self.device) for k, v in self.conditioner.prepare(prompts).items()}
+        if not exact or not prepared:
+            return dict(self.conditioner(prepared))
+        rows = [self.conditioner({k: v[i : i + 1] for k, v in prepared.items()}) for i in range(len(prompts))]
+        return {k: torch.cat([r[k] for r in rows]) for k in rows[0]}
+
+
+def _per_sample(prompts: Sequence[str] | str | None, n: int) -> list[str | None]:
+    if n < 1:
+        raise InputError(f"n {n}: ask for at least 1 sample")
+    if prompts is None:
+        return [None] * n
+    each = [prompts] if isinstance(prompts, str) else list(prompts)
+    return [p for p in each for _ in range(n)] or [None] * n
+
+
+def _precision(device: torch.device, bf16: bool) -> AbstractContextManager:
+    return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
+
+
+def load(folder: str | Path) -> DiffusionModel:
+    """The model in a model folder, or the model of a training run's folder.
+
+    Raises InputError for what is not a model, was truncated or edited, or comes from a later version.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; a model is a folder with config.json and model.safetensors, a run has one in model/")
+    if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
+        folder = folder / "model"
+    config, tensors, _ = read_folder(folder, ModelConfig, ALLOWED)
+    model = config.build()
+    have, want = set(tensors), set(model.parts.state_dict())
+    if have != want:
+        odd = sorted(have ^ want)[0]
+        raise InputError(f"{folder / 'model.safetensors'}: its tensors are not those of the configuration (first difference: {odd})")
+    for name, there in model.parts.state_dict().items():
+        if there.shape != tensors[name].shape:
+            raise InputError(f"{folder / 'model.safetensors'}: {name} has shape {tuple(tensors[name].shape)}, not {tuple(there.shape)}")
+    model.parts.load_state_dict(tensors)
+    model.parts.eval()
+    return model
+
+
+def card(config: ModelConfig, model_hash: str) -> str:
+    """The model card: README.md of a saved model."""
+    about, how = config.about, config.sampling
+    metrics = "\n".join(f"| {k} | {v:.4g} |" for k, v in about.metrics.items())
+    prompts = " ".join(f'"{p}"' for p in about.examples[:2])
+    return f"""# {about.name}
+
+A diffusion model made with unnoise. Weights {model_hash}; config.json holds everything else.
+
+- Trained on: {about.data}
+- Licence: {about.licence}
+- Network: {type(config.network).__name__}; process: {config.process}
+- Sampled by default with {how.sampler}, {how.steps} steps, guidance {how.guidance:g}
+
+    unnoise sample THIS_FOLDER {prompts} -n 16 --seed 7 --out samples
+
+{"| measure | value |" + chr(10) + "|---|---|" + chr(10) + metrics if metrics else "No measures were recorded."}
+"""
