@@ -32,18 +32,22 @@ class Streams:
     """One random stream a sample of the batch.
 
     seeds: B integers in [0, 2^63). steps: B counters >= 0, for samples at different steps of their loops.
+    places: each sample's number in its run, and run: the run's seed; `spread` alone uses these two.
     """
 
     seeds: tuple[int, ...]
     steps: tuple[int, ...]
     scope: str = ""
+    places: tuple[int, ...] = ()
+    run: int = 0
 
     @staticmethod
     def of(seed: int, n: int, first: int = 0) -> "Streams":
         """Samples first ... first+n-1 of run `seed`."""
         if seed < 0:
             raise InputError(f"seed {seed} is negative; a seed is an integer from 0 to 2^63 - 1")
-        return Streams.each([derive(seed, i) for i in range(first, first + n)])
+        places = range(first, first + n)
+        return replace(Streams.each([derive(seed, i) for i in places]), places=tuple(places), run=derive(seed, "run"))
 
     @staticmethod
     def each(seeds: Sequence[int]) -> "Streams":
@@ -51,13 +55,13 @@ class Streams:
         for s in seeds:
             if not 0 <= s < 2**63:
                 raise InputError(f"sample seed {s} is outside 0 ... 2^63 - 1")
-        return Streams(tuple(seeds), (0,) * len(seeds))
+        return Streams(tuple(seeds), (0,) * len(seeds), places=tuple(range(len(seeds))))
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def __getitem__(self, rows: slice) -> "Streams":
-        return replace(self, seeds=self.seeds[rows], steps=self.steps[rows])
+        return replace(self, seeds=self.seeds[rows], steps=self.steps[rows], places=self.places[rows])
 
     def at(self, step: int | Sequence[int]) -> "Streams":
         """The same streams at another step: one for all samples, or one each."""
@@ -103,3 +107,18 @@ class Streams:
         """Integers in [0, high): (B, *shape), int64."""
         out = np.stack([g.integers(high, size=tuple(shape)) for g in self._generators(name)])
         return torch.from_numpy(out.astype(np.int64)).to(device)
+
+    def spread(self, name: str) -> Tensor:
+        """Uniform draws (B,) in [0, 1), float64, that together cover the interval evenly (randomised quasi-Monte Carlo).
+
+        Place i has frac(u + v(i)): v(i) is van der Corput's radical inverse in base 2 and u ~ U[0, 1) is one draw for the whole
+        run, step and name. So 2^k consecutive places from a multiple of 2^k stand exactly 2^-k apart, each draw alone is
+        uniform, and sample i has the same one in any batch and on any worker, like every other draw.
+        """
+        common = replace(self, seeds=(self.run,) * len(self)).uniform(name, dtype=torch.float64)
+        return (common + torch.tensor([radical_inverse(i) for i in self.places], dtype=torch.float64)).frac()
+
+
+def radical_inverse(i: int) -> float:
+    """The bits of i >= 0 mirrored at the binary point: 0, 1/2, 1/4, 3/4, 1/8, ... (van der Corput 1935)."""
+    return int(f"{i:b}"[::-1], 2) / 2 ** i.bit_length()
