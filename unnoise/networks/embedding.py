@@ -1,0 +1,151 @@
+"""What tells a network how noisy its input is, and where each of its tokens lies.
+
+Noise level x (B,), of order 1, becomes features sqrt(2) cos(f_i x + p_i): unit mean square over a full turn.
+    Sinusoidal  f_i geometric, p_i alternating sine and cosine       (Vaswani et al. 2017, 1706.03762, section 3.5)
+    Fourier     f_i ~ 2 pi bandwidth N(0, 1), p_i ~ U(0, 2 pi)       (Karras et al. 2023, 2312.02696, MP-Fourier)
+    Learned     the frequencies and phases of Fourier as parameters
+Fourier takes the quantiles of the two laws (paired by the golden ratio) in place of random draws: nothing to store, the
+same in every process, and no loss of precision when a network is cast to bfloat16.
+
+Positions are rotary (Su et al. 2021, 2104.09864) in two dimensions: half of the pairs turn with y, half with x, so q.k
+depends on the two positions only through their difference. Coordinates are patches from the centre of the picture.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+class NoiseFeatures(ABC):
+    """A frozen dataclass; `build(dim)` gives the module (B,) -> (B, dim), float32."""
+
+    @abstractmethod
+    def build(self, dim: int) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class Sinusoidal(NoiseFeatures):
+    """Angular frequencies from `slowest` to `fastest`, in radians a unit of noise level."""
+
+    slowest: float = 0.1
+    fastest: float = 100.0
+
+    def build(self, dim: int) -> nn.Module:
+        return SinusoidalFeatures(self, dim)
+
+
+@dataclass(frozen=True)
+class Fourier(NoiseFeatures):
+    bandwidth: float = 1.0
+
+    def build(self, dim: int) -> nn.Module:
+        return FourierFeatures(self, dim)
+
+
+@dataclass(frozen=True)
+class Learned(NoiseFeatures):
+    """Starts as Fourier(bandwidth)."""
+
+    bandwidth: float = 1.0
+
+    def build(self, dim: int) -> nn.Module:
+        return LearnedFeatures(self, dim)
+
+
+def harmonics(x: Tensor, frequencies: Tensor, phases: Tensor) -> Tensor:
+    """sqrt(2) cos(f x + p): (B,) -> (B, dim), in float32 whatever autocast says: bfloat16 has no digits left for the angle."""
+    return math.sqrt(2) * torch.cos(x.float()[:, None] * frequencies.float() + phases.float())
+
+
+def geometric(slowest: float, fastest: float, n: int, device: torch.device | None = None) -> Tensor:
+    """n angular frequencies in geometric progression: (n,)."""
+    return torch.linspace(math.log(fastest), math.log(slowest), n, device=device).exp()
+
+
+def fourier_frequencies(bandwidth: float, dim: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Frequencies and phases, each (dim,)."""
+    i = torch.arange(dim, device=device, dtype=torch.float32)
+    return 2 * math.pi * bandwidth * torch.special.ndtri((i + 0.5) / dim), 2 * math.pi * (i * GOLDEN % 1)
+
+
+class SinusoidalFeatures(nn.Module):
+    def __init__(self, config: Sinusoidal, dim: int) -> None:
+        super().__init__()
+        if dim % 2:
+            raise ValueError(f"Sinusoidal features need an even width, not {dim}")
+        self.config, self.dim = config, dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = geometric(self.config.slowest, self.config.fastest, self.dim // 2, x.device)
+        phase = torch.zeros_like(f)
+        return harmonics(x, torch.cat([f, f]), torch.cat([phase - math.pi / 2, phase]))  # sines, then cosines
+
+
+class FourierFeatures(nn.Module):
+    def __init__(self, config: Fourier, dim: int) -> None:
+        super().__init__()
+        self.config, self.dim = config, dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return harmonics(x, *fourier_frequencies(self.config.bandwidth, self.dim, x.device))
+
+
+class LearnedFeatures(nn.Module):
+    def __init__(self, config: Learned, dim: int) -> None:
+        super().__init__()
+        frequencies, phases = fourier_frequencies(config.bandwidth, dim)
+        self.frequencies, self.phases = nn.Parameter(frequencies), nn.Parameter(phases)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return harmonics(x, self.frequencies, self.phases)
+
+
+class NoiseEmbedding(nn.Module):
+    """Features of the noise level, an MLP, and the condition's `vector` added: (B,), (B, vector_dim) -> (B, dim)."""
+
+    def __init__(self, features: NoiseFeatures, width: int, dim: int, vector_dim: int) -> None:
+        super().__init__()
+        self.features = features.build(width)
+        self.hidden, self.out = nn.Linear(width, dim), nn.Linear(dim, dim)
+        self.vector = nn.Linear(vector_dim, dim) if vector_dim else None
+
+    def forward(self, noise_level: Tensor, vector: Tensor | None) -> Tensor:
+        features = self.features(noise_level).to(self.hidden.weight.dtype)
+        emb = self.out(nn.functional.silu(self.hidden(features)))
+        if self.vector is not None and vector is not None:
+            emb = emb + self.vector(vector.to(self.vector.weight.dtype))
+        return emb
+
+
+def centred_grid(height: int, width: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """y and x of every patch, row by row, from the centre of the picture, in patches: two of (height * width,)."""
+    y = torch.arange(height, device=device, dtype=torch.float32) - (height - 1) / 2
+    x = torch.arange(width, device=device, dtype=torch.float32) - (width - 1) / 2
+    return y.repeat_interleave(width), x.repeat(height)
+
+
+def sincos_2d(height: int, width: int, dim: int, device: torch.device | None = None) -> Tensor:
+    """Absolute positions as harmonics of y and of x: (height * width, dim); dim divisible by 4."""
+    f = geometric(0.01, 1.0, dim // 4, device)
+    angles = [c[:, None] * f for c in centred_grid(height, width, device)]
+    return torch.cat([g(a) for a in angles for g in (torch.sin, torch.cos)], -1)
+
+
+def rotary_2d(height: int, width: int, dim: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """cos and sin of the angle of each pair of a head's `dim` channels (divisible by 4): two of (height * width, dim / 2)."""
+    f = geometric(0.01, 1.0, dim // 4, device)
+    y, x = centred_grid(height, width, device)
+    angle = torch.cat([y[:, None] * f, x[:, None] * f], -1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (x_i, x_{i + D/2}) of (..., N, D) by the angles whose cos and sin are (N, D/2)."""
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

@@ -1,0 +1,138 @@
+"""Layers that several networks share. Residual branches end in a layer that starts at zero: a new block is the identity."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, silu
+from torch.utils.checkpoint import checkpoint
+
+from unnoise.networks.attention import attend
+from unnoise.networks.embedding import rotate
+
+L = TypeVar("L", bound=nn.Linear | nn.Conv2d)
+
+
+def zeroed(layer: L) -> L:
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def run(block: Callable[..., Tensor], checkpointing: bool, *inputs: Tensor | tuple[Tensor, Tensor] | None) -> Tensor:
+    """block(*inputs), keeping only its inputs for the backward pass if asked to (Chen et al. 2016, 1604.06174)."""
+    if checkpointing and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False)
+    return block(*inputs)
+
+
+def context_of(cond: Mapping[str, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    """`tokens` (B, L, D) and a `mask` (B, L) that is always there; what the mask hides is set to 0, so that it can be anything."""
+    if "tokens" not in cond:
+        return None
+    tokens = cond["tokens"].to(dtype)
+    mask = cond["mask"] if "mask" in cond else tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+    return tokens.masked_fill(~mask[..., None], 0), mask
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """(B, C, H, W) with its last row and column repeated until both sides are divisible; the caller crops the result."""
+    h, w = x.shape[-2:]
+    if h % multiple == 0 and w % multiple == 0:
+        return x
+    return pad(x, (0, -w % multiple, 0, -h % multiple), mode="replicate")
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis. Zhang & Sennrich 2019, 1910.07467. The mean is taken in float32."""
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        r = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
+        return x * r.to(x.dtype) * self.weight.to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """W3 (silu(W1 x) * W2 x), Shazeer 2020, 2002.05202; the hidden width of 8/3 dim costs what a plain MLP of 4 dim does."""
+
+    def __init__(self, dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        hidden = -(-8 * dim // 3 // 32) * 32  # rounded up to a multiple of 32
+        self.hidden = nn.Linear(dim, 2 * hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.hidden(x).chunk(2, -1)
+        return self.out(self.dropout(silu(a) * b))
+
+
+class Attention(nn.Module):
+    """Self-attention with RMS-normalised queries and keys (2302.05442); tokens of a context are further keys and values."""
+
+    def __init__(self, dim: int, heads: int, context_dim: int = 0) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"width {dim} is not divisible by {heads} heads")
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.context = nn.Linear(context_dim, 2 * dim, bias=False) if context_dim else None
+        self.q_norm, self.k_norm = RMSNorm(dim // heads), RMSNorm(dim // heads)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None,
+        context: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """x (B, N, dim), mask (B, N) of its own tokens; context: tokens (B, L, context_dim) and their mask (B, L)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)  # each (B, heads, N, D)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if self.context is not None and context is not None:
+            tokens, valid = context
+            more_k, more_v = self.context(tokens).unflatten(-1, (2, self.heads, -1)).transpose(1, 3).unbind(2)
+            mask = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+            k, v = torch.cat([self.k_norm(more_k), k], 2), torch.cat([more_v, v], 2)
+            mask = torch.cat([valid, mask], 1)
+        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+
+
+def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x (B, N, dim); scale and shift (B, dim)."""
+    return x * (1 + scale)[:, None] + shift[:, None]
+
+
+class ModulatedBlock(nn.Module):
+    """A transformer block under adaLN-zero (Peebles & Xie 2022, 2212.09748): (s, b, g) = W emb, W starting at zero.
+
+    x <- x + g1 attention(s1 norm(x) + b1, context),   x <- x + g2 swiglu(s2 norm(x) + b2)
+    """
+
+    def __init__(self, width: int, heads: int, context_dim: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.modulation = zeroed(nn.Linear(width, 6 * width))
+        self.norm1, self.norm2 = RMSNorm(width), RMSNorm(width)
+        self.attention = Attention(width, heads, context_dim)
+        self.mlp = SwiGLU(width, dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        context: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """x (B, N, width), emb (B, width)."""
+        s1, b1, g1, s2, b2, g2 = self.modulation(emb).chunk(6, -1)
+        x = x + g1[:, None] * self.attention(modulate(self.norm1(x), s1, b1), rotary, None, context)
+        return x + g2[:, None] * self.mlp(modulate(self.norm2(x), s2, b2))

@@ -1,0 +1,97 @@
+"""A plain diffusion transformer for pictures of any size, seen in training or not, square or not.
+
+After DiT (Peebles & Xie 2022, 2212.09748: adaLN-zero) and JiT (Li & He 2025, 2511.13720: low-rank patch embedding, RMSNorm,
+rotary positions, SwiGLU, QK-norm). Words are further keys and values of every block: they cost no queries and no MLP.
+Patches see the words as lying at the centre of the picture, where rotary positions have their origin.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from unnoise.networks.embedding import Fourier, NoiseEmbedding, NoiseFeatures, rotary_2d, sincos_2d
+from unnoise.networks.layers import ModulatedBlock, RMSNorm, context_of, modulate, pad_to_multiple, run, zeroed
+
+
+@dataclass(frozen=True)
+class DiffusionTransformerConfig:
+    """channels: of the picture; patch: its side in pixels; vector_dim and token_dim: of the condition, 0 for none.
+
+    `bottleneck` is the rank of the patch embedding, where a patch has more numbers than that. width / heads must be
+    divisible by 4.
+    """
+
+    channels: int
+    patch: int = 2
+    width: int = 256
+    depth: int = 8
+    heads: int = 4
+    bottleneck: int = 128
+    vector_dim: int = 0
+    token_dim: int = 0
+    dropout: float = 0.0
+    features: NoiseFeatures = Fourier()
+
+    def __post_init__(self) -> None:
+        if self.width % (4 * self.heads):
+            raise ValueError(f"width {self.width} / {self.heads} heads must be divisible by 4")
+
+    def build(self) -> "DiffusionTransformer":
+        return DiffusionTransformer(self)
+
+
+def small(channels: int, patch: int = 2, *, vector_dim: int = 0, token_dim: int = 0) -> DiffusionTransformerConfig:
+    """About 10M parameters: 8 layers of 256."""
+    return DiffusionTransformerConfig(channels, patch, vector_dim=vector_dim, token_dim=token_dim)
+
+
+def medium(channels: int, patch: int = 2, *, vector_dim: int = 0, token_dim: int = 0) -> DiffusionTransformerConfig:
+    """About 33M parameters: 12 layers of 384."""
+    return DiffusionTransformerConfig(channels, patch, 384, 12, 6, vector_dim=vector_dim, token_dim=token_dim)
+
+
+class DiffusionTransformer(nn.Module):
+    """Set `checkpointing` to trade time for memory in training."""
+
+    def __init__(self, config: DiffusionTransformerConfig) -> None:
+        super().__init__()
+        self.config, self.checkpointing = config, False
+        width, patch_dim = config.width, config.channels * config.patch**2
+        self.embedding = NoiseEmbedding(config.features, width, width, config.vector_dim)
+        if config.bottleneck < patch_dim:
+            self.patches: nn.Module = nn.Sequential(
+                nn.Linear(patch_dim, config.bottleneck, bias=False), nn.Linear(config.bottleneck, width)
+            )
+        else:
+            self.patches = nn.Linear(patch_dim, width)
+        self.blocks = nn.ModuleList(
+            ModulatedBlock(width, config.heads, config.token_dim, config.dropout) for _ in range(config.depth)
+        )
+        self.norm = RMSNorm(width)
+        self.modulation = zeroed(nn.Linear(width, 2 * width))
+        self.out = zeroed(nn.Linear(width, patch_dim))
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """x (B, C, H, W), noise_level (B,), cond: `vector` (B, vector_dim), `tokens` (B, L, token_dim), `mask` (B, L) -> as x.
+
+        Entries that this network was not built for are ignored, absent ones add nothing.
+        """
+        height, width = x.shape[-2:]
+        dtype, p = self.out.weight.dtype, self.config.patch
+        h = pad_to_multiple(x.to(dtype), p)
+        rows, columns = h.shape[-2] // p, h.shape[-1] // p
+        emb = silu(self.embedding(noise_level, cond.get("vector")))
+        rotary = rotary_2d(rows, columns, self.config.width // self.config.heads, x.device)
+        context = context_of(cond, dtype) if self.config.token_dim else None
+
+        h = h.unflatten(2, (rows, p)).unflatten(4, (columns, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        h = self.patches(h)
+        h = h + sincos_2d(rows, columns, self.config.width, x.device).to(h.dtype)
+        for block in self.blocks:
+            h = run(block, self.checkpointing, h, emb, rotary, context)
+        scale, shift = self.modulation(emb).chunk(2, -1)
+        h = self.out(modulate(self.norm(h), scale, shift))
+        h = h.unflatten(1, (rows, columns)).unflatten(3, (-1, p, p)).permute(0, 3, 1, 4, 2, 5)
+        return h.flatten(4).flatten(2, 3)[..., :height, :width].to(x.dtype)
