@@ -2,7 +2,7 @@
 
 The text encoder reads bytes, so it knows every script and has no vocabulary to ship. It cuts them into pieces (a word, a
 punctuation mark, a Chinese character or emoji; at most 16 bytes) and gives one token a piece:
-    token = E_word[hash of the piece] + mean over its bytes of MLP(E_byte + E_place + E_gram[hash of 2 bytes] + E_gram[hash of 3 bytes])
+    token = E_word[hash of the piece] + mean over its bytes of MLP(E_byte + E_place + E_gram[last 2 bytes] + E_gram[last 3 bytes])
 then a small transformer over the pieces. The hash of the whole piece gives each word an identity of its own; the n-grams
 (Bojanowski et al. 2016, 1607.04606) let unseen and misspelt words share what their parts mean. Hashes ignore ASCII case.
 
@@ -32,8 +32,12 @@ def encode_bytes(text: str | None, length: int) -> Tensor:
 
 @dataclass(frozen=True)
 class TextEncoderConfig:
-    """width: of the tokens and of the vector. pieces: at most so many tokens a text; what is beyond shares the last one."""
+    """length: the longest text, in bytes and the end. pieces: at most so many tokens a text; what is beyond shares the last one.
 
+    width: of the tokens and of the vector. buckets: of each hash table.
+    """
+
+    length: int = 256
     width: int = 192
     depth: int = 3
     heads: int = 3
@@ -45,27 +49,11 @@ class TextEncoderConfig:
         return TextEncoder(self)
 
 
-@dataclass(frozen=True)
-class LabelEmbeddingConfig:
-    """classes: without the null class."""
+class LabelEmbedding(nn.Embedding):
+    """Class numbers (B,) int64 in [0, classes], the last of which is the null class -> vectors (B, dim)."""
 
-    classes: int
-    width: int = 256
-
-    def build(self) -> "LabelEmbedding":
-        return LabelEmbedding(self)
-
-
-class LabelEmbedding(nn.Module):
-    """Class numbers (B,) int64 in [0, classes], the last of which is the null class -> {"vector": (B, width)}."""
-
-    def __init__(self, config: LabelEmbeddingConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(config.classes + 1, config.width)
-
-    def forward(self, ids: Tensor) -> dict[str, Tensor]:
-        return {"vector": self.embedding(ids)}
+    def __init__(self, classes: int, dim: int) -> None:
+        super().__init__(classes + 1, dim)
 
 
 def cut(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,6 +81,13 @@ def fold(ids: Tensor) -> Tensor:
     """Ids with ASCII capitals made small."""
     capital = (ids >= BYTE + ord("A")) & (ids <= BYTE + ord("Z"))
     return torch.where(capital, ids + 32, ids)
+
+
+def count_pieces(text: str) -> int:
+    """How many tokens a text becomes, the end included: what `pieces` must be to read it whole."""
+    ids = encode_bytes(text, len(text.encode()) + 1)
+    piece, _, counts = cut(ids[None])
+    return int(piece[counts].max()) + 1
 
 
 class TextBlock(nn.Module):
