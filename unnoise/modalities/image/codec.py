@@ -1,0 +1,66 @@
+"""Pictures <-> state: uint8 pixels (B, H, W, C) <-> float32 (B, C, H, W) in [-1, 1], x / 127.5 - 1."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unnoise.core.codec import Codec
+from unnoise.core.errors import InputError
+from unnoise.core.state import State
+from unnoise.modalities.image.show import write_pictures
+
+
+@dataclass(frozen=True)
+class PixelsConfig:
+    """Pictures of `height` x `width` pixels; `channels` 1 (grey) or 3 (RGB).
+
+    data_std: the standard deviation of the encoded training pictures, which preconditioning divides by.
+    """
+
+    height: int
+    width: int
+    channels: int = 3
+    data_std: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1 or self.channels not in (1, 3):
+            raise InputError(f"pictures of {self.height} x {self.width} x {self.channels}: sides are positive, channels 1 or 3")
+        if not 0 < self.data_std < float("inf"):
+            raise InputError(f"data_std {self.data_std} must be positive")
+
+    def build(self) -> "Pixels":
+        return Pixels(self)
+
+
+class Pixels(Codec):
+    def __init__(self, config: PixelsConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def shape(self) -> tuple[int, int, int]:
+        return self.config.channels, self.config.height, self.config.width
+
+    def encode(self, data: np.ndarray | Tensor) -> Tensor:
+        """uint8 (B, H, W, C) -> float32 (B, C, H, W) in [-1, 1], on the device of the data. InputError for another size or type."""
+        x = torch.as_tensor(data)
+        channels, height, width = self.shape()
+        if x.dtype != torch.uint8 or tuple(x.shape[1:]) != (height, width, channels):
+            wanted = f"(B, {height}, {width}, {channels}) of torch.uint8"
+            raise InputError(f"pictures {tuple(x.shape)} of {x.dtype} do not fit; this model takes {wanted}")
+        return (x.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
+
+    def decode(self, state: State) -> Tensor:
+        """float (B, C, H, W) -> uint8 (B, H, W, C) on the CPU, rounded; what lies outside [-1, 1] is clamped, nan is black."""
+        if not isinstance(state, Tensor):
+            raise InputError("pixels decode one tensor (B, C, H, W), not a mapping of fields")
+        x = ((state.detach().float() + 1) * 127.5).nan_to_num(nan=0.0).round().clamp(0, 255)
+        return x.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+
+    def write(self, data: Tensor, out: Path, meta: Sequence[Mapping[str, Any]]) -> list[Path]:
+        """One PNG a picture with its row of `meta` inside, and sheet.png, last in the list. See `show.write_pictures`."""
+        return write_pictures(list(data), out, meta)

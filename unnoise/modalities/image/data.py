@@ -1,0 +1,202 @@
+"""A set of pictures of one size, with what is said of them; and the same as batches to train on."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unnoise.core.codec import Codec, Conditioner, Unconditional
+from unnoise.core.errors import InputError
+from unnoise.core.random import Streams
+from unnoise.core.state import State
+from unnoise.modalities.image.annotations import Captions
+from unnoise.modalities.image.codec import PixelsConfig
+from unnoise.modalities.image.decode import Target, Unreadable, decode
+from unnoise.modalities.image.sources import Entry
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """How pictures are read, and what is varied about them in training."""
+
+    size: int | None = None
+    """Side of the training pictures in pixels; None: the pictures' own size, or what suits the set, up to `largest`."""
+    largest: int = 64
+    """The largest side that is chosen without being asked for."""
+    pad: bool = False
+    """Pad other shapes with the background; otherwise they are cropped about the centre."""
+    background: str = "white"
+    """What lies behind transparent parts: a CSS colour name or #rrggbb."""
+    flip: bool = False
+    """Mirror every other picture left to right; wrong for letters, digits, and captions that say "left"."""
+    caption_drop: float = 0.1
+    """Share of the pictures whose caption or class is withheld: guidance needs a model that also draws untold."""
+    caption_bytes: int = 160
+    """Longer captions are cut at a word."""
+    held_out: float = 0.0
+    """Share of the pictures kept back from training, chosen by their names: the same ones every time."""
+    memory: float = 2.0
+    """GiB that decoded pictures may fill; larger sets are decoded again each time they are read."""
+    threads: int = 4
+    """Threads that decode."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not 4 <= self.size <= 4096:
+            raise InputError(f"picture size {self.size} is outside 4 to 4096 pixels")
+        if not 4 <= self.largest <= 4096:
+            raise InputError(f"largest picture size {self.largest} is outside 4 to 4096 pixels")
+        if not 0 <= self.caption_drop <= 1:
+            raise InputError(f"caption_drop {self.caption_drop} is a share of the pictures: 0 to 1")
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"held_out {self.held_out} is a share of the pictures: from 0 to below 1")
+        if self.caption_bytes < 8 or self.threads < 1 or not self.memory >= 0:
+            raise InputError("caption_bytes must be at least 8, threads at least 1, and memory not negative")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was left out, and why."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+class Pixels(Protocol):
+    """Decoded pictures by row number."""
+
+    def __call__(self, rows: Sequence[int]) -> np.ndarray:
+        """-> uint8 (len(rows), H, W, C)"""
+
+
+@dataclass(frozen=True)
+class InMemory:
+    array: np.ndarray  # uint8 (N, H, W, C)
+
+    def __call__(self, rows: Sequence[int]) -> np.ndarray:
+        return self.array[np.asarray(rows, dtype=np.int64)]
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """Decoded each time. In place of a picture that turns out to be broken stands the next that is not: always the same one."""
+
+    entries: tuple[Entry, ...]
+    target: Target
+
+    def __call__(self, rows: Sequence[int]) -> np.ndarray:
+        return np.stack([self._one(int(r)) for r in rows])
+
+    def _one(self, row: int) -> np.ndarray:
+        for i in range(len(self.entries)):
+            try:
+                with self.entries[(row + i) % len(self.entries)].open() as f:
+                    return decode(f, self.target)
+            except (Unreadable, OSError):
+                continue
+        raise InputError(f"none of {len(self.entries)} pictures can be decoded any more, from {self.entries[row].name} on")
+
+
+@dataclass(frozen=True)
+class PictureData:
+    """N pictures of one size.
+
+    captions: for each picture, none, one or several. classes: the class names, where each caption is one of them; None for free
+    text and for pictures of which nothing is said.
+    """
+
+    pixels: Pixels = field(repr=False)
+    height: int
+    width: int
+    channels: int
+    names: tuple[str, ...] = field(repr=False)
+    captions: tuple[Captions, ...] = field(repr=False)
+    classes: tuple[str, ...] | None
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+    options: PictureOptions = PictureOptions()
+    rows: tuple[int, ...] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def pictures(self, rows: Sequence[int]) -> np.ndarray:
+        """uint8 (len(rows), H, W, C)"""
+        return self.pixels(rows if self.rows is None else [self.rows[int(r)] for r in rows])
+
+    def account(self) -> str:
+        """One paragraph: what was found and what will be done with it."""
+        return " ".join(f"{n[0].upper()}{n[1:]}." for n in (*self.notes, *self._skips()))
+
+    def _skips(self) -> list[str]:
+        if not self.skipped:
+            return []
+        few = "; ".join(map(str, self.skipped[:3])) + ("; ..." if len(self.skipped) > 3 else "")
+        return [f"{len(self.skipped):,} file{'s were' if len(self.skipped) > 1 else ' was'} skipped ({few})"]
+
+    def data_std(self) -> float:
+        """Standard deviation of the pictures in [-1, 1], from at most 4096 of them, spread evenly."""
+        x = self.pictures(np.linspace(0, len(self) - 1, min(len(self), 4096)).astype(int).tolist())
+        return max(float(x.std(dtype=np.float64)) / 127.5, 1e-3)
+
+    def codec(self) -> PixelsConfig:
+        return PixelsConfig(self.height, self.width, self.channels, self.data_std())
+
+    def take(self, rows: Sequence[int]) -> "PictureData":
+        """Some of the pictures."""
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in rows),
+            captions=tuple(self.captions[i] for i in rows),
+            rows=tuple(i if self.rows is None else self.rows[i] for i in rows),
+        )
+
+    def split(self, share: float) -> tuple["PictureData", "PictureData"]:
+        """(the rest, about `share` of the pictures). By a hash of each name, so pictures that are added later move no other."""
+        held = [int.from_bytes(hashlib.blake2b(n.encode(), digest_size=8).digest(), "little") < share * 2**64 for n in self.names]
+        parts = [[i for i, h in enumerate(held) if h == which] for which in (False, True)]
+        if share > 0 and not all(parts):
+            raise InputError(
+                f"holding out {share:g} of {len(self):,} pictures leaves one side empty; hold out another share, or none"
+            )
+        return self.take(parts[0]), self.take(parts[1])
+
+    def training(self, codec: Codec, conditioner: Conditioner) -> "TrainingPictures":
+        return TrainingPictures(self, codec, conditioner)
+
+
+@dataclass(frozen=True)
+class TrainingPictures:
+    """What the training loop reads. A row's flip, caption and withheld caption come from its own stream alone."""
+
+    data: PictureData
+    codec: Codec
+    conditioner: Conditioner
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batch(self, rows: Sequence[int], rng: Streams) -> dict[str, State | dict[str, Tensor]]:
+        """{"x": encoded pictures (B, C, H, W), "cond": prepared conditions}; rng has one stream a row."""
+        x = self.codec.encode(self.data.pictures(rows))
+        if self.data.options.flip and isinstance(x, Tensor):
+            flipped = rng.uniform("flip") < 0.5
+            x = torch.where(flipped[:, None, None, None], x.flip(-1), x)
+        return {"x": x, "cond": dict(self.conditioner.prepare(self._told(rows, rng)))}
+
+    def _told(self, rows: Sequence[int], rng: Streams) -> list[str | None]:
+        if isinstance(self.conditioner, Unconditional):
+            return [None] * len(rows)
+        which = rng.uniform("caption").tolist()
+        dropped = (rng.uniform("caption_drop") < self.data.options.caption_drop).tolist()
+        told: list[str | None] = []
+        for row, u, drop in zip(rows, which, dropped):
+            texts = self.data.captions[int(row)]
+            told.append(texts[int(u * len(texts))] if texts and not drop else None)
+        return told

@@ -1,0 +1,116 @@
+"""Where pictures lie: files of a folder, members of a zip, or of several zips in one folder. Nothing is ever unpacked to disk."""
+
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from unnoise.core.errors import InputError
+
+LARGEST_FILE = 256 * 2**20
+"""Bytes; a larger picture file, or a zip member that unpacks to more, is not read."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file. `name` is its path within the set, with "/"; `where` is the file itself or the zip that holds `member`."""
+
+    name: str
+    where: Path
+    member: str | None
+    size: int
+
+    @property
+    def folder(self) -> str:
+        return self.name.rpartition("/")[0]
+
+    @property
+    def stem(self) -> str:
+        """The name without its extension."""
+        return str(PurePosixPath(self.name).with_suffix(""))
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.name).suffix.lower()
+
+    def open(self) -> IO[bytes]:
+        """A seekable stream of the bytes; OSError or BadZipFile if they cannot be had."""
+        if self.member is None:
+            return self.where.open("rb")
+        # a process of its own: a forked worker that shared the handle would move the others' place in the file
+        return _archive(self.where, os.getpid()).open(self.member)
+
+    def read(self) -> bytes:
+        with self.open() as f:
+            return f.read()
+
+    def text(self) -> str:
+        """The file as text; InputError if it is not UTF-8."""
+        try:
+            return self.read().decode("utf-8-sig")
+        except UnicodeDecodeError as e:
+            raise InputError(f"{self.name} in {self.where} is not UTF-8 text (byte {e.start}); save it as UTF-8") from None
+
+
+@lru_cache(maxsize=64)
+def _archive(path: Path, process: int) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+def entries(path: Path) -> list[Entry]:
+    """All files under a folder or in a zip, by name; hidden ones and what systems leave behind (`__MACOSX`) are left out.
+
+    Zips that lie in a folder are read as sub-folders. Raises InputError for a zip that is damaged, locked, or has members
+    that point outside it.
+    """
+    found: list[Entry] = []
+    if path.is_dir():
+        for file in _files(path):
+            name = file.relative_to(path).as_posix()
+            if file.suffix.lower() == ".zip":
+                found += _members(file, prefix=name[: -len(".zip")] + "/")
+            else:
+                found.append(Entry(name, file, None, file.stat().st_size))
+    else:
+        found = _members(path, prefix="")
+    return sorted(found, key=lambda e: e.name)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not _clutter(f)]
+        for f in files:
+            file = Path(root, f)
+            if not _clutter(f) and file.is_file():  # not a dangling link, a pipe or a socket
+                yield file
+
+
+def _members(path: Path, prefix: str) -> list[Entry]:
+    try:
+        infos = _archive(path, os.getpid()).infolist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError) as e:
+        raise InputError(f"{path} is not a readable zip ({e}); make it again, or give the folder that it was made of") from None
+    found = []
+    for info in infos:
+        name = PurePosixPath(info.filename.replace("\\", "/"))
+        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0:1]:
+            raise InputError(
+                f"{path} holds {info.filename!r}, which points outside the archive; refused: make the zip from one folder"
+            )
+        if info.flag_bits & 1:
+            raise InputError(f"{path} is locked with a password ({info.filename!r}); give an unlocked zip, or the folder")
+        if not info.is_dir() and not any(_clutter(p) for p in name.parts):
+            found.append(Entry(prefix + str(name), path, info.filename, info.file_size))
+    return found
+
+
+def _clutter(part: str) -> bool:
+    return part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def blob(data: bytes) -> IO[bytes]:
+    return BytesIO(data)
