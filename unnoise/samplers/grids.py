@@ -1,0 +1,121 @@
+"""Time grids: at which times a sampler stops. Each gives `steps + 1` times, strictly falling, from exactly 1 to exactly 0.
+
+Grids in the noise level (Karras, LogSNR) spread `steps` times over the part of their range that the schedule has, put the first
+at t = 1, where the prior stands, and add t = 0.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unnoise.core.errors import InputError
+from unnoise.core.processes import Gaussian, Process, Torus
+from unnoise.core.processes.categorical import Categorical
+from unnoise.core.schedules import Schedule
+
+
+class Grid(ABC):
+    """A frozen dataclass."""
+
+    @abstractmethod
+    def spread(self, steps: int, process: Process) -> Tensor:
+        """(steps + 1,) float64 times, falling from 1 to 0."""
+
+    def times(self, steps: int, process: Process) -> Tensor:
+        """(steps + 1,) float64, strictly falling, 1 to 0. Raises InputError if steps < 1, or so many that times coincide."""
+        if steps < 1:
+            raise InputError(f"{steps} sampling steps: at least 1 is needed")
+        times = self.spread(steps, process)
+        if not bool((times[1:] < times[:-1]).all()):
+            raise InputError(f"{self} cannot tell {steps} times apart on {process}: use fewer steps, or Uniform()")
+        return times
+
+
+def _from(steps: int) -> Tensor:
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+
+def _through(log_snr: Tensor, schedule: Schedule) -> Tensor:
+    """`steps` rising log-SNRs -> times, the first moved to 1, and 0 at the end."""
+    times = schedule.time(log_snr)
+    return torch.cat([times.new_ones(1), times[1:], times.new_zeros(1)])
+
+
+def _schedule(process: Process, who: Grid) -> Schedule:
+    if isinstance(process, Gaussian | Torus | Categorical):
+        return process.schedule
+    raise InputError(f"{who} spaces the noise levels of one schedule; a {type(process).__name__} has one a field: use Uniform()")
+
+
+def _least_log_snr(schedule: Schedule) -> float:
+    return float(schedule.log_snr(torch.ones((), dtype=torch.float64)))
+
+
+@dataclass(frozen=True)
+class Uniform(Grid):
+    """Equal steps in t."""
+
+    def spread(self, steps: int, process: Process) -> Tensor:
+        return _from(steps)
+
+
+@dataclass(frozen=True)
+class Quadratic(Grid):
+    """Equal steps in sqrt(t), dense near the data: Song et al. 2020 (2010.02502), appendix D.2."""
+
+    def spread(self, steps: int, process: Process) -> Tensor:
+        return _from(steps) ** 2
+
+
+@dataclass(frozen=True)
+class Shifted(Grid):
+    """t' = shift t / (1 + (shift - 1) t) of equal steps t; shift > 1 dwells near the noise. SD3 (2403.03206), eq. 23."""
+
+    shift: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.shift < math.inf:
+            raise InputError(f"Shifted shift {self.shift} must be positive")
+
+    def spread(self, steps: int, process: Process) -> Tensor:
+        t = _from(steps)
+        return self.shift * t / (1 + (self.shift - 1) * t)
+
+
+@dataclass(frozen=True)
+class Karras(Grid):
+    """Equal steps in (sigma / alpha)^(1 / rho): Karras et al. 2022 (2206.00364), eq. 5. Clipped to what the schedule has."""
+
+    rho: float = 7.0
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        if not (self.rho > 0 and 0 < self.sigma_min < self.sigma_max < math.inf):
+            raise InputError(f"{self}: rho must be positive and 0 < sigma_min < sigma_max")
+
+    def spread(self, steps: int, process: Process) -> Tensor:
+        schedule = _schedule(process, self)
+        top = min(self.sigma_max, math.exp(min(700.0, -0.5 * _least_log_snr(schedule))))
+        a, b = top ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        ratio = torch.linspace(a, b, steps, dtype=torch.float64) ** self.rho
+        return _through(-2 * ratio.log(), schedule)
+
+
+@dataclass(frozen=True)
+class LogSNR(Grid):
+    """Equal steps in log-SNR from `low` (or the schedule's least) to `high`."""
+
+    low: float = -9.0
+    high: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < self.high < math.inf:
+            raise InputError(f"{self}: low must be below high")
+
+    def spread(self, steps: int, process: Process) -> Tensor:
+        schedule = _schedule(process, self)
+        return _through(torch.linspace(max(self.low, _least_log_snr(schedule)), self.high, steps, dtype=torch.float64), schedule)

@@ -1,0 +1,72 @@
+"""The samplers by name, each with the time grid that suits it. A new sampler is one file and one line here."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+from unnoise.core.errors import InputError
+from unnoise.samplers.ancestral import Ancestral
+from unnoise.samplers.deis import DEIS
+from unnoise.samplers.dpmpp import DPMpp
+from unnoise.samplers.euler import Euler
+from unnoise.samplers.euler_maruyama import EulerMaruyama
+from unnoise.samplers.grids import Grid, Karras, LogSNR, Quadratic, Shifted, Uniform
+from unnoise.samplers.heun import Heun
+from unnoise.samplers.loop import Sampler
+from unnoise.samplers.predictor_corrector import PredictorCorrector
+from unnoise.samplers.restart import Restart
+from unnoise.samplers.unipc import UniPC
+
+T = TypeVar("T")
+
+
+class Choice(NamedTuple):
+    """A sampler and the times that it walks by default."""
+
+    sampler: Sampler[Any]
+    grid: Grid = Uniform()
+
+
+SAMPLERS: Mapping[str, Choice] = MappingProxyType(
+    {
+        "ancestral": Choice(Ancestral(eta=1)),
+        "ddpm": Choice(Ancestral(eta=1)),
+        "ddim": Choice(Ancestral(eta=0)),
+        "euler": Choice(Euler(), Karras()),
+        "heun": Choice(Heun(), Karras()),
+        "heun-churn": Choice(Heun(churn=0.2, churn_min=0.05, churn_max=50, churn_noise=1.003), Karras()),
+        "dpmpp-2m": Choice(DPMpp(order=2), LogSNR()),
+        "dpmpp-3m": Choice(DPMpp(order=3), LogSNR()),
+        "dpmpp-2m-sde": Choice(DPMpp(order=2, eta=1), LogSNR()),
+        "dpmpp-3m-sde": Choice(DPMpp(order=3, eta=1), LogSNR()),
+        "unipc": Choice(UniPC(order=2), LogSNR()),
+        "unipc-3": Choice(UniPC(order=3), LogSNR()),
+        "deis": Choice(DEIS(order=3), Quadratic()),
+        "euler-maruyama": Choice(EulerMaruyama(), LogSNR()),
+        "pc": Choice(PredictorCorrector(Ancestral(eta=1)), LogSNR()),
+        "restart": Choice(Restart(Heun()), Karras()),
+    }
+)
+
+GRIDS: Mapping[str, Grid] = MappingProxyType(
+    {"uniform": Uniform(), "karras": Karras(), "log-snr": LogSNR(), "quadratic": Quadratic(), "shifted": Shifted()}
+)
+
+
+def find_sampler(name: str) -> Choice:
+    """The sampler of that name and its grid. Raises InputError, with the nearest names, if there is none."""
+    return _find("sampler", name, SAMPLERS)
+
+
+def find_grid(name: str) -> Grid:
+    """The time grid of that name. Raises InputError, with the nearest names, if there is none."""
+    return _find("time grid", name, GRIDS)
+
+
+def _find(kind: str, name: str, table: Mapping[str, T]) -> T:
+    if name in table:
+        return table[name]
+    near = get_close_matches(name.lower(), table, n=3, cutoff=0.4)
+    advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(table)}"
+    raise InputError(f"unknown {kind} {name!r}; {advice}")
