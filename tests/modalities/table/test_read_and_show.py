@@ -10,7 +10,7 @@ from unnoise.core.codec import Unconditional
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.modalities.table.columns import Categorical, Numeric
-from unnoise.modalities.table.examples import breast_cancer
+from unnoise.modalities.table.examples import write_breast_cancer
 from unnoise.modalities.table.read import read_table
 from unnoise.modalities.table.show import to_csv
 
@@ -51,7 +51,7 @@ def test_real_tables_come_back_byte_for_byte(data_dir):
 
 
 def test_the_embedded_example(tmp_path):
-    path = breast_cancer(tmp_path / "patients.csv")
+    path = write_breast_cancer(tmp_path / "patients.csv")
     data = read_table(path)
     assert (len(data), len(data.config.numeric)) == (569, 30)
     assert data.config.categorical == (Categorical("diagnosis", ("benign", "malignant")),)
@@ -117,7 +117,7 @@ def test_numbers_as_names_of_columns(tmp_path):
 
 
 def test_batches_depend_on_the_row_and_its_stream_alone(tmp_path):
-    data = read_table(breast_cancer(tmp_path / "b.csv")).unconditional()
+    data = read_table(write_breast_cancer(tmp_path / "b.csv")).unconditional()
     rng = Streams.of(3, 4)
     together = data.batch([5, 9, 100, 568], rng)
     alone = data.batch([100], rng[2:3])
@@ -144,8 +144,7 @@ def test_write_leaves_the_table_and_its_notes(tmp_path):
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in files) == ["samples.csv", "samples.csv.json"]
     assert (out / "samples.csv").read_text() == csv_text()
     notes = json.loads((out / "samples.csv.json").read_text())
-    assert notes["seed"] == 7
-    assert notes["rows"][5] == {"sample_seed": 5}
+    assert notes == {"prompt": None, "sample_seeds": list(range(60)), "seed": 7, "model_hash": "ab"}
     with pytest.raises(InputError, match="cannot be written"):
         data.config.build().write(data.table, tmp_path / "nowhere", meta)
 

@@ -76,10 +76,10 @@ class TableCodecConfig:
         return PerField(fields)
 
     def network_fields(self) -> Mapping[str, tuple[int, int, int]]:
-        """What a table network needs to know: field -> (columns, symbols of the input, categories of the output)."""
+        """What a table network needs to know: field -> (columns, input symbols or 0 for numbers, output categories or 0)."""
         fields: dict[str, tuple[int, int, int]] = {}
         if self.numeric:
-            fields["numeric"] = (len(self.numeric), 1, 1)
+            fields["numeric"] = (len(self.numeric), 0, 0)
         if self.sizes:
             fields["categorical"] = (len(self.sizes), max(self.sizes) + 1, max(self.sizes))
         return fields

@@ -5,7 +5,7 @@ from pathlib import Path
 from unnoise.core.errors import InputError
 
 
-def breast_cancer(path: Path) -> Path:
+def write_breast_cancer(path: Path) -> Path:
     """Write scikit-learn's Wisconsin diagnostic breast-cancer set as CSV: 569 rows, 30 columns of numbers and the diagnosis.
 
     W. N. Street, W. H. Wolberg, O. L. Mangasarian 1993; UCI machine learning repository, CC BY 4.0.

@@ -1,0 +1,188 @@
+"""Are two samples from one distribution? Distances, their p-values, and what the distance between real and real is.
+
+    energy distance     2 E|X - Y| - E|X - X'| - E|Y - Y'|                      (Szekely & Rizzo 2013, J. Stat. Plan. Inf. 143)
+    maximum mean        E k(X, X') + E k(Y, Y') - 2 E k(X, Y), k a sum of       (Gretton et al. 2012, JMLR 13, eq. 3, lemma 6)
+      discrepancy       exp(-|x - y|^2 / (2 b^2)) over bandwidths b
+    sliced Wasserstein  mean over unit directions w of W_1(<w, X>, <w, Y>)      (Bonneel et al. 2015, J. Math. Imaging Vis. 51)
+The first two are one formula for a kernel k (Sejdinovic et al. 2013, Ann. Stat. 41): with k = -|x - y| the second is the first.
+Averages over distinct pairs (U-statistics) have the true value as their mean, and may be negative; over all pairs (V) they do not.
+
+The permutation test compares a distance with those of the pooled rows split at random into groups of the same sizes. All splits are
+measured in one pass: for a kernel matrix K, read in blocks, and the splits' indicators A (N, P), all that is needed is A^T K A.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unnoise.core.errors import InputError
+from unnoise.core.random import Streams
+
+_BLOCK = 1 << 24
+"""At most so many float64 numbers of a kernel matrix, or of sorted splits, are in memory at once (128 MiB)."""
+
+
+class Distance(ABC):
+    """Between two samples of vectors; a frozen dataclass."""
+
+    @abstractmethod
+    def between(self, pooled: Tensor, first: Tensor) -> Tensor:
+        """pooled: (N, D) float64. first: (N, P) bool, in which of P splits a row is in the first group. The P distances (P,)."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> float:
+        """The distance between rows x (n, ...) and y (m, ...); n, m >= 2."""
+        pooled, first = pool(x, y)
+        return float(self.between(pooled, first[:, None])[0])
+
+
+Kernel = Callable[[Tensor, Tensor], Tensor]
+"""All rows of x (n, D) with all of y (m, D): (n, m)."""
+
+
+class KernelDistance(Distance, ABC):
+    """E k(X, X') + E k(Y, Y') - 2 E k(X, Y). `unbiased`: the first two average over distinct pairs (U), else over all (V)."""
+
+    unbiased: bool
+
+    @abstractmethod
+    def kernel(self, pooled: Tensor) -> Kernel:
+        """k, with what it takes from the pooled rows (N, D); that must not depend on which group they are in."""
+
+    def between(self, pooled: Tensor, first: Tensor) -> Tensor:
+        k, a = self.kernel(pooled), first.double()
+        parts = []  # of K A (N, P), K 1 (N,) and the diagonal of K (N,)
+        for rows in pooled.split(max(1, _BLOCK // len(pooled))):
+            block = k(rows, pooled)
+            parts.append((block @ a, block.sum(1), k_of_itself(k, rows)))
+        ka, k1, diagonal = (torch.cat(part) for part in zip(*parts))
+        xx = (a * ka).sum(0)
+        xy = k1 @ a - xx
+        yy = k1.sum() - xx - 2 * xy
+        n, m = a.sum(0), (1 - a).sum(0)
+        if self.unbiased:
+            own = diagonal @ a
+            return (xx - own) / (n * (n - 1)) + (yy - diagonal.sum() + own) / (m * (m - 1)) - 2 * xy / (n * m)
+        return xx / n**2 + yy / m**2 - 2 * xy / (n * m)
+
+
+def k_of_itself(k: Kernel, rows: Tensor) -> Tensor:
+    """k(x, x) for every row: (n,). Both kernels here depend on x - y alone."""
+    return k(rows[:1], rows[:1])[0].expand(len(rows))
+
+
+@dataclass(frozen=True)
+class Energy(KernelDistance):
+    """In the unit of the data. Zero for equal distributions only."""
+
+    unbiased: bool = True
+
+    def kernel(self, pooled: Tensor) -> Kernel:
+        return lambda x, y: -_distances(x, y)
+
+
+@dataclass(frozen=True)
+class MMD(KernelDistance):
+    """The squared discrepancy, without a unit. `bandwidths`: b above; None: 1/4, 1/2, 1, 2, 4 times the median distance of rows."""
+
+    unbiased: bool = True
+    bandwidths: tuple[float, ...] | None = None
+
+    def kernel(self, pooled: Tensor) -> Kernel:
+        widths = self.bandwidths
+        if widths is None:
+            some = pooled[:: math.ceil(len(pooled) / 1000)]
+            median = float(torch.pdist(some).median())
+            if median == 0:
+                raise InputError("more than half of the rows are equal: give MMD its bandwidths")
+            widths = tuple(median * 2.0**i for i in (-2, -1, 0, 1, 2))
+        return lambda x, y: torch.stack([(-(_distances(x, y) ** 2) / (2 * b**2)).exp() for b in widths]).sum(0)
+
+
+@dataclass(frozen=True)
+class SlicedWasserstein(Distance):
+    """In the unit of the data, over so many random directions. At most the Wasserstein-1 distance, and zero only where that is.
+
+    For equal sizes and for others: W_1 is the area between the two distribution functions.
+    """
+
+    directions: int = 128
+    seed: int = 0
+
+    def between(self, pooled: Tensor, first: Tensor) -> Tensor:
+        w = Streams.of(self.seed, self.directions).normal("directions", pooled.shape[1:]).double()
+        lines = pooled @ (w / w.norm(dim=1, keepdim=True)).T  # (N, directions)
+        return torch.cat([self._areas(lines, some) for some in first.split(max(1, _BLOCK // len(pooled)), dim=1)])
+
+    def _areas(self, lines: Tensor, first: Tensor) -> Tensor:
+        a = first.double()
+        step = a / a.sum(0) - (1 - a) / (1 - a).sum(0)  # (N, P): what a row adds to the difference of the distribution functions
+        area = torch.zeros(first.shape[1], dtype=torch.float64)
+        for line in lines.T:
+            x, order = line.sort()
+            area += x.diff() @ step[order].cumsum(0)[:-1].abs()
+        return area / lines.shape[1]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`p_value`: how often a random split of the pooled rows is at least as far apart, 1 / (permutations + 1) at the least."""
+
+    distance: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Distances between two samples of the real: their mean, standard deviation and 95 % quantile over random splits."""
+
+    mean: float
+    std: float
+    high: float
+
+
+def permutation_test(distance: Distance, x: Tensor, y: Tensor, permutations: int = 999, seed: int = 0) -> Verdict:
+    """Exact under exchangeability: P(p_value <= a) <= a if x and y are from one distribution (Phipson & Smyth 2010, eq. 4)."""
+    if permutations < 1:
+        raise InputError(f"permutations {permutations}: at least 1; 999 are usual")
+    pooled, first = pool(x, y)
+    splits = torch.cat([first[:, None], _random_splits(len(pooled), len(x), permutations, seed)], 1)
+    d = distance.between(pooled, splits)
+    tolerance = 1e-12 * float(d.abs().max())  # the same split in another order is a tie, whatever its rounding
+    return Verdict(float(d[0]), float((d >= d[0] - tolerance).double().mean()))
+
+
+def floor(distance: Distance, real_a: Tensor, real_b: Tensor, splits: int = 100, seed: int = 0) -> Floor:
+    """What distance is to be expected of a perfect model: real rows against other real rows, in groups of these two sizes."""
+    if splits < 2:
+        raise InputError(f"splits {splits}: at least 2; 100 are usual")
+    pooled, _ = pool(real_a, real_b)
+    d = distance.between(pooled, _random_splits(len(pooled), len(real_a), splits, seed))
+    return Floor(float(d.mean()), float(d.std()), float(d.quantile(0.95)))
+
+
+def pool(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of both (N, D) in float64, less their mean, and which are x's (N,) bool. InputError for what cannot be compared."""
+    x, y = (v.detach().cpu().double().flatten(1) if v.ndim > 1 else v.detach().cpu().double()[:, None] for v in (x, y))
+    if x.shape[1] != y.shape[1]:
+        raise InputError(f"samples of {x.shape[1]} and of {y.shape[1]} numbers a row cannot be compared")
+    if len(x) < 2 or len(y) < 2:
+        raise InputError(f"samples of {len(x)} and {len(y)} rows: a distance needs at least 2 of each, and hundreds to mean much")
+    pooled = torch.cat([x, y])
+    if not bool(pooled.isfinite().all()):
+        raise InputError("a sample to be compared holds values that are not finite numbers")
+    return pooled - pooled.mean(0), torch.arange(len(pooled)) < len(x)
+
+
+def _random_splits(total: int, n: int, count: int, seed: int) -> Tensor:
+    """(total, count) bool with n True in every column."""
+    u = Streams.of(seed, count).uniform("splits", (total,), dtype=torch.float64)
+    return (u.argsort(1).argsort(1) < n).T
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    """|x - y|. As sqrt(|x|^2 - 2xy + |y|^2), a matrix product: exact to 1e-8 of the spread, `pool` having centred the rows."""
+    return torch.cdist(x, y, compute_mode="use_mm_for_euclid_dist")
