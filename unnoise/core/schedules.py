@@ -72,7 +72,7 @@ class LinearVP(Schedule):
 
     def time(self, log_snr: Tensor) -> Tensor:
         # -log alpha^2 = log(1 + e^-l) =: u solves (b1 - b0)/2 t^2 + b0 t = u; the root without cancellation:
-        u = torch.nn.functional.softplus(-log_snr)
+        u = torch.nn.functional.softplus(-log_snr).clamp(max=1e12)  # finite, so that log_snr = -inf gives 1 as well
         b0, b1 = self.beta_min, self.beta_max
         return (2 * u / (b0 + (b0**2 + 2 * (b1 - b0) * u).sqrt())).clamp(0, 1)
 
