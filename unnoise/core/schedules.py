@@ -201,7 +201,7 @@ class SubVP(Schedule):
         return self._vp.alpha(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self._vp.sigma(t) ** 2
+        return -torch.expm1(2 * self._vp._log_alpha(t))  # no root on the way: differentiable at t = 0
 
     def time(self, log_snr: Tensor) -> Tensor:
         # alpha / (1 - alpha^2) = e^(l/2) =: r  <=>  sinh(-log alpha) = 1/(2r); then LinearVP's log-SNR of that alpha
