@@ -1,7 +1,7 @@
 """One suite over every process: its marginals, its bridge, the way back, its streams.
 
-Distributions are tested by p-values: Kolmogorov-Smirnov for continuous data, chi-square for categories. A test fails at p < 1e-7, and
-there are fewer than 1000 p-values in this file: a correct build fails for fewer than 1 choice of seeds in 10,000.
+Distributions are tested by p-values: Kolmogorov-Smirnov for continuous data, chi-square for categories. A test fails at p < 1e-7,
+and there are fewer than 1000 p-values in this file: a correct build fails for fewer than 1 choice of seeds in 10,000.
 """
 
 from collections.abc import Callable
