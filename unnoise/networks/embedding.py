@@ -58,8 +58,9 @@ class Learned(NoiseFeatures):
 
 
 def harmonics(x: Tensor, frequencies: Tensor, phases: Tensor) -> Tensor:
-    """sqrt(2) cos(f x + p): (B,) -> (B, dim), in float32 whatever autocast says: bfloat16 has no digits left for the angle."""
-    return math.sqrt(2) * torch.cos(x.float()[:, None] * frequencies.float() + phases.float())
+    """sqrt(2) cos(f x + p): (B,) -> (B, dim), in float32 at least: bfloat16 has no digits left for the angle."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return math.sqrt(2) * torch.cos(x[:, None] * frequencies.to(x.dtype) + phases.to(x.dtype))
 
 
 def geometric(slowest: float, fastest: float, n: int, device: torch.device | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from torch.nn.functional import avg_pool2d, conv2d, interpolate, linear, silu
 
 from unnoise.networks.attention import attend
 from unnoise.networks.embedding import Fourier, NoiseFeatures
-from unnoise.networks.layers import pad_to_multiple, run
+from unnoise.networks.layers import pad_to_multiple, run, wide
 
 EPS = 1e-4
 SILU_MAGNITUDE = 0.596  # sqrt(E[silu(x)^2]), x ~ N(0, 1)
@@ -54,8 +54,8 @@ class MPUNetConfig:
 
 def unit(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     """x with mean square 1 along `dim`."""
-    square = x.float().square().mean(dim, keepdim=True)
-    return x * (1 / (square.sqrt() + EPS)).to(x.dtype)
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=wide(x))
+    return x * (1 / (norm * math.sqrt(norm.numel() / x.numel()) + EPS)).to(x.dtype)
 
 
 def mp_silu(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from unnoise.networks.embedding import Fourier, NoiseEmbedding, NoiseFeatures, rotary_2d, sincos_2d
-from unnoise.networks.layers import ModulatedBlock, RMSNorm, context_of, modulate, pad_to_multiple, run, zeroed
+from unnoise.networks.layers import ModulatedBlock, context_of, modulated_norm, pad_to_multiple, run, zeroed
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,6 @@ class DiffusionTransformer(nn.Module):
         self.blocks = nn.ModuleList(
             ModulatedBlock(width, config.heads, config.token_dim, config.dropout) for _ in range(config.depth)
         )
-        self.norm = RMSNorm(width)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, patch_dim))
 
@@ -92,6 +91,6 @@ class DiffusionTransformer(nn.Module):
         for block in self.blocks:
             h = run(block, self.checkpointing, h, emb, rotary, context)
         scale, shift = self.modulation(emb).chunk(2, -1)
-        h = self.out(modulate(self.norm(h), scale, shift))
+        h = self.out(modulated_norm(h, scale, shift))
         h = h.unflatten(1, (rows, columns)).unflatten(3, (-1, p, p)).permute(0, 3, 1, 4, 2, 5)
         return h.flatten(4).flatten(2, 3)[..., :height, :width].to(x.dtype)

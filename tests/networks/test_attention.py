@@ -1,0 +1,72 @@
+"""Both ways to compute attention against the textbook sum in float64, and attention layers against torch's own."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unnoise.networks import attention
+from unnoise.networks.layers import Attention
+
+
+def textbook(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    out = torch.zeros(*q.shape[:-1], v.shape[-1], dtype=torch.float64)
+    for b in range(q.shape[0]):
+        keys = range(k.shape[2]) if mask is None else mask[b].nonzero()[:, 0].tolist()
+        for h in range(q.shape[1]):
+            for n in range(q.shape[2]):
+                weights = torch.stack([(q[b, h, n].double() * k[b, h, j].double()).sum() / q.shape[-1] ** 0.5 for j in keys]).exp()
+                out[b, h, n] = sum(w * v[b, h, j].double() for w, j in zip(weights / weights.sum(), keys))
+    return out
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_attend(plain: bool, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_plain", lambda q, k: plain)
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8)
+    mask = torch.tensor([[True, False, True, True, False], [False, False, False, False, True]]) if masked else None
+    torch.testing.assert_close(attention.attend(q, k, v, mask).double(), textbook(q, k, v, mask), rtol=1e-5, atol=1e-5)
+
+
+def test_both_ways_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    mask = torch.rand(2, 9) < 0.7
+    mask[:, 0] = True
+    gradients = []
+    for plain in (True, False):
+        monkeypatch.setattr(attention, "_plain", lambda q, k, plain=plain: plain)
+        torch.manual_seed(1)
+        inputs = [torch.randn(2, 3, n, 8, requires_grad=True) for n in (6, 9, 9)]
+        gradients.append(torch.autograd.grad(attention.attend(*inputs, mask).square().sum(), inputs))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_self_attention_is_torchs_with_normalised_queries_and_keys() -> None:
+    """torch.nn.RMSNorm and nn.MultiheadAttention's own mathematics, written with torch's functions alone."""
+    torch.manual_seed(0)
+    layer = Attention(24, 3)
+    with torch.no_grad():
+        for norm in (layer.q_norm, layer.k_norm):
+            norm.weight.copy_(torch.rand(8) + 0.5)
+    x = torch.randn(2, 5, 24)
+    mask = torch.tensor([[True] * 5, [True, True, False, True, False]])
+    q, k, v = (layer.qkv(x)[..., i * 24 : i * 24 + 24].reshape(2, 5, 3, 8).transpose(1, 2) for i in range(3))
+    q = nn.functional.rms_norm(q, (8,), layer.q_norm.weight, 1e-6)
+    k = nn.functional.rms_norm(k, (8,), layer.k_norm.weight, 1e-6)
+    out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
+    expected = layer.out(out.transpose(1, 2).reshape(2, 5, 24))
+    torch.testing.assert_close(layer(x, mask=mask), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_context_is_further_keys_and_values() -> None:
+    """With the context's projection equal to the layer's own, context tokens act as tokens of x that nobody reads out."""
+    torch.manual_seed(0)
+    layer = Attention(16, 2, context_dim=16)
+    assert layer.context is not None
+    with torch.no_grad():
+        layer.context.weight.copy_(layer.qkv.weight[16:])
+    x, words = torch.randn(2, 4, 16), torch.randn(2, 3, 16)
+    valid = torch.tensor([[True, True, False], [False, False, True]])
+    joined = layer(torch.cat([words, x], 1), mask=torch.cat([valid, torch.ones(2, 4, dtype=torch.bool)], 1))[:, 3:]
+    torch.testing.assert_close(layer(x, context=(words, valid)), joined, rtol=1e-5, atol=1e-5)
