@@ -243,7 +243,7 @@ class ExactTorus(Denoiser):
         """Ways back d (B, N, D, turns), log of their normal densities, and the variance tau^2 (B, N)."""
         tau2 = (self.std**2 + sigma.to(x)[:, None] ** 2).clamp(min=_LEAST)
         reach = 2 + math.ceil(7 * math.sqrt(float(tau2.max())) / (2 * math.pi))
-        k = torch.arange(-reach, reach + 1, device=x.device)
+        k = torch.arange(-reach, reach + 1, dtype=torch.float64, device=x.device)
         d = wrap(self.points - x[:, None])[..., None] + 2 * math.pi * k
         v = tau2[..., None, None]
         return d, -0.5 * (d**2 / v + v.log() + math.log(2 * math.pi)), tau2

@@ -44,7 +44,7 @@ class Torus(Process):
         """The ways d_k = x_0 - x_t + 2 pi k from x_t to x_0, and log p(k | x_t, x_0): both (B, ..., K)."""
         sigma = expand(self.schedule.sigma(t), x_t.double())[..., None]
         reach = 2 + math.ceil(7 * float(sigma.max()) / (2 * math.pi))
-        k = torch.arange(-reach, reach + 1, device=x_t.device)
+        k = torch.arange(-reach, reach + 1, dtype=torch.float64, device=x_t.device)
         d = wrap(x_0.double() - x_t.double())[..., None] + 2 * math.pi * k
         return d, torch.log_softmax(-(d**2) / (2 * sigma.clamp(min=1e-12) ** 2), dim=-1)
 
