@@ -12,6 +12,7 @@ times they carry -dl/dt. The weights see l clamped to [-20, 20]: at sigma = e^-1
 so nothing is lost, and every weight is finite everywhere.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -76,8 +77,12 @@ class VelocityWeight(OfSNR):
 
     smallest: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.smallest < 1:
+            raise InputError(f"{self}: the smallest time must lie in [0, 1)")
+
     def of(self, snr: Tensor) -> Tensor:
-        return torch.clamp(snr.sqrt() + 1, max=1 / self.smallest if self.smallest > 0 else None) ** 2
+        return (snr.sqrt() + 1).clamp(max=1 / self.smallest if self.smallest > 0 else math.inf) ** 2
 
 
 @dataclass(frozen=True)
@@ -138,5 +143,5 @@ class Likelihood(Weight):
 
 
 def _positive(weight: object, value: float) -> None:
-    if not 0 < value < float("inf"):
+    if not 0 < value < math.inf:
         raise InputError(f"{weight}: the value must be positive and finite")
