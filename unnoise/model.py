@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unnoise.checkpoints.allowed import ALLOWED
+from unnoise.checkpoints.config import allow
 from unnoise.checkpoints.folder import read_folder, tensors_hash, write_folder
 from unnoise.control.exact import MICRO_BATCH, microbatched
 from unnoise.control.guidance import classifier_free
@@ -87,6 +88,10 @@ class ModelConfig:
         return DiffusionModel(self)
 
 
+MODEL_CLASSES = {**ALLOWED, **allow(ModelConfig, Sampling, About)}
+"""All that a model's config.json may name."""
+
+
 @dataclass(frozen=True)
 class Samples:
     """What `sample` made: `data` as the codec decodes it, and for every row what it was made from."""
@@ -118,6 +123,7 @@ class DiffusionModel:
         if not isinstance(codec, Codec) or not isinstance(conditioner, Conditioner):
             raise InputError("a model needs a Codec and a Conditioner; the configuration builds other things in their place")
         self.config = config
+        self.path: str | None = None  # where it was loaded from: what it makes says so
         self.codec: Codec = codec
         self.conditioner: Conditioner = conditioner
         self.denoiser: Denoiser = NetworkDenoiser(config.network.build(), config.process, config.preconditioner)
@@ -168,9 +174,9 @@ class DiffusionModel:
     ) -> Samples:
         """n samples for every prompt (n in all without prompts).
 
-        Sample i has the seed derived from (seed, i), or sample_seeds[i], and is the same alone and in any batch: to rounding, or bit for
-        bit with `exact` (which runs fixed-shape micro-batches, in float32). negative: a prompt to lead away from. bf16: run the network
-        in bfloat16. batch: how many go through the network together. watch: called with (step, steps, x) for each batch.
+        Sample i has the seed derived from (seed, i), or sample_seeds[i], the same alone and in any batch: to rounding, or bit for
+        bit with `exact` (fixed-shape micro-batches, in float32). negative: a prompt to lead away from. bf16: run the network in
+        bfloat16. batch: how many go through the network together. watch: called with (step, steps, x) for each batch.
         Raises InputError for prompts and settings that cannot be right.
         """
         given = {"steps": steps, "sampler": sampler, "grid": grid, "guidance": guidance, "interval": interval, "rescale": rescale}
@@ -179,20 +185,20 @@ class DiffusionModel:
         seeds = tuple(sample_seeds) if sample_seeds is not None else tuple(derive(seed, i) for i in range(len(wanted)))
         if len(seeds) != len(wanted):
             raise InputError(f"{len(seeds)} sample seeds for {len(wanted)} samples: one each is needed")
-        solver, own_grid = find_sampler(how.sampler)
-        times = (find_grid(how.grid) if how.grid else own_grid).times(how.steps, self.config.process)
+        chosen = find_sampler(how.sampler)
+        times = (find_grid(how.grid) if how.grid else chosen.grid).times(how.steps, self.config.process)
         self.parts.eval()
         self.conditioner.prepare(wanted)  # refuse bad prompts before any work
         chunks = []
         for i in range(0, len(wanted), batch):
             rows = slice(i, i + batch)
-            x = self._sample_batch(wanted[rows], seeds[rows], times, solver, how, negative, exact, bf16, watch)
+            x = self._sample_batch(wanted[rows], seeds[rows], times, chosen.sampler, how, negative, exact, bf16, watch)
             chunks.append(x)
         data = self.codec.decode(tree_map(lambda *c: torch.cat(c), *chunks))
         settings = {
-            "model": self.config.about.name, "model_hash": self.hash(), "seed": seed, "steps": how.steps, "sampler": how.sampler,
-            "grid": how.grid, "guidance": how.guidance, "interval": list(how.interval), "rescale": how.rescale, "negative": negative,
-            "exact": exact, "bf16": bf16,
+            "model": self.config.about.name, "model_path": self.path, "model_hash": self.hash(), "seed": seed, "steps": how.steps,
+            "sampler": how.sampler, "grid": how.grid, "guidance": how.guidance, "interval": list(how.interval),
+            "rescale": how.rescale, "negative": negative, "exact": exact, "bf16": bf16,
         }  # fmt: skip
         return Samples(data, tuple(wanted), seeds, settings, self.codec)
 
@@ -205,7 +211,8 @@ class DiffusionModel:
         with _precision(device, bf16 and not exact):
             cond = self._told(prompts, exact)
             away = self._told([negative] * len(prompts), exact)
-            denoise = classifier_free(denoiser, cond, away, how.guidance, how.interval, how.rescale)
+            scale = how.guidance if any(p is not None for p in prompts) else 1.0  # told nothing: there is nothing to exaggerate
+            denoise = classifier_free(denoiser, cond, away, scale, how.interval, how.rescale)
             x = self.config.process.prior(self.codec.shape(), rng, device)
             return sample(denoise, self.config.process, x, times, solver, rng.scoped("sampler"), watch)
 
@@ -236,22 +243,29 @@ def load(folder: str | Path) -> DiffusionModel:
 
     Raises InputError for what is not a model, was truncated or edited, or comes from a later version.
     """
-    folder = Path(folder)
+    folder = given = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; a model is a folder with config.json and model.safetensors, a run has one in model/")
+        raise InputError(
+            f"{folder}: no such folder; a model is a folder with config.json and model.safetensors, a run has one in model/"
+        )
     if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
         folder = folder / "model"
-    config, tensors, _ = read_folder(folder, ModelConfig, ALLOWED)
+    config, tensors, _ = read_folder(folder, ModelConfig, MODEL_CLASSES)
     model = config.build()
     have, want = set(tensors), set(model.parts.state_dict())
     if have != want:
         odd = sorted(have ^ want)[0]
-        raise InputError(f"{folder / 'model.safetensors'}: its tensors are not those of the configuration (first difference: {odd})")
+        raise InputError(
+            f"{folder / 'model.safetensors'}: its tensors are not those of the configuration (first difference: {odd})"
+        )
     for name, there in model.parts.state_dict().items():
         if there.shape != tensors[name].shape:
-            raise InputError(f"{folder / 'model.safetensors'}: {name} has shape {tuple(tensors[name].shape)}, not {tuple(there.shape)}")
+            raise InputError(
+                f"{folder / 'model.safetensors'}: {name} has shape {tuple(tensors[name].shape)}, not {tuple(there.shape)}"
+            )
     model.parts.load_state_dict(tensors)
     model.parts.eval()
+    model.path = str(given)
     return model
 
 

@@ -1,7 +1,8 @@
 """Configurations as JSON: frozen dataclasses out, the same typed and validated values back in. Never code, never pickle.
 
-A dataclass becomes {"class": its name, field: value ...}; tuples become lists. Reading goes by the field's declared type; where that is
-abstract (a Schedule, a network), "class" must name a class of the allow-list that the caller passes in.
+A dataclass becomes {"class": "file.Name", field: value ...} with the name of the file that defines it; tuples become lists.
+Reading goes by the field's declared type; where that is abstract (a Schedule, a network), "class" must name a class of the
+allow-list that the caller passes in.
 """
 
 import dataclasses
@@ -15,11 +16,21 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from unnoise.core.errors import InputError
 
 
+def class_name(cls: type) -> str:
+    """The name of a class in a configuration: "schedules.EDM"."""
+    return f"{cls.__module__.rpartition('.')[2]}.{cls.__qualname__}"
+
+
+def allow(*classes: type) -> dict[str, type]:
+    """An allow-list: name -> class."""
+    return {class_name(c): c for c in classes}
+
+
 def encode(value: object) -> Any:
     """A configuration as plain JSON data. Raises TypeError for what a configuration must not hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
-        return {"class": type(value).__name__, **fields}
+        return {"class": class_name(type(value)), **fields}
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -87,7 +98,9 @@ def _decode_class(kind: Any, data: dict, allowed: Mapping[str, type], where: str
     name = data["class"]
     cls = allowed.get(name) if isinstance(name, str) else None
     if cls is None:
-        raise InputError(f"{where}: class {name!r} is not one that this version of unnoise knows; the file may come from a later version")
+        raise InputError(
+            f"{where}: class {name!r} is not one that this version of unnoise knows; the file may come from a later version"
+        )
     if isinstance(kind, type) and not issubclass(cls, kind):
         raise InputError(f"{where}: a {name} stands where a {_name(kind)} belongs")
     hints = get_type_hints(cls)

@@ -1,7 +1,7 @@
 """A saved model: a folder with `model.safetensors`, `config.json` (typed, versioned, validated) and `README.md` (the model card).
 
-The configuration carries the hash of the tensors, so a truncated or edited file is noticed before it is used. The folder is written beside
-its final name and renamed: there is never half a model under the name that was asked for.
+The configuration carries the hash of the tensors, so a truncated or edited file is noticed before it is used. The folder is
+written beside its final name and renamed: there is never half a model under the name that was asked for.
 """
 
 import errno
@@ -92,14 +92,18 @@ def read_folder(folder: Path, kind: type, allowed: Mapping[str, type]) -> tuple[
         raise InputError(f"{folder / 'config.json'}: not the configuration of an unnoise model")
     version = document["unnoise"]
     if not isinstance(version, int) or version > VERSION:
-        raise InputError(f"{folder / 'config.json'}: format version {version!r}; this unnoise reads up to {VERSION}: upgrade unnoise")
+        raise InputError(
+            f"{folder / 'config.json'}: format version {version!r}; this unnoise reads up to {VERSION}: upgrade unnoise"
+        )
     config = decode(kind, document["model"], allowed, f"{folder / 'config.json'}: model")
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise InputError(f"{weights}: no such file; a model is a folder with config.json and model.safetensors")
     digest = file_hash(weights)
     if digest != document.get("sha256"):
-        raise InputError(f"{weights}: its sha256 is not the one in config.json; the file was truncated or edited: copy the model again")
+        raise InputError(
+            f"{weights}: its sha256 is not the one in config.json; the file was truncated or edited: copy the model again"
+        )
     try:
         tensors = load_file(str(weights))
     except (OSError, SafetensorError) as e:

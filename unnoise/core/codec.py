@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ class Conditioner(nn.Module, ABC):
     def null(self, n: int) -> Cond:
         """The null condition for n samples, prepared: what guidance leads away from."""
         return self.prepare([None] * n)
+
+
+@dataclass(frozen=True)
+class UnconditionalConfig:
+    def build(self) -> "Unconditional":
+        return Unconditional()
 
 
 class Unconditional(Conditioner):

@@ -1,0 +1,27 @@
+"""The allow-list: the classes that a model's configuration may name. A new component adds itself here."""
+
+from unnoise.checkpoints.config import allow
+from unnoise.core import preconditioning, schedules
+from unnoise.core.codec import UnconditionalConfig
+from unnoise.core.processes import Gaussian, Masked, Product, Torus, UniformCategorical
+from unnoise.modalities import conditioning
+from unnoise.modalities.image.codec import PixelsConfig
+from unnoise.modalities.table import columns
+from unnoise.modalities.table.codec import TableCodecConfig
+from unnoise.networks import embedding, table, text, transformer, unet
+
+ALLOWED = allow(
+    # core
+    schedules.LinearVP, schedules.DiscreteVP, schedules.Cosine, schedules.VE, schedules.EDM, schedules.SubVP,
+    schedules.RectifiedFlow,
+    Gaussian, Masked, UniformCategorical, Torus, Product,
+    preconditioning.Data, preconditioning.Noise, preconditioning.Score, preconditioning.V, preconditioning.Velocity,
+    preconditioning.EDM, preconditioning.Categories, preconditioning.Circular, preconditioning.PerField,
+    # networks
+    embedding.Sinusoidal, embedding.Fourier, embedding.Learned,
+    unet.UNetConfig, transformer.DiffusionTransformerConfig, table.TableNetworkConfig, table.TableTransformerConfig,
+    text.TextEncoderConfig,
+    # codecs and conditioners
+    PixelsConfig, TableCodecConfig, columns.Numeric, columns.Categorical, columns.Constant, columns.RowNumber, columns.LeftOut,
+    UnconditionalConfig, conditioning.LabelsConfig, conditioning.TextConfig,
+)  # fmt: skip

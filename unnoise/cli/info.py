@@ -1,0 +1,77 @@
+"""unnoise info WHAT: what a file, a model or a run is, and the command that makes it again."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from unnoise.checkpoints.folder import read_json
+from unnoise.cli.terminal import parse
+from unnoise.core.errors import InputError
+from unnoise.modalities.image.show import read_meta
+from unnoise.model import load
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a picture, a table, a model or a run is, and the command that makes it again."""
+
+    what: tyro.conf.Positional[Path]
+    """A PNG or csv that unnoise wrote, a model folder, or a run's folder."""
+
+
+def run(argv: list[str]) -> None:
+    what = parse(Info, argv, "unnoise info").what
+    if what.is_dir():
+        _folder(what)
+    elif what.suffix == ".csv":
+        beside = what.with_name(what.name + ".json")
+        if not beside.is_file():
+            raise InputError(f"{what} does not say how it was made: {beside.name}, which unnoise writes beside it, is not there")
+        _show(read_json(beside))
+    else:
+        _show(read_meta(what))
+
+
+def _show(meta: Mapping[str, Any]) -> None:
+    for key, value in meta.items():
+        if value is not None:
+            print(f"{key:<12} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    print(f"\nmake it again:\n  {command(meta)}")
+    if not meta.get("exact"):
+        print("  (the same to rounding; bit for bit where both are made with --exact)")
+
+
+def command(meta: Mapping[str, Any]) -> str:
+    """The shell command that makes a sample again."""
+    words = ["unnoise", "sample", str(meta.get("model_path") or meta.get("model"))]
+    if meta.get("prompt") is not None:
+        words.append(meta["prompt"])
+    seeds = meta.get("sample_seeds") or [meta["sample_seed"]]
+    words += ["--sample-seeds", *(str(s) for s in seeds)]
+    for key in ("steps", "sampler", "grid", "guidance", "rescale", "negative"):
+        if meta.get(key) is not None:
+            words += [f"--{key}", str(meta[key])]
+    if meta.get("interval") is not None:
+        words += ["--interval", *(str(v) for v in meta["interval"])]
+    words += [f"--{key}" for key in ("exact", "bf16") if meta.get(key)]
+    return shlex.join([*words, "--out", "again"])
+
+
+def _folder(folder: Path) -> None:
+    if (folder / "run.json").is_file() and not (folder / "model").is_dir():
+        print(f"{folder}: a training run that has not finished; `unnoise resume {folder}` goes on")
+        return
+    model = load(folder)
+    about, how = model.config.about, model.config.sampling
+    parameters = sum(p.numel() for p in model.parts.parameters())
+    print(f"{folder}: {about.name}, {parameters / 1e6:.1f}M parameters, weights {model.hash()}")
+    print(f"trained on   {about.data} (licence: {about.licence})")
+    print(f"process      {model.config.process}")
+    print(f"sampled by   {how.sampler}, {how.steps} steps, guidance {how.guidance:g}")
+    if about.examples:
+        print(f"prompts      such as {', '.join(map(repr, about.examples))}")

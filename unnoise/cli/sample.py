@@ -1,0 +1,81 @@
+"""unnoise sample MODEL ["a prompt" ...]: make new data with a trained model."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from unnoise.cli.terminal import parse, refuse_existing
+from unnoise.core.errors import InputError
+from unnoise.core.state import State
+from unnoise.model import load
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Make new data with a trained model: pictures with their prompt, seed and settings inside, or a table."""
+
+    model: tyro.conf.Positional[Path]
+    """A model folder or a training run's folder."""
+    prompts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """What to make; several prompts give n samples each, none gives unconditional samples."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 4
+    """Samples for every prompt."""
+    out: Path = Path("samples")
+    """The folder to write into; must not exist yet, or be given with --overwrite."""
+    seed: int = 0
+    """Seed of the whole call; sample i gets a seed derived from (seed, i)."""
+    sample_seeds: tuple[int, ...] | None = None
+    """The samples' own seeds, as `unnoise info` prints them, in place of --seed and -n."""
+    steps: int | None = None
+    """Sampler steps, at least 1. Not given: as the model was saved."""
+    sampler: str | None = None
+    """ddpm, ddim, euler, heun, dpmpp-2m, dpmpp-3m, dpmpp-2m-sde, unipc, deis, euler-maruyama, pc, restart ..."""
+    grid: str | None = None
+    """Where the steps stand in time: uniform, karras, log-snr, quadratic, shifted. Not given: the sampler's own."""
+    guidance: float | None = None
+    """Guidance scale: 1 conditional, 0 unconditional, 2 to 7 exaggerate the prompt."""
+    interval: tuple[float, float] | None = None
+    """Times between which guidance acts; 0 is data, 1 is noise."""
+    rescale: float | None = None
+    """0 ... 1: bring back the spread that a large guidance scale inflates."""
+    negative: str | None = None
+    """A prompt to lead away from."""
+    exact: bool = False
+    """Bit for bit the same sample for a seed, alone or in any batch (slower: fixed-shape micro-batches in float32)."""
+    bf16: bool = False
+    """Run the network in bfloat16: faster where the processor is fast at it."""
+    batch: int = 64
+    """Samples that go through the network together."""
+    overwrite: bool = False
+    """Write into a folder that exists, over files of the same name."""
+
+
+def run(argv: list[str]) -> None:
+    args = parse(Sample, argv, "unnoise sample")
+    refuse_existing(args.out, args.overwrite)
+    if args.batch < 1:
+        raise InputError(f"batch {args.batch}: at least 1")
+    model = load(args.model)
+    prompts, n = args.prompts or None, args.n
+    if args.sample_seeds is not None:
+        each = len(args.sample_seeds) // max(1, len(args.prompts))
+        n = max(1, each)
+    total = n * max(1, len(args.prompts))
+    batches = -(-total // args.batch)
+    with tqdm(unit="step", desc=f"sampling {total}", disable=None, file=sys.stderr) as bar:
+
+        def watch(done: int, steps: int, x: State) -> None:
+            bar.total = steps * batches
+            bar.update()
+
+        samples = model.sample(
+            prompts, n, args.seed, sample_seeds=args.sample_seeds, steps=args.steps, sampler=args.sampler, grid=args.grid,
+            guidance=args.guidance, interval=args.interval, rescale=args.rescale, negative=args.negative, exact=args.exact,
+            bf16=args.bf16, batch=args.batch, watch=watch,
+        )  # fmt: skip
+    files = samples.save(args.out)
+    print(f"{len(samples)} samples in {args.out}/ ({files[-1].name} shows them; unnoise info {files[0]} tells how one was made)")

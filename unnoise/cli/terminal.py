@@ -1,0 +1,55 @@
+"""What the commands share: reading options, and refusing to write over what exists."""
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from unnoise.core.errors import InputError
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], argv: Sequence[str], program: str, default: T | None = None) -> T:
+    """Options as a dataclass. `--help` prints every field and exits 0; an option that cannot be read is an InputError, one line."""
+    with _one_line_errors(program):
+        if default is None:
+            return tyro.cli(kind, args=list(argv), prog=program)
+        return tyro.cli(kind, args=list(argv), prog=program, default=default)
+
+
+def parse_known(kind: type[T], argv: Sequence[str], program: str) -> tuple[T, list[str]]:
+    """As parse; options that are none of its own come back, unread."""
+    with _one_line_errors(program):
+        return tyro.cli(kind, args=list(argv), prog=program, return_unknown_args=True)
+
+
+@contextlib.contextmanager
+def _one_line_errors(program: str) -> Iterator[None]:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    except SystemExit as e:
+        if e.code in (0, None):
+            raise
+        raise InputError(f"{one_line(said.getvalue())} ({program} --help shows every option)") from None
+
+
+def one_line(boxed: str) -> str:
+    """The text of an error box, without its frame, in one line."""
+    text = " ".join(line.strip("│╭╮╰╯─━ ") for line in boxed.splitlines())
+    text = re.sub(r"[─━]{3,}", " ", text).split("For full helptext")[0]
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def refuse_existing(out: Path, overwrite: bool) -> None:
+    """InputError if `out` exists with something in it and may not be written over."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; --out wants a folder")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise InputError(f"{out} exists and is not empty: choose another --out, or say --overwrite")

@@ -1,0 +1,63 @@
+"""unnoise train DATA --out RUN: train a model, with good defaults; typed options override anything."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from unnoise.cli.terminal import parse, parse_known
+from unnoise.recipes.options import Options
+from unnoise.recipes.run import Run
+from unnoise.recipes.train import example_run, override, plan, refuse_run, start
+from unnoise.recipes.train import resume as go_on
+
+
+@dataclass(frozen=True)
+class Train(Options):
+    """Train a model on a folder, zip or npz of pictures, or on a csv table. What it is, and good settings, are found out and said.
+
+    Every field of the run can be given as a dotted option: --train.batch 32, --model.process.schedule.shift 3 ...
+    """
+
+    data: tyro.conf.Positional[Path] = dataclasses.field(default=tyro.MISSING)
+    """A folder of pictures (sub-folders are class names; name.txt beside name.png is its caption; or metadata.jsonl/.csv), a zip of
+    such, an npz of images with labels, or a csv table."""
+    out: Path | None = None
+    """The run's folder. Not given: runs/ and the name of the data."""
+    recipe: str | None = None
+    """A whole run by name: pictures (the default for pictures), unet, ddpm, edm, tables."""
+    resume: bool = False
+    """Go on with the run in --out if there is one."""
+    overwrite: bool = False
+    """Replace an earlier run in --out."""
+
+
+def run(argv: list[str]) -> None:
+    if "-h" in argv or "--help" in argv:
+        _help(argv)
+        return
+    args, rest = parse_known(Train, argv, "unnoise train")
+    out = args.out or Path("runs") / args.data.stem
+    if args.resume and (out / "run.json").is_file():
+        go_on(out)
+        print(f"the model is in {out / 'model'}")
+        return
+    refuse_run(out, args.overwrite)
+    options = Options(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Options)})
+    planned = plan(str(args.data), options, args.recipe)
+    if rest:
+        planned = override(planned, options, lambda run: parse(tyro.conf.AvoidSubcommands[Run], rest, "unnoise train", run))
+    start(planned, out)
+    prompts = " ".join(f'"{p}"' for p in planned.run.preview.prompts[:1])
+    print(f"the model is in {out / 'model'}; draw with: unnoise sample {out} {prompts} -n 16 --out samples")
+
+
+def _help(argv: list[str]) -> None:
+    """The short options, then every field of the run that the recipe makes."""
+    recipe = argv[argv.index("--recipe") + 1] if "--recipe" in argv[:-1] else None
+    try:
+        tyro.cli(Train, args=["--help"], prog="unnoise train")
+    except SystemExit:
+        print(f"\nEvery field of a run, as the recipe {recipe or 'pictures'!r} sets it for 1000 small pictures with captions:\n")
+    tyro.cli(tyro.conf.AvoidSubcommands[Run], args=["--help"], prog="unnoise train DATA", default=example_run(recipe))

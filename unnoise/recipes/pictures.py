@@ -1,0 +1,203 @@
+"""Recipes for pictures. Each is a function (what was read, how to read it again, options) -> the whole run.
+
+pictures  a diffusion transformer on about 64 patches that predicts the picture itself, rectified flow (JiT, 2511.13720): the
+          default; on a processor's few cores nothing else that we measured learns as much in an hour
+unet      the same with a convolutional U-Net: finer texture, three times slower
+ddpm      Ho et al. 2020 (2006.11239) to the letter: 35.7M-parameter U-Net, 1000 discrete betas, noise prediction, L_simple
+edm       Karras et al. 2022 (2206.00364): U-Net, sigma as time, its preconditioning, weight and log-normal noise levels
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from unnoise.core.codec import UnconditionalConfig
+from unnoise.core.losses import SquaredError
+from unnoise.core.objectives import Denoising
+from unnoise.core.preconditioning import EDM as EDMPreconditioner
+from unnoise.core.preconditioning import Affine, Data, Noise
+from unnoise.core.processes import Gaussian
+from unnoise.core.schedules import EDM, DiscreteVP, RectifiedFlow, Schedule
+from unnoise.core.times import LogitNormal, LogNormalSigma, LowDiscrepancy, Times, UniformTimes
+from unnoise.core.weights import EDMWeight, Simple, VelocityWeight, Weight
+from unnoise.modalities.conditioning import LabelsConfig, TextConfig
+from unnoise.modalities.image.data import PictureData
+from unnoise.model import About, Buildable, ModelConfig, Sampling
+from unnoise.networks.text import TextEncoderConfig
+from unnoise.networks.transformer import DiffusionTransformerConfig
+from unnoise.networks.unet import UNetConfig, ddpm_cifar10
+from unnoise.recipes.options import Options
+from unnoise.recipes.run import Preview, Run, spread
+from unnoise.recipes.sources import OpenPictures, PictureSource
+from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
+
+
+@dataclass(frozen=True)
+class Told:
+    """How a network is told what to draw: the conditioner and the widths of what it says."""
+
+    conditioner: Buildable
+    vector_dim: int
+    token_dim: int
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """What a recipe chooses beside the network."""
+
+    schedule: Schedule
+    preconditioner: Affine
+    weight: Weight
+    times: Times
+    sampling: Sampling
+
+
+def pictures(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
+    data = opened.pictures
+    told = _told(data)
+    small = max(data.height, data.width) <= 16
+    side = max(data.height, data.width)
+    network = DiffusionTransformerConfig(
+        channels=data.channels,
+        patch=max(1, math.ceil(side / 8)),
+        width=options.width or (160 if small else 256),
+        depth=options.depth or (6 if small else 8),
+        heads=4,
+        bottleneck=128,
+        vector_dim=told.vector_dim,
+        token_dim=told.token_dim,
+    )
+    diffusion = Diffusion(
+        schedule=RectifiedFlow(),
+        preconditioner=Data(data.data_std()),
+        weight=VelocityWeight(smallest=0.05),
+        times=LowDiscrepancy(LogitNormal(mean=_noise_bias(side), std=0.9)),
+        sampling=Sampling(steps=25, sampler="dpmpp-2m", guidance=_guidance(told)),
+    )
+    return _run(data, source, options, told, network, diffusion, AdamWConfig(options.lr or 1e-3, (0.9, 0.95)))
+
+
+def unet(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
+    data = opened.pictures
+    told = _told(data)
+    side = max(data.height, data.width)
+    levels = 2 if side < 24 else 3 if side < 96 else 4
+    network = UNetConfig(
+        channels=data.channels,
+        width=options.width or 64,
+        multipliers=(1, 2, 3, 4)[:levels],
+        blocks=options.depth or 2,
+        attention=(levels - 1,),
+        words=(levels - 1,) if told.token_dim else (),
+        vector_dim=told.vector_dim,
+        token_dim=told.token_dim,
+    )
+    diffusion = Diffusion(
+        schedule=RectifiedFlow(),
+        preconditioner=EDMPreconditioner(data.data_std()),
+        weight=EDMWeight(data.data_std()),
+        times=LowDiscrepancy(LogitNormal(mean=_noise_bias(side), std=1.0)),
+        sampling=Sampling(steps=25, sampler="dpmpp-2m", guidance=_guidance(told)),
+    )
+    return _run(data, source, options, told, network, diffusion, AdamWConfig(options.lr or 4e-4, (0.9, 0.99)))
+
+
+def ddpm(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
+    data = opened.pictures
+    told = _told(data)
+    network = replace(
+        ddpm_cifar10(),
+        channels=data.channels,
+        width=options.width or 128,
+        blocks=options.depth or 2,
+        words=(2, 3) if told.token_dim else (),
+        vector_dim=told.vector_dim,
+        token_dim=told.token_dim,
+    )
+    diffusion = Diffusion(
+        schedule=DiscreteVP(),
+        preconditioner=Noise(data.data_std()),
+        weight=Simple(),
+        times=UniformTimes(),
+        sampling=Sampling(steps=1000, sampler="ddpm", guidance=_guidance(told)),
+    )
+    return _run(data, source, options, told, network, diffusion, AdamWConfig(options.lr or 2e-4, (0.9, 0.999)))
+
+
+def edm(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
+    run = unet(opened, source, options)
+    std = opened.pictures.data_std()
+    return replace(
+        run,
+        model=replace(
+            run.model,
+            process=Gaussian(EDM()),
+            preconditioner=EDMPreconditioner(std),
+            sampling=replace(run.model.sampling, steps=18, sampler="heun"),
+        ),
+        objective=Denoising(SquaredError(EDMWeight(std)), LogNormalSigma(-1.2, 1.2)),
+    )
+
+
+def _run(
+    data: PictureData,
+    source: PictureSource,
+    options: Options,
+    told: Told,
+    network: Buildable,
+    diffusion: Diffusion,
+    optimiser: AdamWConfig,
+) -> Run:
+    batch = options.batch or min(64, len(data))
+    seen = min(max(60 * len(data), 60_000), 400_000)  # pictures: more for larger sets, in an hour's reach of two cores
+    steps = options.steps if options.steps is not None else math.ceil(seen / batch)
+    captions = sorted({c for several in data.captions for c in several})
+    prompts = spread(data.classes, 16) if data.classes else spread(captions, 16)
+    return Run(
+        data=source,
+        model=ModelConfig(
+            codec=data.codec(),
+            conditioner=told.conditioner,
+            network=network,
+            process=Gaussian(diffusion.schedule),
+            preconditioner=diffusion.preconditioner,
+            sampling=diffusion.sampling,
+            about=About(
+                name=source.name(),
+                data=f"{len(data):,} pictures of {data.width} x {data.height} from {source.name()}",
+                examples=prompts[:3],
+            ),
+        ),
+        objective=Denoising(SquaredError(diffusion.weight), diffusion.times),
+        train=TrainConfig(
+            steps=steps,
+            batch=batch,
+            seed=options.seed,
+            optimiser=optimiser,
+            warmup=min(200, steps // 10),
+            decay=LinearDecay(start=0.6),
+            checkpoint_every=max(1, min(500, steps // 4)),
+            snapshot_every=max(1, steps // 16),
+            sample_every=max(1, steps // 8),
+        ),
+        preview=Preview(prompts, n=max(1, 32 // max(1, len(prompts))), seed=options.seed),
+    )
+
+
+def _told(data: PictureData) -> Told:
+    """Words where there are any (class names are words too), class numbers where there are only numbers."""
+    captions = {c for several in data.captions for c in several}
+    if not captions:
+        return Told(UnconditionalConfig(), 0, 0)
+    if data.classes and all(c.isdigit() for c in data.classes):
+        return Told(LabelsConfig(data.classes, 192), 192, 0)
+    encoder = TextEncoderConfig(width=192, depth=1 if data.classes else 3, heads=3)
+    return Told(TextConfig.of(captions, encoder), encoder.width, encoder.width)
+
+
+def _guidance(told: Told) -> float:
+    return 1.0 if isinstance(told.conditioner, UnconditionalConfig) else 2.5
+
+
+def _noise_bias(side: int) -> float:
+    """Mean of the logit of the training time: larger pictures need more noise to hide as much (Hoogeboom et al. 2023)."""
+    return 0.4 * math.log2(max(side, 16) / 16) / 2

@@ -1,0 +1,31 @@
+"""The task of a diffusion model: its denoiser and conditioner, trained with one objective."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from unnoise.core.objectives import Objective
+from unnoise.core.random import Streams
+from unnoise.core.state import Batch
+from unnoise.model import DiffusionModel
+from unnoise.training.task import Task
+
+
+class DenoisingTask(Task):
+    """Wraps a model; the loop sees only parameters and a loss."""
+
+    def __init__(self, model: DiffusionModel, objective: Objective) -> None:
+        super().__init__()
+        self.denoiser, self.conditioner = model.denoiser, model.conditioner
+        self.objective = objective  # registered as a submodule if it learns something itself (uncertainty)
+
+    def forward(self, batch: Mapping[str, Any], rng: Streams) -> dict[str, Tensor]:
+        return self.objective(self.denoiser, Batch(batch["x"], self.conditioner(batch["cond"])), rng)
+
+    def weights_for(self, model: DiffusionModel, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Copy this task's weights, or others under its names (such as averages of the trained ones), into a like model."""
+        state = self.state_dict() if weights is None else weights
+        own = nn.ModuleDict({"denoiser": model.denoiser, "conditioner": model.conditioner})
+        mine = {k: v for k, v in state.items() if not k.startswith("objective.")}
+        own.load_state_dict({**own.state_dict(), **mine})
