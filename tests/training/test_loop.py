@@ -8,22 +8,17 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from torch import nn
-from toy import Points, Toy, weights
+from toy import CONFIG, MUON, Points, Toy, weights
 
 from unnoise.core.errors import InputError
 from unnoise.training import checkpoint, plot
-from unnoise.training.config import AdamWConfig, Constant, GuardConfig, LinearDecay, MuonConfig, TrainConfig
+from unnoise.training.config import AdamWConfig, Constant, GuardConfig
 from unnoise.training.data import Order
 from unnoise.training.ema import beta, gamma_of
 from unnoise.training.loop import fit, measure_step_seconds
 from unnoise.training.metrics import history
 from unnoise.training.task import Task
 from unnoise.training.trainer import Trainer
-
-CONFIG = TrainConfig(
-    steps=24, batch=8, warmup=5, bf16=False, checkpoint_every=5, snapshot_every=0, log_every=4, decay=LinearDecay(), seed=4
-)
-MUON = replace(CONFIG, optimiser=MuonConfig(smallest=8), micro_batch=3)
 
 
 @pytest.fixture(autouse=True)

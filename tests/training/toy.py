@@ -1,14 +1,20 @@
 """A small task and data set: a regression with noise from the streams and dropout, whose steps cost next to nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from unnoise.core.random import Streams
+from unnoise.training.config import LinearDecay, MuonConfig, TrainConfig
 from unnoise.training.data import Batch
 from unnoise.training.task import Task
+
+CONFIG = TrainConfig(
+    steps=24, batch=8, warmup=5, bf16=False, checkpoint_every=5, snapshot_every=0, log_every=4, decay=LinearDecay(), seed=4
+)
+MUON = replace(CONFIG, optimiser=MuonConfig(smallest=8), micro_batch=3)
 
 
 class Toy(Task):

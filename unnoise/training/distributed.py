@@ -4,9 +4,8 @@ Parameters, their optimiser state and their averages are sharded by rows (FSDP2,
 of a tensor with d rows, rank r of W holds rows r c ... min((r + 1) c, d) with c = ceil(d / W).
 """
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -96,20 +95,22 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-@contextmanager
-def world(where: torch.device) -> Iterator[World]:
-    """The processes that torchrun started (RANK, WORLD_SIZE), for tensors on the kind of device `where`; one without torchrun."""
+def join(where: torch.device) -> World:
+    """The processes that torchrun started (RANK, WORLD_SIZE), for tensors on the kind of device `where`; one without torchrun.
+
+    The process group is made at the first call and lasts until the program ends: torchrun's store cannot make it twice.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World()
-        return
-    started = not dist.is_initialized()
-    if started:
+        return World()
+    if not dist.is_initialized():
         if where.type == "cuda":
             torch.cuda.set_device(where)
         dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
-    try:
-        yield World(dist.get_rank(), size, init_device_mesh(where.type, (size,)))
-    finally:
-        if started:
-            dist.destroy_process_group()
+        atexit.register(_leave)
+    return World(dist.get_rank(), size, init_device_mesh(where.type, (size,)))
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

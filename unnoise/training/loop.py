@@ -26,7 +26,7 @@ from unnoise.training import plot
 from unnoise.training.checkpoint import Checkpoints
 from unnoise.training.config import TrainConfig
 from unnoise.training.data import DataSet
-from unnoise.training.distributed import World, world
+from unnoise.training.distributed import World, join
 from unnoise.training.ema import save_snapshot
 from unnoise.training.guard import Guard
 from unnoise.training.interrupt import Interrupts
@@ -82,8 +82,8 @@ def fit(task: Task, data: DataSet, config: TrainConfig, run: Path, hooks: Sequen
     it), if nothing can be written there, and if training keeps diverging. Checkpoints saved before stay whole.
     """
     device = next(task.parameters()).device
-    with world(device) as processes, own_generator(device), Interrupts() as interrupts:
-        return _Run(task, data, config, run, hooks, processes, interrupts).go(resume)
+    with own_generator(device), Interrupts() as interrupts:
+        return _Run(task, data, config, run, hooks, join(device), interrupts).go(resume)
 
 
 def measure_step_seconds(task: Task, data: DataSet, config: TrainConfig, n: int = 3) -> float:
