@@ -199,7 +199,7 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
 @everything
 def test_forward_mode_agrees_with_finite_differences(name: str) -> None:
     """Few-call objectives differentiate through the input and the noise level (jvp of a functional call)."""
-    network = build(name).double()
+    network = build(name).double().to(memory_format=torch.channels_last)
     x, level, cond = arguments(name)
     cond = {k: v.double() if v.is_floating_point() else v for k, v in cond.items()}
     names = [] if isinstance(x, Tensor) else sorted(x)

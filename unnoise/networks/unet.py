@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate, silu
 from unnoise.networks.attention import attend
 from unnoise.networks.embedding import NoiseEmbedding, NoiseFeatures, Sinusoidal
 from unnoise.networks.layers import context_of, pad_to_multiple, run, zeroed
+from unnoise.networks.norm import GroupNorm
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ def ddpm_cifar10() -> UNetConfig:
 class ResidualBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, c_emb: int, config: UNetConfig) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(config.groups, c_in)
+        self.norm1 = GroupNorm(config.groups, c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.modulation = nn.Linear(c_emb, 2 * c_out if config.scale_shift else c_out)
-        self.norm2 = nn.GroupNorm(config.groups, c_out)
+        self.norm2 = GroupNorm(config.groups, c_out)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
@@ -87,7 +88,7 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, head_dim: int, groups: int) -> None:
         super().__init__()
         self.heads = dim // (head_dim or dim)
-        self.norm = nn.GroupNorm(groups, dim)
+        self.norm = GroupNorm(groups, dim)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), zeroed(nn.Linear(dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, head_dim: int, groups: int, token_dim: int) -> None:
         super().__init__()
         self.heads = dim // (head_dim or dim)
-        self.norm = nn.GroupNorm(groups, dim)
+        self.norm = GroupNorm(groups, dim)
         self.nothing = nn.Parameter(torch.randn(token_dim) * 0.02)
         self.q, self.kv = nn.Linear(dim, dim), nn.Linear(token_dim, 2 * dim)
         self.out = zeroed(nn.Linear(dim, dim))
@@ -177,7 +178,7 @@ class UNet(nn.Module):
                 c = widths[level]
         self.down = nn.ModuleList(nn.Conv2d(w, w, 3, stride=2, padding=1) for w in widths[:-1])
         self.up = nn.ModuleList(Upsample(w) for w in widths[1:])
-        self.norm = nn.GroupNorm(config.groups, c)
+        self.norm = GroupNorm(config.groups, c)
         self.last = zeroed(nn.Conv2d(c, config.out_channels or config.channels, 3, padding=1))
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
