@@ -90,6 +90,9 @@ def test_spread_draws_cover_the_interval_evenly():
         u = Streams.of(5, n, first=first).spread("t").sort().values
         gaps = torch.cat([u[1:], u[:1] + 1]) - u
         torch.testing.assert_close(gaps, torch.full_like(gaps, 1 / n), rtol=1e-9, atol=0)
+    u = torch.cat([Streams.of(5, 1).at(k).spread("t") for k in range(55)]).sort().values  # steps: golden rotation
+    assert torch.cat([u[1:], u[:1] + 1]).sub(u).min() > 0.5 / 55
+    assert torch.cat([u[1:], u[:1] + 1]).sub(u).max() < 2 / 55
     # any other number: the star discrepancy of n van der Corput points is below (log2(n) + 1) / n; a rotation at most doubles it
     u = Streams.of(5, 100).spread("t").sort().values
     far = (u - torch.arange(100, dtype=torch.float64) / 100).abs().max()

@@ -61,9 +61,11 @@ class VariationalBound(PerSample):
             raise InputError(f"log_snr_max {high} must be above the schedule's lowest log_snr, {low:.3g}")
         l = low + (high - low) * rng.spread("time").clamp(2.0**-54, 1 - 2.0**-53)
         t = on_device(process.schedule.time(l), x)
-        said = mean(denoiser(tensor(process.corrupt(x, t, rng).x_t), t, batch.cond))
+        corrupted = process.corrupt(x, t, rng)
+        said, noise = mean(denoiser(corrupted.x_t, t, batch.cond)), tensor(corrupted.noise)
         snr = expand(on_device(l, x).exp(), x)
-        diffusion = 0.5 * (high - low) * (snr * (x - said) ** 2)
+        luck = (snr / (1 + snr)) ** 2 * (noise**2 - 1)  # mean 0, and most of the variance: a control variate
+        diffusion = 0.5 * (high - low) * (snr * (x - said) ** 2 - luck)
         nats = _over_dimensions(diffusion) + self._reconstruction(process, denoiser, batch, rng) + _prior(process, x)
         return nats / math.log(2), t
 
@@ -111,7 +113,7 @@ class Estimate:
 
 @torch.no_grad()
 def estimate(objective: PerSample, denoiser: Denoiser, batches: Iterable[Batch], seed: int = 0, draws: int = 1) -> Estimate:
-    """The objective's mean over (held-out) data, with `draws` noise levels a sample.
+    """The objective's mean over (held-out) data, with `draws` noise levels a sample, spread evenly; from 8 on the error is small.
 
     With VariationalBound: bits per dimension; with `Denoising(CategoricalBound())`: nats per dimension. The result does not depend
     on how the data are cut into batches, beyond rounding. Raises InputError for fewer than two data samples.

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from unnoise.core.errors import InputError
 
+GOLDEN = (5**0.5 - 1) / 2
+
 
 @lru_cache(maxsize=4096)
 def _hash(name: str) -> int:
@@ -112,12 +114,13 @@ class Streams:
     def spread(self, name: str) -> Tensor:
         """Uniform draws (B,) in [0, 1), float64, that together cover the interval evenly (randomised quasi-Monte Carlo).
 
-        Place i has frac(u + v(i)): v(i) is van der Corput's radical inverse in base 2 and u ~ U[0, 1) is one draw for the whole
-        run, step and name. So 2^k consecutive places from a multiple of 2^k stand exactly 2^-k apart, each draw alone is
-        uniform, and sample i has the same one in any batch and on any worker, like every other draw.
+        Place i at step k has frac(u + v(i) + k g): u ~ U[0, 1) is one draw for the whole run and name, v(i) van der Corput's
+        radical inverse in base 2, g the golden ratio. So 2^m consecutive places from a multiple of 2^m stand exactly 2^-m apart,
+        the steps of one sample are spread too, each draw alone is uniform, and a sample has the same one in any batch.
         """
-        common = replace(self, seeds=(self.run,) * len(self)).uniform(name, dtype=torch.float64)
-        return (common + torch.tensor([radical_inverse(i) for i in self.places], dtype=torch.float64)).frac()
+        common = Streams((self.run,), (0,), self.scope).uniform(name, dtype=torch.float64)
+        own = [radical_inverse(i) + GOLDEN * k for i, k in zip(self.places, self.steps)]
+        return (common + torch.tensor(own, dtype=torch.float64)).frac()
 
 
 def radical_inverse(i: int) -> float:
