@@ -45,11 +45,9 @@ class Labels(Conditioner):
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        """Everything that a class may be called. The exact names win over other spellings, those over numbers."""
+        """What a class may be called; its exact name wins over another's spelling, the first over later ones."""
         names = self.config.names
-        ids = {str(i): i for i in range(len(names))}
-        ids |= {_spelling(n): i for i, n in reversed(list(enumerate(names)))}
-        return ids | {n: i for i, n in enumerate(names)}
+        return {_spelling(n): i for i, n in reversed(list(enumerate(names)))} | {n: i for i, n in enumerate(names)}
 
     def prepare(self, raw: Sequence[str | None]) -> Cond:
         """-> ids (B,) int64; the null class is the last id. InputError for a name that is none of the classes."""
@@ -60,6 +58,8 @@ class Labels(Conditioner):
             if name in self._ids:
                 return self._ids[name]
         names = self.config.names
+        if prompt.isdecimal() and len(prompt) < 10 and int(prompt) < len(names):
+            return int(prompt)
         if not prompt.strip():
             raise InputError(f"the prompt is empty; leave it out for samples of any class, or give one of: {_few(names)}")
         near = difflib.get_close_matches(_spelling(prompt), [_spelling(n) for n in names], n=3, cutoff=0.5)
@@ -135,7 +135,7 @@ class Text(Conditioner):
 
 
 def normalised(text: str) -> str:
-    """One spelling for what means the same: composed characters (Unicode NFC), lower case, plain quotes and dashes, single spaces."""
+    """One spelling for what means the same: composed characters (NFC), lower case, plain quotes and dashes, single spaces."""
     text = text.encode(errors="replace").decode()  # half a surrogate pair, from a broken file or terminal, is no character
     return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text.translate(_PLAIN)).lower()).split())
 

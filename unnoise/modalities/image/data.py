@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ class OnDisk:
             try:
                 with self.entries[(row + i) % len(self.entries)].open() as f:
                     return decode(f, self.target)
-            except (Unreadable, OSError):
+            except (Unreadable, OSError, BadZipFile):
                 continue
         raise InputError(f"none of {len(self.entries)} pictures can be decoded any more, from {self.entries[row].name} on")
 

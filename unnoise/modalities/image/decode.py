@@ -16,7 +16,7 @@ LARGEST_PIXELS = 90_000_000
 """A picture that unpacks to more pixels is taken for a decompression bomb, and not decoded."""
 SMALLEST_SIDE = 4
 _GREY = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L"})
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "DIB")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "DIB")
 
 
 class Unreadable(Exception):
@@ -70,7 +70,9 @@ def inspect(file: IO[bytes]) -> Header:
             raise Unreadable(f"{width} x {height}, over {LARGEST_PIXELS // 10**6} million pixels")
         if min(width, height) < SMALLEST_SIDE:
             raise Unreadable(f"{width} x {height}, smaller than {SMALLEST_SIDE} x {SMALLEST_SIDE}")
-        if im.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):
+        # Pillow would decode a whole PNG to look for orientation behind its pixels; where it stands there, only the size is unknown
+        exif = im.getexif() if im.format != "PNG" or "exif" in im.info else {}
+        if exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):
             width, height = height, width
         return Header(width, height, im.mode in _GREY, im.has_transparency_data)
 

@@ -239,7 +239,9 @@ def _transparency(n: int, of: int, options: PictureOptions) -> str:
 
 def _variation(options: PictureOptions, told: bool) -> str:
     flips = "half of them mirrored at random" if options.flip else "never mirrored"
-    return flips + (f"; what is said of them is withheld {options.caption_drop:.0%} of the time" if told else "")
+    drops = f"; what is said of them is withheld {options.caption_drop:.0%} of the time" if told and options.caption_drop else ""
+    kept_back = f"; {options.held_out:.0%} kept back from training" if options.held_out else ""
+    return flips + drops + kept_back
 
 
 def _suffixes(files: Sequence[Entry]) -> str:

@@ -5,7 +5,6 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -110,7 +109,3 @@ def _members(path: Path, prefix: str) -> list[Entry]:
 
 def _clutter(part: str) -> bool:
     return part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini")
-
-
-def blob(data: bytes) -> IO[bytes]:
-    return BytesIO(data)
