@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from unnoise.checkpoints.allowed import ALLOWED
+from unnoise.checkpoints.config import decode, encode
 from unnoise.core.codec import Unconditional
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
+from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.modalities.table.columns import Categorical, Numeric
 from unnoise.modalities.table.examples import write_breast_cancer
 from unnoise.modalities.table.read import read_table
@@ -89,7 +92,8 @@ def test_account_says_what_was_found(tmp_path):
         (csv_text().encode("utf-16"), "is not UTF-8"),
         (csv_text([*ROWS, ("30", "1.00", "caf\xe9", "x")]).encode("latin-1"), "line 62: byte 0xe9 is not UTF-8"),
         ("a,b\n" + "1,x\n" * 20, "no column with two different values"),
-        ('a,b\n1,"x\n' + "1,2\n" * 20, "0 rows of data|1 row of data|cells"),
+        ('a,b\n1,"x\n' + "1,2\n" * 20, r"line 2: not CSV \(unexpected end of data\); look for a quotation mark"),
+        (csv_text([*ROWS, ("1e999", *ROWS[0][1:])]), "line 62: column 'age' holds 1e999, more than float64 can hold"),
         (
             csv_text([*ROWS, ("inf", *ROWS[0][1:])]),
             "line 62: column 'age' holds numbers, but 1 of its 61 values are not, such as 'inf'",
@@ -101,6 +105,14 @@ def test_bad_files_are_refused_in_one_line(tmp_path, text, said):
         read_table(write(tmp_path, text))
     assert "\n" not in str(e.value)
     assert "t.csv" in str(e.value)
+
+
+def test_cells_of_several_lines_and_with_odd_characters(tmp_path):
+    rows = [(f"{i}.5", ('"two\nlines"', "a\u2028b", "plain")[i % 3]) for i in range(30)]
+    text = csv_text(rows, ("x", "kind"))
+    data = read_table(write(tmp_path, text))
+    assert data.config.categorical == (Categorical("kind", ("a\u2028b", "plain", "two\nlines")),)
+    assert to_csv(data.table) == text
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -147,6 +159,20 @@ def test_write_leaves_the_table_and_its_notes(tmp_path):
     assert notes == {"prompt": None, "sample_seeds": list(range(60)), "seed": 7, "model_hash": "ab"}
     with pytest.raises(InputError, match="cannot be written"):
         data.config.build().write(data.table, tmp_path / "nowhere", meta)
+
+
+def test_a_saved_configuration_is_the_same_when_read_again(tmp_path):
+    rows = [(str(i + 1), *r, "", f"Person {i}", "?" if i % 5 else f"{i},5") for i, r in enumerate(ROWS)]
+    config = read_table(write(tmp_path, csv_text(rows, ("id", *HEADER, "notes", "name", "score"), ";"))).config
+    assert {type(c).__name__ for c in config.columns} == {"RowNumber", "Numeric", "Categorical", "Constant", "LeftOut"}
+    saved = json.loads(json.dumps(encode(config)))
+    assert decode(TableCodecConfig, saved, ALLOWED, "config.json") == config
+
+
+def test_samples_that_are_not_finite_are_refused(tmp_path):
+    codec = read_table(write(tmp_path, csv_text())).config.build()
+    with pytest.raises(InputError, match="diverged"):
+        codec.decode({"numeric": torch.full((2, 2), torch.nan), "categorical": torch.zeros(2, 1, dtype=torch.int64)})
 
 
 def test_columns_read_are_as_declared(tmp_path):

@@ -120,6 +120,7 @@ class TableCodec(Codec):
         return state
 
     def decode(self, state: State) -> Table:
+        """Raises InputError for a state that is not one of tables, or not finite."""
         if isinstance(state, Tensor):
             raise InputError(f"a table's state is a mapping of {sorted(self.shape())}; this is one tensor")
         n = len(next(iter(state.values())))
@@ -129,7 +130,12 @@ class TableCodec(Codec):
             codes = tensor(state["categorical"]).cpu()
         plain, gaps = codes[:, : len(self.config.categorical)], codes[:, len(self.config.categorical) :]
         if self.config.numeric:
-            u = torch.special.ndtr(tensor(state["numeric"]).cpu().double())
+            z = tensor(state["numeric"]).cpu().double()
+            if not bool(z.isfinite().all()):
+                raise InputError(
+                    "the samples hold values that are not finite numbers: the model has diverged; sample another checkpoint"
+                )
+            u = torch.special.ndtr(z)
             x = _interpolate(u, self.levels, self.values)
             x = torch.stack([c.snap(x[:, j]) for j, c in enumerate(self.config.numeric)], 1)
             missing = torch.zeros_like(x, dtype=torch.bool)

@@ -45,8 +45,8 @@ class TableData:
                 parts.append(f"column {c.name!r} counts the rows and is counted afresh")
             elif isinstance(c, LeftOut):
                 parts.append(
-                    f"column {c.name!r} has too many different texts to learn from (names or identifiers?): it is left out of the "
-                    "model and written empty"
+                    f"column {c.name!r} has too many different texts to learn from (names, identifiers, dates?): it is left out of "
+                    "the model and written empty"
                 )
         modelled: list[Numeric | Categorical] = [*numeric, *categorical]
         gaps = {c.name: self.missing(c) for c in modelled if c.missing is not None}

@@ -51,6 +51,11 @@ def infer(name: str, cells: Sequence[str], lines: Sequence[int], where: str) -> 
     comma = any("," in c for c in present) and all(is_number(c, comma=True) for c in present)
     strange = [c for c in counts if not is_number(c, comma)]
     if not strange:
+        huge = [c for c in counts if not math.isfinite(float(c.replace(",", ".")))]
+        if huge:
+            raise InputError(
+                f"{where}, line {lines[cells.index(huge[0])]}: column {name!r} holds {huge[0]}, more than float64 can hold"
+            )
         return _of_numbers(name, present, counts, comma, missing)
     if len(counts) <= 2 or (len(counts) <= MOST_CATEGORIES and 2 * len(counts) <= len(present)):
         return Categorical(name, tuple(sorted(counts)), missing)

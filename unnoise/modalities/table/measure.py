@@ -105,7 +105,8 @@ def _codes(c: Numeric | Categorical, real: Table, fake: Table) -> tuple[np.ndarr
     if isinstance(c, Categorical):
         return r, f
     edges = np.linspace(np.nanmin(r), np.nanmax(r), _BINS + 1)[1:-1]
-    return tuple(np.where(np.isnan(v), _BINS, np.searchsorted(edges, v, "right")) for v in (r, f))  # type: ignore[return-value]
+    binned = [np.where(np.isnan(v), _BINS, np.searchsorted(edges, v, "right")) for v in (r, f)]
+    return binned[0], binned[1]
 
 
 def _features(table: Table, real: Table) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Read a CSV file: find out how it is written and what its columns are."""
 
 import csv
+import io
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -61,7 +62,7 @@ def _lines(path: Path) -> list[str]:
         raise InputError(f"{path}, line {line}: byte 0x{data[e.start]:02x} is not UTF-8; save the file as CSV in UTF-8") from e
     if "\0" in text:
         raise InputError(f"{path}: holds zero bytes, so it is not a CSV file in UTF-8; save it as CSV in UTF-8")
-    return text.splitlines(keepends=True)
+    return list(io.StringIO(text, newline=""))  # not splitlines(), which also cuts at characters that cells may hold
 
 
 def _sniff(lines: Sequence[str]) -> str:
@@ -76,7 +77,7 @@ def _sniff(lines: Sequence[str]) -> str:
 
 def _rows(path: Path, lines: Sequence[str], delimiter: str) -> tuple[list[list[str]], list[int]]:
     """The rows that are not blank, and the line on which each ends."""
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     rows, numbers = [], []
     try:
         for row in reader:
@@ -84,7 +85,8 @@ def _rows(path: Path, lines: Sequence[str], delimiter: str) -> tuple[list[list[s
                 rows.append(row)
                 numbers.append(reader.line_num)
     except csv.Error as e:
-        raise InputError(f"{path}, line {reader.line_num}: not CSV ({e}); look for a quotation mark that is not closed") from e
+        line = numbers[-1] + 1 if numbers else 1  # where the row begins: a quotation left open runs on to the end of the file
+        raise InputError(f"{path}, line {line}: not CSV ({e}); look for a quotation mark that is not closed") from e
     if not rows:
         raise InputError(f"{path}: the file holds blank lines only; a CSV file with a header and rows is expected")
     return rows, numbers

@@ -14,7 +14,7 @@ from unnoise.core.errors import InputError
 from unnoise.modalities.table.columns import Categorical, Numeric, Table
 from unnoise.modalities.table.measure import correlations
 
-_MOST_PLOTTED = 24  # columns; a page of more is not looked at
+_MOST_PLOTTED = 36  # columns; a page of more is not looked at
 
 
 def to_csv(table: Table, delimiter: str = ",", header: bool = True) -> str:
@@ -58,7 +58,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def plot_marginals(real: Table, fake: Table, path: Path) -> None:
-    """A PNG of the first 24 columns' histograms, data and samples, and of the numbers' correlations and their difference."""
+    """A PNG of the first 36 columns' histograms, data and samples, and of the numbers' correlations and their difference."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
