@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     except InputError as e:
         print(f"unnoise: {e}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("\nunnoise: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as e:
+        print(f"\nunnoise: {e or 'interrupted'}", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output has gone (`unnoise ... | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

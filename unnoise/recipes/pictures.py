@@ -177,7 +177,7 @@ def _run(
             decay=LinearDecay(start=0.6),
             checkpoint_every=max(1, min(500, steps // 4)),
             snapshot_every=max(1, steps // 16),
-            sample_every=max(1, steps // 8),
+            sample_every=max(250, steps // 8),
         ),
         preview=Preview(prompts, n=max(1, 32 // max(1, len(prompts))), seed=options.seed),
     )

@@ -57,7 +57,7 @@ def tables(opened: OpenTable, source: TableSource, options: Options) -> Run:
             decay=CosineDecay(),
             checkpoint_every=max(1, min(1000, steps // 4)),
             snapshot_every=max(1, steps // 16),
-            sample_every=max(1, steps // 4),
+            sample_every=max(500, steps // 4),
         ),
         preview=Preview(n=len(data), seed=options.seed),
     )

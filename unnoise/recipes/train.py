@@ -120,6 +120,12 @@ def train(
     return start(planned, folder)
 
 
+def step_seconds(planned: Plan) -> float:
+    """Seconds that one optimiser step of the plan takes here, as measured."""
+    model, task = _task(planned.run)
+    return measure_step_seconds(task, planned.opened.training(model.codec, model.conditioner), planned.run.train)
+
+
 def refuse_run(out: Path, overwrite: bool) -> None:
     """InputError if `out` has something in it; with `overwrite`, if that is anything but an earlier run."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):

@@ -1,0 +1,94 @@
+"""The demonstration: learn to write digits from 1797 real ones, in a few minutes on two cores, and draw everything that happens."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+from tqdm import tqdm
+
+from unnoise.core.errors import InputError
+from unnoise.core.state import State
+from unnoise.modalities.image.examples import DIGITS, write_digits
+from unnoise.modalities.image.show import path_strip, save_png, sheet
+from unnoise.model import DiffusionModel
+from unnoise.networks.transformer import DiffusionTransformerConfig
+from unnoise.recipes.options import Options
+from unnoise.recipes.run import Run
+from unnoise.recipes.train import plan, start, step_seconds
+from unnoise.training.config import TrainConfig
+
+SECONDS = 150.0
+"""Training time that is aimed at, on whatever machine this is."""
+
+
+def demo(out: Path, overwrite: bool = False, steps: int | None = None) -> DiffusionModel:
+    """Fill the folder `out`: digits/ (the data), run/, samples/, and digits.png, path.png, loss.png. Returns the trained model.
+
+    steps: optimiser steps; None fits them to SECONDS. Raises InputError if `out` has something in it (but an earlier demo, with
+    `overwrite`).
+    """
+    _make_room(out, overwrite)
+    write_digits(out / "digits")
+    planned = plan(str(out / "digits"), Options(batch=128))
+    network = planned.run.model.network
+    if isinstance(network, DiffusionTransformerConfig):  # strokes of 8 x 8 pixels need no more than 16 patches
+        network = replace(network, patch=2, width=160, depth=6)
+    planned = replace(planned, run=_shortened(replace(planned.run, model=replace(planned.run.model, network=network)), 1000))
+    if steps is None:
+        steps = max(300, min(4000, math.floor(SECONDS / step_seconds(planned))))
+    model = start(replace(planned, run=_shortened(planned.run, steps)), out / "run")
+    _draw(model, out)
+    return model
+
+
+def _shortened(run: Run, steps: int) -> Run:
+    train: TrainConfig = replace(
+        run.train, steps=steps, warmup=min(100, steps // 10), sample_every=max(1, steps // 3), snapshot_every=0
+    )
+    return replace(run, train=train)
+
+
+def _make_room(out: Path, overwrite: bool) -> None:
+    ours = {"digits", "run", "samples", "digits.png", "path.png", "loss.png"}
+    there = {p.name for p in out.iterdir()} if out.is_dir() else set()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; the demo wants a folder")
+    if there and (not overwrite or there - ours):
+        raise InputError(
+            f"{out} exists and holds {', '.join(sorted(there - ours)[:3]) or 'an earlier demo (--overwrite replaces it)'}"
+        )
+    for name in there:
+        shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _draw(model: DiffusionModel, out: Path) -> None:
+    frames: list[Tensor] = []
+    with tqdm(unit="step", desc="drawing zero ... nine", leave=False) as bar:
+
+        def progress(done: int, steps: int, x: State) -> None:
+            bar.total = steps
+            bar.update()
+
+        samples = model.sample(DIGITS, n=6, seed=7, watch=progress)
+        samples.save(out / "samples")
+
+        def remember(done: int, steps: int, x: State) -> None:
+            if done in _spread(steps, 8):
+                frames.append(model.codec.decode(x))
+
+        model.sample(["seven", "eight"], n=1, seed=7, watch=remember)
+    save_png(
+        out / "digits.png", sheet(list(samples.data), [str(p) for p in samples.prompts], columns=6, smallest=64), samples.settings
+    )
+    title = "from noise to a digit: DPM-Solver++ 2M, noise on the left"
+    save_png(out / "path.png", path_strip([list(f) for f in frames], title=title), samples.settings)
+    if (out / "run" / "loss.png").is_file():
+        shutil.copy(out / "run" / "loss.png", out / "loss.png")
+
+
+def _spread(steps: int, n: int) -> Sequence[int]:
+    return sorted({round(1 + i * (steps - 1) / (n - 1)) for i in range(n)})
