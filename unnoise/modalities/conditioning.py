@@ -54,14 +54,14 @@ class Labels(Conditioner):
         return {"ids": torch.tensor([len(self.config.names) if r is None else self._id(r) for r in raw], dtype=torch.int64)}
 
     def _id(self, prompt: str) -> int:
+        names = self.config.names
+        if not prompt.strip():
+            raise InputError(f"the prompt is empty; leave it out for samples of any class, or give one of: {_few(names)}")
         for name in (prompt, _spelling(prompt)):
             if name in self._ids:
                 return self._ids[name]
-        names = self.config.names
         if prompt.isdecimal() and len(prompt) < 10 and int(prompt) < len(names):
             return int(prompt)
-        if not prompt.strip():
-            raise InputError(f"the prompt is empty; leave it out for samples of any class, or give one of: {_few(names)}")
         near = difflib.get_close_matches(_spelling(prompt), [_spelling(n) for n in names], n=3, cutoff=0.5)
         nearest = [next(n for n in names if _spelling(n) == s) for s in near]
         hint = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else f"it knows: {_few(names)}"
