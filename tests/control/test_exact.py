@@ -37,17 +37,18 @@ BODIES = {
 }
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0])
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(("body", "shape"), BODIES.values(), ids=BODIES)
 @torch.no_grad()
-def test_same_bits_alone_and_in_batches_of_1_3_8(body, shape, bf16):
+def test_same_bits_alone_and_in_batches_of_1_3_8(body, shape, bf16, scale):
     torch.manual_seed(0)
     net = microbatched(Net(body()).eval())
     x, t, cond = torch.randn(8, *shape), torch.linspace(0.1, 0.9, 8, dtype=torch.float64), {"vector": torch.randn(8, 1)}
 
     def denoise(rows):
         told = cond["vector"][rows]
-        return classifier_free(net, {"vector": told}, {"vector": -told}, 2.0)(x[rows], t[rows]).x0
+        return classifier_free(net, {"vector": told}, {"vector": -told}, scale)(x[rows], t[rows]).x0
 
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         whole = denoise(slice(0, 8))

@@ -2,7 +2,7 @@
 
 Matrix and convolution kernels are chosen by shape and threads, and each sums in its own order. Measured on an AMX CPU (torch 2.13,
 oneDNN; convolutional U-Nets, transformers and MLPs, fp32 and bf16; batches of 2, 3, 4, 8, 16 against the same row alone):
-    - the batch size changes bits in fp32 convolutions and MLPs nearly always, in attention with two threads mostly;
+    - the batch size changes bits in most fp32 convolutional networks and MLPs, and with two threads in some transformers;
     - what the other rows hold changes nothing;
     - the row's position in the batch changes nothing with one thread, but with two threads it did for bf16 attention over 257
       tokens in a batch of 3 and for an fp32 MLP in a batch of 4, where the threads' shares of the work cut through a row.
