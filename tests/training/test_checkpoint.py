@@ -2,6 +2,7 @@
 
 import errno
 import json
+import resource
 
 import pytest
 import torch
@@ -82,6 +83,13 @@ def test_a_damaged_newest_one_is_passed_over_and_named(three, damage, name):
     assert "step-00000030 is damaged" in complaints[0]
 
 
+def test_when_all_are_damaged_it_says_so(three):
+    for step in three.steps():
+        damage_truncate(three.path(step) / "state.json")
+    with pytest.raises(InputError, match="no checkpoint is whole"):
+        three.newest()
+
+
 def test_from_a_later_version(three):
     path = three.path(30) / "state.json"
     state = json.loads(path.read_text())
@@ -111,6 +119,20 @@ def test_a_full_disk_loses_nothing(three, monkeypatch, tmp_path, where):
     monkeypatch.undo()
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000010", "step-00000020", "step-00000030"]
     assert three.newest()[0].state["step"] == 30
+
+
+def test_a_disk_that_really_ends(three, tmp_path):
+    """The system refuses files of more than 100 kB: the error is that of the writer itself, whatever it calls it."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"step-00000040: cannot be written \(.*too large") as raised:
+            three.save(40, {"big": torch.zeros(100_000)}, {"step": 40})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(raised.value)
+    assert three.steps() == [10, 20, 30]
+    assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
 def test_another_models_checkpoint_is_refused(three):

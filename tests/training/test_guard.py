@@ -32,6 +32,12 @@ def test_an_explosion_counts_after_patience_and_a_spike_does_not():
     assert first_complaint([-2.0] * 20 + [7.0] * 30) is None
 
 
+def test_losses_around_zero_are_judged_by_their_spread():
+    usual = [0.1 * math.sin(i) for i in range(40)]  # median distance from the median: 0.1 / sqrt(2), and 5 times that is 0.35
+    assert first_complaint([*usual, *[0.3] * 10]) is None
+    assert first_complaint([*usual, *[0.6] * 3]) == 42
+
+
 def test_the_start_of_a_run_is_let_be():
     assert first_complaint([1.0, 50.0, 60.0, 70.0]) is None
 

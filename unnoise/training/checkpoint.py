@@ -181,7 +181,10 @@ class Checkpoints:
         sync(self._folder)
 
     def newest(self, skip: int = 0) -> tuple[Checkpoint | None, list[str]]:
-        """The newest checkpoint that is whole (or the one `skip` before it, or the oldest), and what was wrong with newer ones."""
+        """The newest checkpoint that is whole (or the one `skip` before it, or the oldest), and what was wrong with newer ones.
+
+        None if nothing was saved yet. Raises InputError if every checkpoint is damaged.
+        """
         for partial in self._folder.glob(".step-*.partial") if self._world.first else ():
             remove(partial)  # a save that was cut short
         whole, complaints = [], []
@@ -194,6 +197,8 @@ class Checkpoints:
             if len(whole) > skip:
                 break
         step = self._world.agree(int(whole[-1].state["step"]) if whole else -1)
+        if step < 0 and self.steps():
+            raise InputError(f"{self._folder}: no checkpoint is whole ({'; '.join(complaints)}); start another run")
         if step < 0:
             return None, complaints
         return (whole[-1] if self._world.first else Checkpoint.open(self.path(step))), complaints

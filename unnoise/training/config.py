@@ -84,7 +84,7 @@ class GuardConfig:
     """When a run counts as diverged, and what is done then. A loss that is not finite always counts."""
 
     factor: float = 10.0
-    """A loss explodes when it exceeds the running median by this many times that median's size ..."""
+    """A loss explodes when it exceeds the running median by this many times the usual size of a loss ..."""
     patience: int = 20
     """... for this many steps in a row."""
     window: int = 200

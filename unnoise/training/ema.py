@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unnoise.core.errors import InputError
@@ -99,10 +99,8 @@ def reconstruct(run: Path, width: float, step: int | None = None) -> dict[str, T
     total: dict[str, Tensor] = {}
     for c, path in zip(weights, found.values()):
         try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (a safetensors file is no mapping)
-                    value = file.get_tensor(name).float()
-                    total[name] = total[name].add_(value, alpha=c) if name in total else value * c
+            for name, value in load_file(path).items():
+                total[name] = total[name].add_(value.float(), alpha=c) if name in total else value.float() * c
         except (SafetensorError, OSError) as e:
             raise InputError(f"{path}: cannot be read ({e}); remove it to reconstruct from the other snapshots") from e
     return total

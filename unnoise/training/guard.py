@@ -1,7 +1,8 @@
 """The guard: when has training diverged? A loss or gradient that is not finite, or a loss that has exploded.
 
-Exploded: for `patience` steps in a row, loss - m > factor |m|, m the median of the last `window` losses. The median hardly
-moves while fewer than half of the window are bad, and single bad batches are let pass.
+Exploded: for `patience` steps in a row, loss - m > factor (|m| + d), with m the median of the last `window` losses and d
+their median distance from m, which is what counts where losses lie around zero. Medians hardly move while fewer than half
+of the window are bad, and single bad batches are let pass.
 """
 
 import math
@@ -26,8 +27,12 @@ class Guard:
             return f"the loss was {loss}"
         if not math.isfinite(gradient_norm):
             return f"the gradient's norm was {gradient_norm}"
-        usual = median(self.losses) if len(self.losses) * 4 >= self._config.window else math.inf
-        self.streak = self.streak + 1 if loss - usual > self._config.factor * abs(usual) else 0
+        if len(self.losses) * 4 < self._config.window:
+            self.losses.append(loss)
+            return None
+        usual = median(self.losses)
+        spread = median(abs(x - usual) for x in self.losses)
+        self.streak = self.streak + 1 if loss - usual > self._config.factor * (abs(usual) + spread) else 0
         self.losses.append(loss)
         if self.streak >= self._config.patience:
             beyond = f"more than {self._config.factor:g} times above its usual {usual:.4g}"

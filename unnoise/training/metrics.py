@@ -103,10 +103,11 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
+        with explained(self._path):
+            if self._file is not None:
+                self._file.close()
+            if self._board is not None:
+                self._board.close()
 
 
 def history(path: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ one shape are orthogonalised together, which is what makes it fast on small netw
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,9 @@ class Muon(torch.optim.Optimizer):
         self._world, self._dtype = world, dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """One step; `closure` is there for torch's sake and may be None only."""
+        assert closure is None
         for group in self.param_groups:
             momentum = group["momentum"]
             alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from unnoise.core.errors import InputError
-from unnoise.core.random import derive
+from unnoise.core.random import Streams, derive
 from unnoise.training.checkpoint import Checkpoint
 from unnoise.training.config import TrainConfig
-from unnoise.training.data import DataSet, Loader, Order, take
+from unnoise.training.data import Batch, DataSet, Loader, Order, take
 from unnoise.training.distributed import World
 from unnoise.training.ema import Averages
 from unnoise.training.metrics import Tally
@@ -51,8 +51,8 @@ class Trainer:
 
         Returns the loss of this process's rows and the norm of everyone's gradient, both () and still on the device.
         """
-        torch.manual_seed(derive(self.config.seed, f"torch/{k}/{self.world.rank}"))  # dropout, if there is any
-        loss = self._gradients(k, self.bf16)
+        self._seed(derive(self.config.seed, f"torch/{k}/{self.world.rank}"))
+        loss = self._gradients(*self.loader.get(k), self.bf16)
         norm = self._clip()
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -63,9 +63,14 @@ class Trainer:
         self.tally.add({"grad_norm": norm}, 1)
         return loss, norm
 
-    def _gradients(self, k: int, bf16: bool) -> Tensor:
-        """Accumulate the gradient of batch k's mean loss over its micro-batches; that loss, ()."""
-        batch, streams = self.loader.get(k)
+    def _seed(self, seed: int) -> None:
+        """For dropout, if there is any. (torch.manual_seed takes milliseconds: it keeps a stack trace for other devices.)"""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def _gradients(self, batch: Batch, streams: Streams, bf16: bool) -> Tensor:
+        """Accumulate the gradient of a batch's mean loss over its micro-batches; that loss, ()."""
         rows = len(streams)
         size = min(self.config.micro_batch or rows, rows)
         total = torch.zeros((), device=self.device)
@@ -94,12 +99,15 @@ class Trainer:
 
         Measured with the task itself: a matrix product alone flatters bfloat16 on small networks. Weights stay as they are.
         """
+        batch, streams = self.loader.get(0)
+        size = self.config.micro_batch or len(streams)
+        batch, streams = take(batch, slice(size), torch.device("cpu")), streams[:size]
         best = {False: float("inf"), True: float("inf")}
         for _ in range(3):  # the first round warms up
             for bf16 in best:
                 _synchronise(self.device)
                 began = time.perf_counter()
-                self._gradients(0, bf16)
+                self._gradients(batch, streams, bf16)
                 _synchronise(self.device)
                 best[bf16] = min(best[bf16], time.perf_counter() - began)
                 self.task.zero_grad(set_to_none=True)
