@@ -99,8 +99,8 @@ def reconstruct(run: Path, width: float, step: int | None = None) -> dict[str, T
     total: dict[str, Tensor] = {}
     for c, path in zip(weights, found.values()):
         try:
-            for name, value in load_file(path).items():
-                total[name] = total[name].add_(value.float(), alpha=c) if name in total else value.float() * c
+            for key, value in load_file(path).items():
+                total[key] = total[key].add_(value.float(), alpha=c) if key in total else value.float() * c
         except (SafetensorError, OSError) as e:
             raise InputError(f"{path}: cannot be read ({e}); remove it to reconstruct from the other snapshots") from e
     return total
