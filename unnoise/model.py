@@ -20,7 +20,7 @@ from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.processes import Process
 from unnoise.core.random import Streams, derive
-from unnoise.core.state import State, tree_map
+from unnoise.core.state import Cond, State, tree_map
 from unnoise.samplers.loop import sample
 from unnoise.samplers.registry import find_grid, find_sampler
 
@@ -182,6 +182,7 @@ class DiffusionModel:
         given = {"steps": steps, "sampler": sampler, "grid": grid, "guidance": guidance, "interval": interval, "rescale": rescale}
         how = replace(self.config.sampling, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
         wanted = _per_sample(prompts, n)
+        Streams.of(seed, 0)  # refuses a seed that is none
         seeds = tuple(sample_seeds) if sample_seeds is not None else tuple(derive(seed, i) for i in range(len(wanted)))
         if len(seeds) != len(wanted):
             raise InputError(f"{len(seeds)} sample seeds for {len(wanted)} samples: one each is needed")
@@ -190,8 +191,9 @@ class DiffusionModel:
         self.parts.eval()
         self.conditioner.prepare(wanted)  # refuse bad prompts before any work
         chunks = []
-        for i in range(0, len(wanted), batch):
-            rows = slice(i, i + batch)
+        size = 1 if exact else batch  # alone, so that no kernel of the sampler's own arithmetic sees company either
+        for i in range(0, len(wanted), size):
+            rows = slice(i, i + size)
             x = self._sample_batch(wanted[rows], seeds[rows], times, chosen.sampler, how, negative, exact, bf16, watch)
             chunks.append(x)
         data = self.codec.decode(tree_map(lambda *c: torch.cat(c), *chunks))
@@ -209,20 +211,15 @@ class DiffusionModel:
         device, rng = self.device, Streams.each(seeds)
         denoiser: Denoiser = microbatched(self.denoiser, MICRO_BATCH) if exact else self.denoiser
         with _precision(device, bf16 and not exact):
-            cond = self._told(prompts, exact)
-            away = self._told([negative] * len(prompts), exact)
+            cond, away = self._told(prompts), self._told([negative] * len(prompts))
             scale = how.guidance if any(p is not None for p in prompts) else 1.0  # told nothing: there is nothing to exaggerate
             denoise = classifier_free(denoiser, cond, away, scale, how.interval, how.rescale)
             x = self.config.process.prior(self.codec.shape(), rng, device)
             return sample(denoise, self.config.process, x, times, solver, rng.scoped("sampler"), watch)
 
-    def _told(self, prompts: Sequence[str | None], exact: bool) -> dict[str, Tensor]:
-        """What the network is told; one prompt at a time where bits must not depend on the company."""
-        prepared = {k: v.to(self.device) for k, v in self.conditioner.prepare(prompts).items()}
-        if not exact or not prepared:
-            return dict(self.conditioner(prepared))
-        rows = [self.conditioner({k: v[i : i + 1] for k, v in prepared.items()}) for i in range(len(prompts))]
-        return {k: torch.cat([r[k] for r in rows]) for k in rows[0]}
+    def _told(self, prompts: Sequence[str | None]) -> Cond:
+        """What the network is told, on its device."""
+        return self.conditioner({k: v.to(self.device) for k, v in self.conditioner.prepare(prompts).items()})
 
 
 def _per_sample(prompts: Sequence[str] | str | None, n: int) -> list[str | None]:

@@ -12,6 +12,7 @@ import tyro
 from unnoise.checkpoints.folder import read_json
 from unnoise.cli.terminal import parse
 from unnoise.core.errors import InputError
+from unnoise.core.random import derive
 from unnoise.modalities.image.show import read_meta
 from unnoise.model import load
 
@@ -40,7 +41,8 @@ def run(argv: list[str]) -> None:
 def _show(meta: Mapping[str, Any]) -> None:
     for key, value in meta.items():
         if value is not None:
-            print(f"{key:<12} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            print(f"{key:<12} {text if len(text) <= 200 else text[:200] + ' ...'}")
     print(f"\nmake it again:\n  {command(meta)}")
     if not meta.get("exact"):
         print("  (the same to rounding; bit for bit where both are made with --exact)")
@@ -49,10 +51,14 @@ def _show(meta: Mapping[str, Any]) -> None:
 def command(meta: Mapping[str, Any]) -> str:
     """The shell command that makes a sample again."""
     words = ["unnoise", "sample", str(meta.get("model_path") or meta.get("model"))]
-    if meta.get("prompt") is not None:
-        words.append(meta["prompt"])
-    seeds = meta.get("sample_seeds") or [meta["sample_seed"]]
-    words += ["--sample-seeds", *(str(s) for s in seeds)]
+    seeds, prompts = meta.get("sample_seeds"), meta.get("prompts") or ([meta["prompt"]] if meta.get("prompt") is not None else [])
+    words += dict.fromkeys(prompts)
+    if seeds is None:  # one sample
+        words += ["--sample-seeds", str(meta["sample_seed"])]
+    elif list(seeds) == [derive(meta["seed"], i) for i in range(len(seeds))]:  # a whole call's
+        words += ["--seed", str(meta["seed"]), "-n", str(len(seeds) // max(1, len(dict.fromkeys(prompts))))]
+    else:
+        words += ["--sample-seeds", *(str(s) for s in seeds)]
     for key in ("steps", "sampler", "grid", "guidance", "rescale", "negative"):
         if meta.get(key) is not None:
             words += [f"--{key}", str(meta[key])]

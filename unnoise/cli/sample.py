@@ -65,7 +65,7 @@ def run(argv: list[str]) -> None:
         each = len(args.sample_seeds) // max(1, len(args.prompts))
         n = max(1, each)
     total = n * max(1, len(args.prompts))
-    batches = -(-total // args.batch)
+    batches = total if args.exact else -(-total // args.batch)
     with tqdm(unit="step", desc=f"sampling {total}", disable=None, file=sys.stderr) as bar:
 
         def watch(done: int, steps: int, x: State) -> None:

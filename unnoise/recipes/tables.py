@@ -40,7 +40,7 @@ def tables(opened: OpenTable, source: TableSource, options: Options) -> Run:
             codec=data.config,
             conditioner=conditioner,
             network=TableNetworkConfig(
-                fields=fields, width=options.width or 384, depth=options.depth or 4, vector_dim=128 if prompts else 0
+                fields=fields, width=options.width or 256, depth=options.depth or 3, vector_dim=128 if prompts else 0
             ),
             process=data.config.process(),
             preconditioner=data.config.preconditioner(),

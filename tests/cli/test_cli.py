@@ -1,0 +1,180 @@
+"""The commands as a person types them, on a folder of eight-pixel pictures; and bad input: one line, exit status 2, nothing lost."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unnoise.cli.main import main
+
+SHORT = ["--steps", "4", "--batch", "8", "--width", "32", "--depth", "1", "--train.bf16", "False"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    rng = np.random.default_rng(0)
+    for name in ("dark", "light"):
+        (folder / name).mkdir(parents=True)
+        for i in range(12):
+            x = rng.integers(0, 100, (8, 8), dtype=np.uint8) + (150 if name == "light" else 0)
+            Image.fromarray(x.astype(np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "shapes"
+    main(["train", str(pictures), "--out", str(out), *SHORT])
+    return out
+
+
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as e:
+        main(argv)
+    err = capsys.readouterr().err
+    assert e.value.code == 2
+    lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("unnoise: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_training_says_what_it_found_and_chose(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", str(pictures), "--out", str(tmp_path / "run"), *SHORT])
+    said = capsys.readouterr().out
+    for part in (
+        "24 pictures",
+        "8 x 8",
+        "2 (dark, light)",
+        "4 steps of 8",
+        "steps/s: about",
+        f"the model is in {tmp_path / 'run' / 'model'}",
+    ):
+        assert part in said
+    assert {p.name for p in (tmp_path / "run" / "model").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert list((tmp_path / "run" / "samples").glob("*.png")), "the last step draws a sheet"
+
+
+def test_samples_say_how_they_were_made_and_can_be_made_again(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "s"
+    main(["sample", str(run), "dark", "light", "-n", "2", "--steps", "3", "--seed", "7", "--exact", "--out", str(out)])
+    files = sorted(p for p in out.glob("*.png") if p.name != "sheet.png")
+    assert len(files) == 4
+    assert (out / "sheet.png").is_file()
+    capsys.readouterr()
+    main(["info", str(files[3])])
+    said = capsys.readouterr().out
+    assert "light" in said
+    again = next(line for line in said.splitlines() if line.strip().startswith("unnoise sample")).split()
+    main([*again[1:-1], str(tmp_path / "again")])
+    (twin,) = [p for p in (tmp_path / "again").glob("*.png") if p.name != "sheet.png"]
+    assert np.array_equal(np.asarray(Image.open(twin)), np.asarray(Image.open(files[3])))
+
+
+def test_any_field_can_be_given_as_a_dotted_option(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    main(["train", str(pictures), "--out", str(out), *SHORT, "--model.process.schedule.shift", "3", "--train.clip", "0.5"])
+    document = json.loads((out / "run.json").read_text())["run"]
+    assert document["model"]["process"]["schedule"]["shift"] == 3.0
+    assert document["train"]["clip"] == 0.5
+
+
+def test_data_options_read_the_data_again(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    main(["train", str(pictures), "--out", str(out), *SHORT, "--data.options.size", "12"])
+    assert json.loads((out / "model" / "config.json").read_text())["model"]["codec"]["height"] == 12
+
+
+def test_a_finished_run_resumes_to_itself(run: Path) -> None:
+    before = (run / "model" / "model.safetensors").read_bytes()
+    main(["resume", str(run)])
+    assert (run / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_resuming_with_other_data_is_refused(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    for i in range(8):
+        Image.new("L", (8, 8), i).save(data / f"{i}.png")
+    main(["train", str(data), "--out", str(out), *SHORT])
+    Image.new("L", (8, 8), 9).save(data / "9.png")
+    assert "has changed since" in refused(["resume", str(out)], capsys)
+
+
+def test_a_table_comes_back_with_its_header_and_types(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(1)
+    rows = [f"{rng.integers(20, 80)},{rng.normal(5, 1):.2f},{rng.choice(['yes', 'no'])}" for _ in range(80)]
+    (tmp_path / "t.csv").write_text("age,dose,well\n" + "\n".join(rows) + "\n")
+    main(["train", str(tmp_path / "t.csv"), "--out", str(tmp_path / "run"), "--steps", "4", "--width", "32", "--depth", "1"])
+    main(["sample", str(tmp_path / "run"), "-n", "5", "--steps", "5", "--out", str(tmp_path / "s")])
+    (file,) = (tmp_path / "s").glob("*.csv")
+    lines = file.read_text().splitlines()
+    assert lines[0] == "age,dose,well"
+    assert len(lines) == 6
+    for line in lines[1:]:
+        age, dose, well = line.split(",")
+        assert age == str(int(age))
+        assert len(dose.partition(".")[2]) == 2
+        assert well in ("yes", "no")
+    capsys.readouterr()
+    main(["info", str(file)])
+    assert "-n 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian", "x"], "there is no command 'trian'; did you mean train"),
+        (["train", "{tmp}/nowhere", "--out", "{tmp}/r"], "nowhere does not exist; give a folder or zip of pictures"),
+        (["train", "{empty}", "--out", "{tmp}/r"], "holds no pictures"),
+        (["train", "{pictures}", "--out", "{tmp}/r", "--steps", "0"], "--steps 0: must be at least 1"),
+        (["train", "{pictures}", "--out", "{tmp}/r", "--recipe", "unett"], "there is no recipe 'unett'; did you mean unet"),
+        (["train", "{pictures}", "--out", "{tmp}/r", "--recipe", "tables"], "does not fit"),
+        (["train", "{pictures}", "--out", "{tmp}/r", "--train.clop", "1"], "--train.clop"),
+        (["train", "{pictures}", "--out", "{run}"], "exists and is not empty"),
+        (["train", "{pictures}", "--out", "{pictures}", "--overwrite"], "is not a training run; --overwrite replaces runs only"),
+        (["resume", "{pictures}"], "not a training run"),
+        (["sample", "{pictures}", "--out", "{tmp}/s"], "a model is a folder with"),
+        (["sample", "{run}", "dark", "--out", "{tmp}/s", "--steps", "0"], "steps 0"),
+        (["sample", "{run}", "dark", "--out", "{tmp}/s", "--guidance", "nan"], "guidance nan"),
+        (["sample", "{run}", "dark", "--out", "{tmp}/s", "--sampler", "dmpp-2m"], "did you mean 'dpmpp-2m'"),
+        (["sample", "{run}", "", "--out", "{tmp}/s"], "the prompt is empty"),
+        (["sample", "{run}", "темно", "--out", "{tmp}/s"], "темно"),
+        (["sample", "{run}", "d" * 10_000, "--out", "{tmp}/s"], "10,000"),
+        (["sample", "{run}", "dark", "--out", "{run}"], "exists and is not empty"),
+        (["sample", "{run}", "--steps", "many"], "--steps"),
+        (["info", "{tmp}/nothing.png"], "does not exist"),
+        (["example", "numbers"], "there is no example 'numbers'"),
+    ],
+)
+def test_bad_input(
+    argv: list[str], message: str, pictures: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    before = {p: p.stat().st_mtime_ns for folder in (pictures, run) for p in folder.rglob("*")}
+    places = {"tmp": tmp_path, "empty": tmp_path / "empty", "pictures": pictures, "run": run}
+    assert message in refused([a.format(**places) for a in argv], capsys)
+    assert {p: p.stat().st_mtime_ns for folder in (pictures, run) for p in folder.rglob("*")} == before, "nothing may be touched"
+    assert not list((tmp_path / "s").glob("*.png"))
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys; from unnoise.cli.main import main; main(['--help']); print('torch' in sys.modules, 'numpy' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "unnoise train photos/" in out
+    assert out.strip().endswith("False False")
+
+
+def test_train_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as e:
+        main(["train", "--help"])
+    said = capsys.readouterr().out
+    assert e.value.code == 0
+    for option in ("--out", "--recipe", "--steps", "--train.optimiser.lr", "--model.process.schedule.shift", "--data.options.flip"):
+        assert option in said

@@ -1,0 +1,115 @@
+"""Sampling a whole model: a sample belongs to its seed alone, and settings that cannot be right are refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_model
+
+from unnoise.core.errors import InputError
+from unnoise.model import DiffusionModel, Sampling
+
+PROMPTS = ["zero", "one", "two", "three", "zero", "one", "two", "three"]
+
+
+@pytest.fixture(scope="module")
+def model() -> DiffusionModel:
+    return tiny_model()
+
+
+def states(model: DiffusionModel, prompts: list[str], seeds: list[int], **settings) -> torch.Tensor:
+    """The samples before they are rounded to pixels: (B, 1, 8, 8)."""
+    last: list[torch.Tensor] = []
+    model.sample(
+        prompts, sample_seeds=seeds, watch=lambda done, steps, x: last.append(x.clone()) if done == steps else None, **settings
+    )
+    return torch.cat(last)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp-2m", "heun", "dpmpp-2m-sde"])
+def test_exact_is_bitwise_in_any_company(model: DiffusionModel, sampler: str) -> None:
+    seeds = list(range(100, 108))
+    together = states(model, PROMPTS, seeds, exact=True, sampler=sampler)
+    for i in range(8):
+        assert torch.equal(states(model, PROMPTS[i : i + 1], seeds[i : i + 1], exact=True, sampler=sampler)[0], together[i])
+    assert torch.equal(states(model, PROMPTS[2:5], seeds[2:5], exact=True, sampler=sampler), together[2:5])
+    assert torch.equal(states(model, PROMPTS, seeds, exact=True, sampler=sampler, batch=3), together)
+    assert len({x.numpy().tobytes() for x in together}) == 8, "different seeds make different samples"
+
+
+def test_without_exact_it_is_the_same_to_rounding(model: DiffusionModel) -> None:
+    seeds = list(range(8))
+    together = states(model, PROMPTS, seeds)
+    alone = torch.cat([states(model, [p], [s]) for p, s in zip(PROMPTS, seeds)])
+    torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
+
+
+def test_exact_is_bitwise_in_another_process(model: DiffusionModel, tmp_path: Path) -> None:
+    model.save(tmp_path / "model")
+    code = (
+        "import sys, torch, unnoise; torch.set_num_threads(1); m = unnoise.load(sys.argv[1]);"
+        "print(m.sample(['two'], sample_seeds=[5], exact=True).data.numpy().tobytes().hex());"
+        "last = []; m.sample(['two'], sample_seeds=[5], exact=True, watch=lambda d, s, x: last.append(x.clone()));"
+        "print(last[-1].numpy().tobytes().hex())"
+    )
+    out = [
+        subprocess.run([sys.executable, "-c", code, tmp_path / "model"], capture_output=True, text=True, check=True).stdout
+        for _ in "ab"
+    ]
+    assert out[0] == out[1]
+    assert out[0].split()[1] == states(model, ["two"], [5], exact=True).numpy().tobytes().hex()
+
+
+def test_seeds_are_derived_from_the_call_and_the_index(model: DiffusionModel) -> None:
+    many = model.sample(["one", "two"], n=3, seed=7)
+    assert many.prompts == ("one",) * 3 + ("two",) * 3
+    again = model.sample(["two"], sample_seeds=[many.seeds[4]])
+    assert (again.data[0].int() - many.data[4].int()).abs().max() <= 1  # float rounding may cross a grey level
+    assert model.sample(["one"], n=3, seed=8).seeds[0] not in many.seeds
+
+
+def test_guidance_of_one_is_plain_and_of_nought_is_unconditional(model: DiffusionModel) -> None:
+    nothing = states(model, [], [1, 2], n=2)
+    torch.testing.assert_close(states(model, ["one", "two"], [1, 2], guidance=0.0), nothing, rtol=0, atol=1e-5)
+    plain, strong = (states(model, ["one", "two"], [1, 2], guidance=w) for w in (1.0, 4.0))
+    assert (plain - nothing).abs().max() > 1e-3
+    assert (plain - strong).abs().max() > 1e-3
+
+
+def test_a_negative_prompt_leads_elsewhere(model: DiffusionModel) -> None:
+    away = states(model, ["one"], [1], guidance=3.0, negative="two")
+    assert (away - states(model, ["one"], [1], guidance=3.0)).abs().max() > 1e-3
+    same = states(model, ["one"], [1], guidance=3.0, negative="one")  # leads away from itself: nowhere
+    torch.testing.assert_close(same, states(model, ["one"], [1], guidance=1.0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps 0: a sampler takes at least 1 step"),
+        ({"guidance": float("nan")}, "guidance nan is not a usable scale"),
+        ({"sampler": "dpmpp2m"}, "unknown sampler 'dpmpp2m'; did you mean 'dpmpp-2m'"),
+        ({"grid": "karas"}, "unknown time grid 'karas'; did you mean 'karras'"),
+        ({"rescale": 2.0}, "rescale 2.0 is outside 0 ... 1"),
+        ({"interval": (0.7, 0.2)}, "two rising times"),
+        ({"n": 0}, "ask for at least 1 sample"),
+        ({"sample_seeds": [1, 2]}, "2 sample seeds for 1 samples"),
+        ({"sample_seeds": [-1]}, "sample seed -1 is outside"),
+        ({"seed": -1}, "seed -1 is negative"),
+        ({"prompts": [""]}, "the prompt is empty"),
+        ({"prompts": ["द्वि"]}, "no training caption has"),
+        ({"prompts": ["one " * 2500]}, "bytes long|at most"),
+        ({"negative": "नहीं"}, "no training caption has"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(model: DiffusionModel, settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message) as e:
+        model.sample(**{"prompts": ["one"], **settings})
+    assert "\n" not in str(e.value)
+
+
+def test_sampling_defaults_are_checked_when_they_are_made() -> None:
+    with pytest.raises(InputError, match="unknown sampler"):
+        Sampling(sampler="magic")
