@@ -241,7 +241,7 @@ class ExactTorus(Denoiser):
 
     def _turns(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Ways back d (B, N, D, turns), log of their normal densities, and the variance tau^2 (B, N)."""
-        tau2 = (self.std**2 + sigma.to(x)[:, None] ** 2).clamp(min=_LEAST)
+        tau2 = self.std**2 + (sigma.to(x)[:, None] ** 2).clamp(min=_LEAST)
         reach = 2 + math.ceil(7 * math.sqrt(float(tau2.max())) / (2 * math.pi))
         k = torch.arange(-reach, reach + 1, dtype=torch.float64, device=x.device)
         d = wrap(self.points - x[:, None])[..., None] + 2 * math.pi * k
@@ -254,7 +254,7 @@ class ExactTorus(Denoiser):
         d, log_n, tau2 = self._turns(x.double().flatten(1), sigma)
         way = (log_n.softmax(-1) * d).sum(-1)  # (B, N, D): E[point - x_t | point]
         joint = self.log_weights + log_n.logsumexp(-1).sum(-1)  # (B, N)
-        share = joint.softmax(-1) * (sigma.to(tau2)[:, None] ** 2 / tau2)
+        share = joint.softmax(-1) * ((sigma.to(tau2)[:, None] ** 2).clamp(min=_LEAST) / tau2)
         return Tangent((share[..., None] * way).sum(1).to(x.dtype).reshape(x.shape))
 
     def sample(self, rng: Streams) -> Tensor:
