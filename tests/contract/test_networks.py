@@ -242,3 +242,11 @@ def test_bfloat16_agrees_with_float32(name: str) -> None:
     for out in (autocast, pure):
         assert out.dtype == exact.dtype
         assert float((out - exact).norm() / exact.norm()) < 0.05
+
+
+@everything
+def test_it_compiles_into_one_graph(name: str) -> None:
+    """No branch of the network depends on data (the tracer alone; no code is generated)."""
+    network = build(name)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    torch.testing.assert_close(flat(compiled(*arguments(name))), flat(network(*arguments(name))), rtol=1e-5, atol=1e-5)

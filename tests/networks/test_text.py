@@ -125,3 +125,9 @@ def test_labels() -> None:
     vectors = embedding(torch.arange(4))
     assert vectors.shape == (4, 5)
     assert torch.unique(vectors, dim=0).shape[0] == 4  # the null class, 3, has its own
+
+
+def test_it_compiles_into_one_graph() -> None:
+    net = encoder()
+    ids = batch("a red apple", None)
+    torch.testing.assert_close(torch.compile(net, backend="eager", fullgraph=True)(ids), net(ids), rtol=1e-5, atol=1e-5)
