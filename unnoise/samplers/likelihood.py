@@ -8,6 +8,8 @@ is exact, or Hutchinson's estimate (Grathwohl et al. 2018, FFJORD, 1810.01367).
 
 It starts at the noise-to-signal ratio `noise_min` > 0: what is measured is the density of data + noise_min eps, whose logarithm
 differs from the data's by noise_min^2 / 2 (laplacian p) / p: about (noise_min / d)^2 / 2 nats a direction of standard deviation d.
+And it is the density of what this prior is carried to: where alpha(1) > 0 the prior leaves out what is left of the signal, worth
+about (alpha(1) / sigma(1)) |x| nats a sample (with linear VP, 0.04 nats for a 64-dimensional x of norm 5).
 """
 
 import math
