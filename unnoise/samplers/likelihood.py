@@ -14,7 +14,6 @@ about (alpha(1) / sigma(1)) |x| nats a sample (with linear VP, 0.04 nats for a 6
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,8 +27,6 @@ from unnoise.core.processes.gaussian import mean, tensor
 from unnoise.core.random import Streams
 from unnoise.core.state import State, expand, times_like
 from unnoise.samplers.renoise import noise_ratio, time_of_ratio
-
-Field = Callable[[Tensor], Tensor]
 
 
 class Divergence(ABC):
