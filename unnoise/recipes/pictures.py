@@ -54,13 +54,13 @@ class Diffusion:
 def pictures(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
     data = opened.pictures
     told = _told(data)
-    small = max(data.height, data.width) <= 16
     side = max(data.height, data.width)
+    large = side >= 48 and len(data) >= 10_000  # what a larger network would learn more from
     network = DiffusionTransformerConfig(
         channels=data.channels,
         patch=max(1, math.ceil(side / 8)),
-        width=options.width or (160 if small else 256),
-        depth=options.depth or (6 if small else 8),
+        width=options.width or (256 if large else 192),
+        depth=options.depth or (8 if large else 6),
         heads=4,
         bottleneck=128,
         vector_dim=told.vector_dim,
@@ -71,7 +71,7 @@ def pictures(opened: OpenPictures, source: PictureSource, options: Options) -> R
         preconditioner=Data(data.data_std()),
         weight=VelocityWeight(smallest=0.05),
         times=LowDiscrepancy(LogitNormal(mean=_noise_bias(side), std=0.9)),
-        sampling=Sampling(steps=25, sampler="dpmpp-2m", guidance=_guidance(told)),
+        sampling=Sampling(steps=25, sampler="dpmpp-2m", guidance=_guidance(data)),
     )
     return _run(data, source, options, told, network, diffusion, AdamWConfig(options.lr or 1e-3, (0.9, 0.95)))
 
@@ -96,7 +96,7 @@ def unet(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
         preconditioner=EDMPreconditioner(data.data_std()),
         weight=EDMWeight(data.data_std()),
         times=LowDiscrepancy(LogitNormal(mean=_noise_bias(side), std=1.0)),
-        sampling=Sampling(steps=25, sampler="dpmpp-2m", guidance=_guidance(told)),
+        sampling=Sampling(steps=25, sampler="dpmpp-2m", guidance=_guidance(data)),
     )
     return _run(data, source, options, told, network, diffusion, AdamWConfig(options.lr or 4e-4, (0.9, 0.99)))
 
@@ -118,7 +118,7 @@ def ddpm(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
         preconditioner=Noise(data.data_std()),
         weight=Simple(),
         times=UniformTimes(),
-        sampling=Sampling(steps=1000, sampler="ddpm", guidance=_guidance(told)),
+        sampling=Sampling(steps=1000, sampler="ddpm", guidance=_guidance(data)),
     )
     return _run(data, source, options, told, network, diffusion, AdamWConfig(options.lr or 2e-4, (0.9, 0.999)))
 
@@ -148,7 +148,7 @@ def _run(
     optimiser: AdamWConfig,
 ) -> Run:
     batch = options.batch or min(64, len(data))
-    seen = min(max(60 * len(data), 60_000), 400_000)  # pictures: more for larger sets, in an hour's reach of two cores
+    seen = min(max(30 * len(data), 60_000), 160_000)  # pictures: more for larger sets, in an hour's reach of two plain cores
     steps = options.steps if options.steps is not None else math.ceil(seen / batch)
     captions = sorted({c for several in data.captions for c in several})
     prompts = spread(data.classes, 16) if data.classes else spread(captions, 16)
@@ -194,8 +194,11 @@ def _told(data: PictureData) -> Told:
     return Told(TextConfig.of(captions, encoder), encoder.width, encoder.width)
 
 
-def _guidance(told: Told) -> float:
-    return 1.0 if isinstance(told.conditioner, UnconditionalConfig) else 2.5
+def _guidance(data: PictureData) -> float:
+    """Classes are learnt surely, and more guidance only makes their pictures alike; free text needs it to be followed."""
+    if not any(data.captions):
+        return 1.0
+    return 1.5 if data.classes else 2.5
 
 
 def _noise_bias(side: int) -> float:
