@@ -31,7 +31,7 @@ def test_what_comes_back_is_the_same(saved: Path) -> None:
 def test_a_truncated_file_is_noticed(saved: Path) -> None:
     weights = saved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(InputError, match="model.safetensors: its sha256 is not the one in config.json"):
+    with pytest.raises(InputError, match=r"model\.safetensors: its sha256 is not the one in config.json"):
         load(saved)
 
 

@@ -1,13 +1,16 @@
-"""The commands as a person types them, on a folder of eight-pixel pictures; and bad input: one line, exit status 2, nothing lost."""
+"""The commands as a person types them, on eight-pixel pictures; and bad input: one line, exit status 2, nothing lost."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from unnoise.cli.main import main
 
@@ -178,3 +181,57 @@ def test_train_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> Non
     assert e.value.code == 0
     for option in ("--out", "--recipe", "--steps", "--train.optimiser.lr", "--model.process.schedule.shift", "--data.options.flip"):
         assert option in said
+
+
+def test_any_average_can_be_rebuilt(run: Path, tmp_path: Path) -> None:
+    """The width that was tracked, rebuilt from half-precision snapshots, is the model that training left."""
+    main(["average", str(run), "--width", "0.1", "--out", str(tmp_path / "same")])
+    main(["average", str(run), "--width", "0.05", "--out", str(tmp_path / "other")])
+    trained, same, other = (load_file(f / "model.safetensors") for f in (run / "model", tmp_path / "same", tmp_path / "other"))
+    for name, weight in trained.items():
+        torch.testing.assert_close(same[name], weight, rtol=2e-2, atol=2e-3)
+    assert any(not torch.allclose(other[name], same[name], rtol=1e-6) for name in trained)
+
+
+def test_files_that_cannot_be_read_are_listed_at_the_end(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(pictures, data)
+    (data / "dark" / "empty.png").write_bytes(b"")
+    (data / "dark" / "half.png").write_bytes((data / "dark" / "0.png").read_bytes()[:40])
+    main(["train", str(data), "--out", str(tmp_path / "run"), *SHORT])
+    end = capsys.readouterr().out.split("2 files were skipped:")[1]
+    assert "dark/empty.png: empty file" in end
+    assert "dark/half.png" in end
+
+
+def test_options_of_training_reach_it(pictures: Path, tmp_path: Path) -> None:
+    """Learned uncertainty and activation checkpointing: the first changes the weights, the second must not."""
+    weights = {}
+    for name, more in {"plain": [], "kept": ["--checkpointing"], "learned": ["--learned-uncertainty"]}.items():
+        main(["train", str(pictures), "--out", str(tmp_path / name), *SHORT, *more])
+        weights[name] = load_file(tmp_path / name / "model" / "model.safetensors")
+    assert all(torch.equal(weights["plain"][k], weights["kept"][k]) for k in weights["plain"])
+    assert any(not torch.equal(weights["plain"][k], weights["learned"][k]) for k in weights["plain"])
+
+
+@pytest.mark.parametrize("recipe", ["unet", "edm", "ddpm"])
+def test_recipes_train_and_sample(recipe: str, pictures: Path, tmp_path: Path) -> None:
+    short = [
+        "--steps",
+        "2",
+        "--batch",
+        "4",
+        "--width",
+        "32",
+        "--depth",
+        "1",
+        "--train.bf16",
+        "False",
+        "--model.sampling.steps",
+        "2",
+    ]
+    main(["train", str(pictures), "--out", str(tmp_path / "run"), "--recipe", recipe, *short])
+    main(["sample", str(tmp_path / "run"), "dark", "-n", "1", "--out", str(tmp_path / "s")])
+    assert (tmp_path / "s" / "sheet.png").is_file()

@@ -8,7 +8,7 @@ from unnoise.modalities import conditioning
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.table import columns
 from unnoise.modalities.table.codec import TableCodecConfig
-from unnoise.networks import embedding, table, text, transformer, unet
+from unnoise.networks import embedding, mp_unet, table, text, transformer, unet
 
 ALLOWED = allow(
     # core
@@ -19,7 +19,8 @@ ALLOWED = allow(
     preconditioning.EDM, preconditioning.Categories, preconditioning.Circular, preconditioning.PerField,
     # networks
     embedding.Sinusoidal, embedding.Fourier, embedding.Learned,
-    unet.UNetConfig, transformer.DiffusionTransformerConfig, table.TableNetworkConfig, table.TableTransformerConfig,
+    unet.UNetConfig, mp_unet.MPUNetConfig, transformer.DiffusionTransformerConfig,
+    table.TableNetworkConfig, table.TableTransformerConfig,
     text.TextEncoderConfig,
     # codecs and conditioners
     PixelsConfig, TableCodecConfig, columns.Numeric, columns.Categorical, columns.Constant, columns.RowNumber, columns.LeftOut,

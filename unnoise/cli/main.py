@@ -11,6 +11,7 @@ from unnoise.core.errors import InputError
 COMMANDS = {
     "train": "train a model on a folder, zip or npz of pictures, or on a csv table",
     "resume": "go on with an interrupted training run",
+    "average": "the model of a run with averaged weights of another width, rebuilt after training",
     "sample": "make new data with a trained model: pictures or a table",
     "info": "what a file, a model or a run is, and the command that makes it again",
     "example": "write a small real data set to try things on (digits, breast-cancer)",

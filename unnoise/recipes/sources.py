@@ -31,6 +31,10 @@ class Opened(ABC):
     def fingerprint(self) -> str:
         """Changes when the data does: a resumed run must not go on with other data."""
 
+    def skipped(self) -> list[str]:
+        """What was left out because it could not be read: a line each."""
+        return []
+
     @abstractmethod
     def training(self, codec: Codec, conditioner: Conditioner) -> DataSet: ...
 
@@ -75,6 +79,9 @@ class OpenPictures(Opened):
         p = self.pictures
         some = p.pictures([0, len(p) // 2, len(p) - 1])
         return _digest(p.names, p.captions, (p.height, p.width, p.channels), some.tobytes())
+
+    def skipped(self) -> list[str]:
+        return [str(s) for s in self.pictures.skipped]
 
     def training(self, codec: Codec, conditioner: Conditioner) -> DataSet:
         share = self.pictures.options.held_out

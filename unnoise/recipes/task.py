@@ -1,7 +1,7 @@
 """The task of a diffusion model: its denoiser and conditioner, trained with one objective."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -9,19 +9,33 @@ from unnoise.core.objectives import Objective
 from unnoise.core.random import Streams
 from unnoise.core.state import Batch
 from unnoise.model import DiffusionModel
+from unnoise.networks.mp_unet import renormalise_weights
 from unnoise.training.task import Task
+
+
+@runtime_checkable
+class Checkpointed(Protocol):
+    """A network that can drop what its blocks compute, and compute it again for the backward pass."""
+
+    checkpointing: bool
 
 
 class DenoisingTask(Task):
     """Wraps a model; the loop sees only parameters and a loss."""
 
-    def __init__(self, model: DiffusionModel, objective: Objective) -> None:
+    def __init__(self, model: DiffusionModel, objective: Objective, checkpointing: bool = False) -> None:
         super().__init__()
+        for module in model.denoiser.modules():
+            if isinstance(module, Checkpointed):
+                module.checkpointing = checkpointing
         self.denoiser, self.conditioner = model.denoiser, model.conditioner
         self.objective = objective  # registered as a submodule if it learns something itself (uncertainty)
 
     def forward(self, batch: Mapping[str, Any], rng: Streams) -> dict[str, Tensor]:
         return self.objective(self.denoiser, Batch(batch["x"], self.conditioner(batch["cond"])), rng)
+
+    def after_step(self) -> None:
+        renormalise_weights(self.denoiser)
 
     def weights_for(self, model: DiffusionModel, weights: Mapping[str, Tensor] | None = None) -> None:
         """Copy this task's weights, or others under its names (such as averages of the trained ones), into a like model."""

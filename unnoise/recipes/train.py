@@ -24,6 +24,7 @@ from unnoise.recipes.run import Preview, Run
 from unnoise.recipes.sources import Opened, OpenPictures, OpenTable, PictureSource, TableSource, source_of
 from unnoise.recipes.tables import tables
 from unnoise.recipes.task import DenoisingTask
+from unnoise.training.distributed import device
 from unnoise.training.ema import reconstruct
 from unnoise.training.loop import fit, measure_step_seconds
 from unnoise.training.task import Task
@@ -177,14 +178,13 @@ def average(out: str | Path, width: float) -> DiffusionModel:
 def _task(run: Run) -> tuple[DiffusionModel, DenoisingTask]:
     torch.manual_seed(run.train.seed)
     model = run.model.build()
-    return model, DenoisingTask(model, LearnedUncertainty(run.objective) if run.learned_uncertainty else run.objective)
+    objective = LearnedUncertainty(run.objective) if run.learned_uncertainty else run.objective
+    return model, DenoisingTask(model, objective, run.checkpointing)
 
 
 def _fit(run: Run, opened: Opened, out: Path, resume: bool) -> DiffusionModel:
     model, task = _task(run)
-    if torch.cuda.is_available():
-        model.to("cuda")
-        task.to("cuda")
+    task.to(device())
     data = opened.training(model.codec, model.conditioner)
     if _first() and not resume:
         print(_account(run, opened, task, data), flush=True)
@@ -195,6 +195,8 @@ def _fit(run: Run, opened: Opened, out: Path, resume: bool) -> DiffusionModel:
     finished = run.model.build()
     task.weights_for(finished, result.ema[run.train.ema_widths[-1]])
     finished.save(out / "model")
+    if skipped := opened.skipped():
+        print(f"{len(skipped):,} files were skipped:\n" + "\n".join(f"  {line}" for line in skipped), flush=True)
     if result.interrupted:
         raise Interrupted(f"stopped after {result.steps:,} of {run.train.steps:,} steps; `unnoise resume {out}` goes on")
     return load(out / "model")

@@ -20,3 +20,6 @@ class Task(nn.Module, ABC):
         of shape () is logged under its name. All random numbers come from `rng`: then training does not depend on how
         rows are spread over micro-batches and processes. (Dropout may use torch's own generator, which is seeded every step.)
         """
+
+    def after_step(self) -> None:
+        """Called after every optimiser step: for weights that are kept on a surface. Must act on each weight alone, in place."""

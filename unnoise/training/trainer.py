@@ -59,6 +59,7 @@ class Trainer:
                 group["lr"] = group["initial_lr"] * scale * self.config.lr_factor(step)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
+        self.task.after_step()
         self.averages.update(step + 1)
         self.tally.add({"grad_norm": norm}, 1)
         return loss, norm
