@@ -17,6 +17,10 @@ from unnoise.core.state import State, batch_size, shape_of, tree_map
 from unnoise.modalities.conditioning import LabelsConfig, TextConfig
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.data import InMemory, PictureData, PictureOptions
+from unnoise.modalities.table.codec import TableCodecConfig
+from unnoise.modalities.table.columns import Table
+from unnoise.modalities.table.data import TableData
+from unnoise.modalities.table.infer import infer
 from unnoise.networks.text import TextEncoderConfig
 
 N = 12
@@ -53,7 +57,26 @@ def _pictures(channels: int) -> Case:
     )
 
 
-CASES = [_pictures(1), _pictures(3)]
+# -- tables ------------------------------------------------------------------------------------------------------------------
+
+
+def _table() -> Case:
+    rng = np.random.default_rng(1)
+    cells = [[f"{rng.normal(50, 20):.2f}", str(rng.choice(["yes", "no"])), str(rng.choice(["", "7", "8", "12"]))] for _ in range(N)]
+    columns = tuple(infer(name, [row[i] for row in cells], range(2, N + 2), "t.csv") for i, name in enumerate("abc"))
+    table = Table.parse(columns, cells)
+    data = TableData("t.csv", TableCodecConfig(columns), table)
+    conditioner = LabelsConfig(("no", "yes"), 4).build()
+    return Case(
+        "a table",
+        data.config.build,
+        lambda rows: table[torch.as_tensor(list(rows))],
+        lambda a, b: a.rows() == b.rows(),
+        lambda codec: data.told("b", conditioner, drop=0.5),
+    )
+
+
+CASES = [_pictures(1), _pictures(3), _table()]
 
 
 @pytest.fixture(params=CASES, ids=lambda c: c.name)
@@ -89,11 +112,18 @@ def test_the_state_is_of_order_one(case: Case) -> None:
 
 
 def test_any_state_at_all_can_be_decoded(case: Case) -> None:
-    """Samples of a bad model, too: far out, or not numbers."""
+    """Samples of a bad model, too: far out they are still data; what are not numbers may be refused, in so many words."""
     codec = case.codec()
     x = codec.encode(case.rows(range(3)))
     for value in (1e9, -1e9, float("inf"), float("nan")):
-        codec.decode(tree_map(lambda f, v=value: torch.full_like(f, v) if f.is_floating_point() else f, x))
+        bad = tree_map(lambda f, v=value: torch.full_like(f, v) if f.is_floating_point() else f, x)
+        try:
+            decoded = codec.decode(bad)
+        except InputError as e:
+            assert not np.isfinite(value)
+            assert "not finite" in str(e)
+        else:
+            assert len(decoded) == 3
 
 
 def test_written_files_exist_and_there_is_no_other(case: Case, tmp_path: Path) -> None:
