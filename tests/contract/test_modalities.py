@@ -118,12 +118,10 @@ def test_any_state_at_all_can_be_decoded(case: Case) -> None:
     for value in (1e9, -1e9, float("inf"), float("nan")):
         bad = tree_map(lambda f, v=value: torch.full_like(f, v) if f.is_floating_point() else f, x)
         try:
-            decoded = codec.decode(bad)
+            rows, refusal = len(codec.decode(bad)), None
         except InputError as e:
-            assert not np.isfinite(value)
-            assert "not finite" in str(e)
-        else:
-            assert len(decoded) == 3
+            rows, refusal = 0, str(e)
+        assert rows == 3 or (refusal is not None and "not finite" in refusal and not np.isfinite(value))
 
 
 def test_written_files_exist_and_there_is_no_other(case: Case, tmp_path: Path) -> None:
