@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from unnoise.cli.terminal import parse
-from unnoise.recipes.train import resume
+from unnoise.recipes.train import first_process, resume
 
 
 @dataclass(frozen=True)
@@ -20,4 +20,5 @@ class Resume:
 def run(argv: list[str]) -> None:
     folder = parse(Resume, argv, "unnoise resume").run
     resume(folder)
-    print(f"the model is in {folder / 'model'}")
+    if first_process():
+        print(f"the model is in {folder / 'model'}")

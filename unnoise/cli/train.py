@@ -9,7 +9,7 @@ import tyro
 from unnoise.cli.terminal import parse, parse_known
 from unnoise.recipes.options import Options
 from unnoise.recipes.run import Run
-from unnoise.recipes.train import example_run, override, plan, refuse_run, start
+from unnoise.recipes.train import example_run, first_process, override, plan, refuse_run, start
 from unnoise.recipes.train import resume as go_on
 
 
@@ -49,6 +49,8 @@ def run(argv: list[str]) -> None:
     if rest:
         planned = override(planned, options, lambda run: parse(tyro.conf.AvoidSubcommands[Run], rest, "unnoise train", run))
     start(planned, out)
+    if not first_process():
+        return
     prompts = " ".join(f'"{p}"' for p in planned.run.preview.prompts[:1])
     print(f"the model is in {out / 'model'}; draw with: unnoise sample {out} {prompts} -n 16 --out samples")
 

@@ -32,10 +32,10 @@ def demo(out: Path, overwrite: bool = False, steps: int | None = None) -> Diffus
     """
     _make_room(out, overwrite)
     write_digits(out / "digits")
-    planned = plan(str(out / "digits"), Options(batch=128))
+    planned = plan(str(out / "digits"), Options(batch=64))
     network = planned.run.model.network
     if isinstance(network, DiffusionTransformerConfig):  # strokes of 8 x 8 pixels need no more than 16 patches
-        network = replace(network, patch=2, width=160, depth=6)
+        network = replace(network, patch=2, width=128, depth=4)
     planned = replace(planned, run=_shortened(replace(planned.run, model=replace(planned.run.model, network=network)), 1000))
     if steps is None:
         steps = max(300, min(4000, math.floor(SECONDS / step_seconds(planned))))

@@ -61,7 +61,7 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
     name = recipe or ("pictures" if is_picture else "tables")
     if (name == "tables") == is_picture:
         raise InputError(f"recipe {name!r} does not fit {data}, which is {'a set of pictures' if is_picture else 'a table'}")
-    opened = source.open(progress=_first())
+    opened = source.open(progress=first_process())
     return Plan(name, RECIPES[name](opened, source, options), opened)
 
 
@@ -70,7 +70,7 @@ def override(planned: Plan, options: Options, change: Callable[[Run], Run]) -> P
     changed = change(planned.run)
     if changed.data == planned.run.data:
         return replace(planned, run=changed)
-    opened = changed.data.open(progress=_first())
+    opened = changed.data.open(progress=first_process())
     return Plan(planned.recipe, change(RECIPES[planned.recipe](opened, changed.data, options)), opened)
 
 
@@ -129,7 +129,7 @@ def step_seconds(planned: Plan) -> float:
 
 def refuse_run(out: Path, overwrite: bool) -> None:
     """InputError if `out` has something in it; with `overwrite`, if that is anything but an earlier run."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not first_process() or not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir():
         raise InputError(f"{out} is a file; --out wants a folder")
@@ -143,7 +143,7 @@ def refuse_run(out: Path, overwrite: bool) -> None:
 
 def start(planned: Plan, out: Path) -> DiffusionModel:
     """Train a planned run in the folder `out`, which is made (an earlier run there is replaced)."""
-    run, first = planned.run, _first()
+    run, first = planned.run, first_process()
     if first:
         _clear(out)
         out.mkdir(parents=True, exist_ok=True)
@@ -186,11 +186,11 @@ def _fit(run: Run, opened: Opened, out: Path, resume: bool) -> DiffusionModel:
     model, task = _task(run)
     task.to(device())
     data = opened.training(model.codec, model.conditioner)
-    if _first() and not resume:
+    if first_process() and not resume:
         print(_account(run, opened, task, data), flush=True)
     hook = _Sheets(run.train.sample_every, run.model.build(), run.preview, opened, out)
     result = fit(task, data, run.train, out, [hook], resume)
-    if not _first():
+    if not first_process():
         return model
     finished = run.model.build()
     task.weights_for(finished, result.ema[run.train.ema_widths[-1]])
@@ -251,6 +251,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def _first() -> bool:
-    """Whether this is the first (or only) process of the run."""
+def first_process() -> bool:
+    """Whether this is the first (or only) process of a run: the one that speaks and writes."""
     return int(os.environ.get("RANK", "0")) == 0
