@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from unnoise.core.random import Streams, derive
 from unnoise.core.state import Cond, State, tree_map
 from unnoise.samplers.loop import sample
 from unnoise.samplers.registry import find_grid, find_sampler
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -179,8 +181,11 @@ class DiffusionModel:
         bfloat16. batch: how many go through the network together. watch: called with (step, steps, x) for each batch.
         Raises InputError for prompts and settings that cannot be right.
         """
-        given = {"steps": steps, "sampler": sampler, "grid": grid, "guidance": guidance, "interval": interval, "rescale": rescale}
-        how = replace(self.config.sampling, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        usual = self.config.sampling
+        how = Sampling(
+            _or(steps, usual.steps), _or(sampler, usual.sampler), _or(grid, usual.grid), _or(guidance, usual.guidance),
+            _or(interval, usual.interval), _or(rescale, usual.rescale),
+        )  # fmt: skip
         wanted = _per_sample(prompts, n)
         Streams.of(seed, 0)  # refuses a seed that is none
         seeds = tuple(sample_seeds) if sample_seeds is not None else tuple(derive(seed, i) for i in range(len(wanted)))
@@ -220,6 +225,10 @@ class DiffusionModel:
     def _told(self, prompts: Sequence[str | None]) -> Cond:
         """What the network is told, on its device."""
         return self.conditioner({k: v.to(self.device) for k, v in self.conditioner.prepare(prompts).items()})
+
+
+def _or(given: T | None, usual: T) -> T:
+    return usual if given is None else given
 
 
 def _per_sample(prompts: Sequence[str] | str | None, n: int) -> list[str | None]:

@@ -67,8 +67,9 @@ def decode(kind: Any, data: Any, allowed: Mapping[str, type], where: str) -> Any
         return _decode_tuple(args, data, allowed, where)
     if origin is not None and issubclass(origin, Mapping):
         entries = data.get("map") if isinstance(data, dict) else None
-        _check(isinstance(entries, dict), None, where, 'a mapping {"map": ...}', data)
-        return {k: decode(args[1], v, allowed, f"{where}.{k}") for k, v in entries.items()}  # type: ignore[union-attr]
+        if not isinstance(entries, dict):
+            raise InputError(f'{where}: expected a mapping {{"map": ...}}, found {_short(data)}')
+        return {k: decode(args[1], v, allowed, f"{where}.{k}") for k, v in entries.items()}
     raise InputError(f"{where}: expected {_name(kind)}, found {_short(data)}")
 
 

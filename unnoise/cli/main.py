@@ -4,6 +4,7 @@ import os
 import sys
 from difflib import get_close_matches
 from importlib import import_module
+from types import ModuleType
 
 from unnoise import __version__
 from unnoise.core.errors import InputError
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(141) from None
 
 
-def command(name: str):  # type: ignore[no-untyped-def]
+def command(name: str) -> ModuleType:
     """The module of a command; it offers run(argv)."""
     if name not in COMMANDS:
         near = get_close_matches(name, COMMANDS, n=2)

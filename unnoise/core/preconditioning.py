@@ -26,9 +26,9 @@ from unnoise.core.errors import InputError
 from unnoise.core.predictions import Fields, Logits, Mean, Prediction, Tangent
 from unnoise.core.processes import Gaussian, Process, Product, Torus
 from unnoise.core.processes.categorical import Categorical
-from unnoise.core.processes.gaussian import tensor
+from unnoise.core.processes.gaussian import gaussian, tensor
 from unnoise.core.schedules import Schedule
-from unnoise.core.state import State, expand
+from unnoise.core.state import State, expand, fields_of
 
 
 class Preconditioner(ABC):
@@ -68,14 +68,14 @@ class Affine(Preconditioner, ABC):
 
     def before(self, process: Process, x_t: State, t: Tensor) -> tuple[Tensor, Tensor]:
         """c_in brings x_t to unit variance; c_noise = log_snr / 4, clamped to [-5, 5] (EDM's ln(sigma) / 4, up to sign)."""
-        schedule, x = process.schedule, tensor(x_t)  # type: ignore[attr-defined]
+        schedule, x = gaussian(process, type(self).__name__).schedule, tensor(x_t)
         a, s = schedule.alpha(t), schedule.sigma(t)
         c_in = (s**2 + (a * self.data_std) ** 2).rsqrt()
         return expand(c_in, x) * x, (schedule.log_snr(t) / 4).clamp(-5, 5).float()
 
     def after(self, process: Process, out: State, x_t: State, t: Tensor) -> Mean:
         x, f = tensor(x_t), tensor(out)
-        c_skip, c_out = self.skip_out(process.schedule, t)  # type: ignore[attr-defined]
+        c_skip, c_out = self.skip_out(gaussian(process, type(self).__name__).schedule, t)
         return Mean(expand(c_skip, x) * x + expand(c_out, x) * f.to(x.dtype))
 
 
@@ -146,15 +146,14 @@ class Categories(Preconditioner):
     """The network sees x_t one-hot (B, ..., symbols) and gives logits (B, ..., K)."""
 
     def check(self, process: Process) -> None:
-        if not isinstance(process, Categorical):
-            raise InputError(f"Categories preconditions a categorical process; this one is {type(process).__name__}")
+        _categorical(process)
 
     def before(self, process: Process, x_t: State, t: Tensor) -> tuple[Tensor, Tensor]:
-        return one_hot(tensor(x_t), process.tokens()).float(), (4 * t - 2).float()  # type: ignore[attr-defined]
+        return one_hot(tensor(x_t), _categorical(process).tokens()).float(), (4 * t - 2).float()
 
     def after(self, process: Process, out: State, x_t: State, t: Tensor) -> Logits:
         logits = tensor(out).float()
-        return Logits(logits.masked_fill(~process.allowed.to(logits.device), -torch.inf))  # type: ignore[attr-defined]
+        return Logits(logits.masked_fill(~_categorical(process).allowed.to(logits.device), -torch.inf))
 
 
 @dataclass(frozen=True)
@@ -162,17 +161,16 @@ class Circular(Preconditioner):
     """The network sees (cos x_t, sin x_t) stacked last (B, ..., 2) and gives F (B, ...); the tangent is sigma(t) F."""
 
     def check(self, process: Process) -> None:
-        if not isinstance(process, Torus):
-            raise InputError(f"Circular preconditions a torus; this process is {type(process).__name__}")
+        _torus(process)
 
     def before(self, process: Process, x_t: State, t: Tensor) -> tuple[Tensor, Tensor]:
         x = tensor(x_t)
-        sigma = process.schedule.sigma(t)  # type: ignore[attr-defined]
+        sigma = _torus(process).schedule.sigma(t)
         return torch.stack([x.cos(), x.sin()], -1), (sigma.clamp(min=1e-4).log() / 2).float()
 
     def after(self, process: Process, out: State, x_t: State, t: Tensor) -> Tangent:
         x, f = tensor(x_t), tensor(out)
-        return Tangent(expand(process.schedule.sigma(t), x) * f.to(x.dtype))  # type: ignore[attr-defined]
+        return Tangent(expand(_torus(process).schedule.sigma(t), x) * f.to(x.dtype))
 
 
 @dataclass(frozen=True)
@@ -182,14 +180,30 @@ class PerField(Preconditioner):
     fields: Mapping[str, Preconditioner]
 
     def check(self, process: Process) -> None:
-        if not isinstance(process, Product) or set(process.fields) != set(self.fields):
-            raise InputError(f"PerField has {sorted(self.fields)}; it needs a Product of the same fields, not {process}")
         for k, p in self.fields.items():
-            p.check(process.fields[k])
+            p.check(self._parts(process)[k])
 
     def before(self, process: Process, x_t: State, t: Tensor) -> tuple[State, Tensor]:
-        inputs = {k: p.before(process.fields[k], x_t[k], t)[0] for k, p in self.fields.items()}  # type: ignore[attr-defined, index]
-        return inputs, (4 * t - 2).float()  # type: ignore[return-value]
+        parts, x = self._parts(process), fields_of(x_t)
+        return {k: tensor(p.before(parts[k], x[k], t)[0]) for k, p in self.fields.items()}, (4 * t - 2).float()
 
     def after(self, process: Process, out: State, x_t: State, t: Tensor) -> Fields:
-        return Fields({k: p.after(process.fields[k], out[k], x_t[k], t) for k, p in self.fields.items()})  # type: ignore[attr-defined, index]
+        parts, raw, x = self._parts(process), fields_of(out), fields_of(x_t)
+        return Fields({k: p.after(parts[k], raw[k], x[k], t) for k, p in self.fields.items()})
+
+    def _parts(self, process: Process) -> Mapping[str, Process]:
+        if not isinstance(process, Product) or set(process.fields) != set(self.fields):
+            raise InputError(f"PerField has {sorted(self.fields)}; it needs a Product of the same fields, not {process}")
+        return process.fields
+
+
+def _categorical(process: Process) -> Categorical:
+    if not isinstance(process, Categorical):
+        raise InputError(f"Categories preconditions a categorical process; this one is {type(process).__name__}")
+    return process
+
+
+def _torus(process: Process) -> Torus:
+    if not isinstance(process, Torus):
+        raise InputError(f"Circular preconditions a torus; this process is {type(process).__name__}")
+    return process

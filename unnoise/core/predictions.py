@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ class Prediction(ABC):
     """A frozen dataclass of tensors with a leading batch axis."""
 
     @abstractmethod
-    def map(self, f: Callable[..., Tensor], *others: "Prediction") -> "Prediction":
+    def map(self, f: Callable[..., Tensor], *others: Self) -> Self:
         """f applied tensor by tensor to this prediction and to others of the same kind."""
 
-    def lerp(self, other: "Prediction", w: Callable[[Tensor], Tensor] | float) -> "Prediction":
+    def lerp(self, other: Self, w: Callable[[Tensor], Tensor] | float) -> Self:
         """self + w (other - self); w is a number, or gives (B, 1, ..., 1) for each tensor: one weight a sample."""
 
         def combine(a: Tensor, b: Tensor) -> Tensor:
@@ -23,7 +24,7 @@ class Prediction(ABC):
 
         return self.map(combine, other)
 
-    def __getitem__(self, rows: slice) -> "Prediction":
+    def __getitem__(self, rows: slice) -> Self:
         return self.map(lambda a: a[rows])
 
 
@@ -33,8 +34,8 @@ class Mean(Prediction):
 
     x0: Tensor
 
-    def map(self, f: Callable[..., Tensor], *others: Prediction) -> "Mean":
-        return Mean(f(self.x0, *(o.x0 for o in others)))  # type: ignore[attr-defined]
+    def map(self, f: Callable[..., Tensor], *others: Self) -> Self:
+        return replace(self, x0=f(self.x0, *(o.x0 for o in others)))
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Logits(Prediction):
 
     logits: Tensor
 
-    def map(self, f: Callable[..., Tensor], *others: Prediction) -> "Logits":
-        return Logits(f(self.logits, *(o.logits for o in others)))  # type: ignore[attr-defined]
+    def map(self, f: Callable[..., Tensor], *others: Self) -> Self:
+        return replace(self, logits=f(self.logits, *(o.logits for o in others)))
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Tangent(Prediction):
 
     v: Tensor
 
-    def map(self, f: Callable[..., Tensor], *others: Prediction) -> "Tangent":
-        return Tangent(f(self.v, *(o.v for o in others)))  # type: ignore[attr-defined]
+    def map(self, f: Callable[..., Tensor], *others: Self) -> Self:
+        return replace(self, v=f(self.v, *(o.v for o in others)))
 
 
 @dataclass(frozen=True)
@@ -66,5 +67,5 @@ class Fields(Prediction):
 
     fields: Mapping[str, Prediction]
 
-    def map(self, f: Callable[..., Tensor], *others: Prediction) -> "Fields":
-        return Fields({k: p.map(f, *(o.fields[k] for o in others)) for k, p in self.fields.items()})  # type: ignore[attr-defined]
+    def map(self, f: Callable[..., Tensor], *others: Self) -> Self:
+        return replace(self, fields={k: p.map(f, *(o.fields[k] for o in others)) for k, p in self.fields.items()})

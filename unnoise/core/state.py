@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from unnoise.core.errors import InputError
+
 State = Tensor | Mapping[str, Tensor]
 """What is noised: (B, ...), or a mapping of such tensors for data of several fields (positions + atom types)."""
 
@@ -39,6 +41,13 @@ def tree_map(f: Callable[..., Tensor], *states: State) -> State:
     if isinstance(first, Tensor):
         return f(*states)
     return {k: f(*(s[k] for s in states if not isinstance(s, Tensor))) for k in first}
+
+
+def fields_of(x: State) -> Mapping[str, Tensor]:
+    """The state as a mapping. Raises InputError for a single tensor."""
+    if isinstance(x, Tensor):
+        raise InputError("data of several fields is a mapping of tensors; this is one tensor")
+    return x
 
 
 def leaf(x: State) -> Tensor:
