@@ -78,4 +78,5 @@ def run(argv: list[str]) -> None:
             bf16=args.bf16, batch=args.batch, watch=watch,
         )  # fmt: skip
     files = samples.save(args.out)
-    print(f"{len(samples)} samples in {args.out}/ ({files[-1].name} shows them; unnoise info {files[0]} tells how one was made)")
+    shown = f"{files[-1].name} shows them; " if files[-1].suffix == ".png" else ""
+    print(f"{len(samples)} samples in {args.out}/ ({shown}unnoise info {files[0]} tells how they were made)")

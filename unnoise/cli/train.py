@@ -51,8 +51,8 @@ def run(argv: list[str]) -> None:
     start(planned, out)
     if not first_process():
         return
-    prompts = " ".join(f'"{p}"' for p in planned.run.preview.prompts[:1])
-    print(f"the model is in {out / 'model'}; draw with: unnoise sample {out} {prompts} -n 16 --out samples")
+    prompt = "".join(f'"{p}" ' for p in planned.run.preview.prompts[:1])
+    print(f"the model is in {out / 'model'}; draw with: unnoise sample {out} {prompt}-n 16 --out samples")
 
 
 def _help(argv: list[str]) -> None:
