@@ -207,13 +207,15 @@ def test_files_that_cannot_be_read_are_listed_at_the_end(
 
 
 def test_options_of_training_reach_it(pictures: Path, tmp_path: Path) -> None:
-    """Learned uncertainty and activation checkpointing: the first changes the weights, the second must not."""
+    """Activation checkpointing must not change the weights; another loss, optimiser or coupling must."""
     weights = {}
-    for name, more in {"plain": [], "kept": ["--checkpointing"], "learned": ["--learned-uncertainty"]}.items():
+    others = {"learned": ["--learned-uncertainty"], "muon": ["--muon"], "transport": ["--transport"]}
+    for name, more in {"plain": [], "kept": ["--checkpointing"], **others}.items():
         main(["train", str(pictures), "--out", str(tmp_path / name), *SHORT, *more])
         weights[name] = load_file(tmp_path / name / "model" / "model.safetensors")
     assert all(torch.equal(weights["plain"][k], weights["kept"][k]) for k in weights["plain"])
-    assert any(not torch.equal(weights["plain"][k], weights["learned"][k]) for k in weights["plain"])
+    for name in others:
+        assert any(not torch.equal(weights["plain"][k], weights[name][k]) for k in weights["plain"])
 
 
 @pytest.mark.parametrize("recipe", ["unet", "edm", "ddpm"])

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from unnoise.training.config import AdamWConfig, MuonConfig
+
 
 @dataclass(frozen=True)
 class Options:
@@ -23,5 +25,13 @@ class Options:
     """What transparent pictures are laid over: a colour name or #rrggbb."""
     flip: bool = False
     """Mirror half of the pictures at random; wrong for letters, digits and faces of clocks."""
+    muon: bool = False
+    """Train the weight matrices with Muon, the rest with AdamW."""
+    transport: bool = False
+    """For pictures: pair noise and pictures within each batch by optimal transport (needs scipy)."""
     condition: str | None = None
     """For tables: the column of categories whose values become prompts."""
+
+    def optimiser(self, usual: AdamWConfig) -> AdamWConfig | MuonConfig:
+        """The recipe's AdamW, or Muon at the same learning rate with it for the rest."""
+        return MuonConfig(lr=usual.lr, weight_decay=usual.weight_decay, rest=usual) if self.muon else usual

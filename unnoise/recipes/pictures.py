@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 from unnoise.core.codec import UnconditionalConfig
+from unnoise.core.coupling import Independent, OptimalTransport
 from unnoise.core.losses import SquaredError
 from unnoise.core.objectives import Denoising
 from unnoise.core.preconditioning import EDM as EDMPreconditioner
@@ -134,7 +135,7 @@ def edm(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
             preconditioner=EDMPreconditioner(std),
             sampling=replace(run.model.sampling, steps=18, sampler="heun"),
         ),
-        objective=Denoising(SquaredError(EDMWeight(std)), LogNormalSigma(-1.2, 1.2)),
+        objective=_objective(EDMWeight(std), LogNormalSigma(-1.2, 1.2), options),
     )
 
 
@@ -167,12 +168,12 @@ def _run(
                 examples=prompts[:3],
             ),
         ),
-        objective=Denoising(SquaredError(diffusion.weight), diffusion.times),
+        objective=_objective(diffusion.weight, diffusion.times, options),
         train=TrainConfig(
             steps=steps,
             batch=batch,
             seed=options.seed,
-            optimiser=optimiser,
+            optimiser=options.optimiser(optimiser),
             warmup=min(200, steps // 10),
             decay=LinearDecay(start=0.6),
             checkpoint_every=max(1, min(500, steps // 4)),
@@ -181,6 +182,10 @@ def _run(
         ),
         preview=Preview(prompts, n=max(1, 32 // max(1, len(prompts))), seed=options.seed),
     )
+
+
+def _objective(weight: Weight, times: Times, options: Options) -> Denoising:
+    return Denoising(SquaredError(weight), times, OptimalTransport() if options.transport else Independent())
 
 
 def _told(data: PictureData) -> Told:

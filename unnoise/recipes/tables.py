@@ -52,7 +52,7 @@ def tables(opened: OpenTable, source: TableSource, options: Options) -> Run:
             steps=steps,
             batch=batch,
             seed=options.seed,
-            optimiser=AdamWConfig(options.lr or 1e-3, weight_decay=0.01),
+            optimiser=options.optimiser(AdamWConfig(options.lr or 1e-3, weight_decay=0.01)),
             warmup=min(200, steps // 10),
             decay=CosineDecay(),
             checkpoint_every=max(1, min(1000, steps // 4)),
