@@ -47,7 +47,7 @@ class Target:
 def colour(name: str) -> tuple[int, int, int]:
     """A colour by CSS name or #rrggbb; InputError for another."""
     try:
-        r, g, b = ImageColor.getcolor(name, "RGB")  # type: ignore[misc]
+        r, g, b = ImageColor.getrgb(name)[:3]
     except ValueError:
         raise InputError(f"background {name!r} is no colour; give a name such as white or black, or #rrggbb") from None
     return r, g, b
