@@ -218,7 +218,7 @@ def test_options_of_training_reach_it(pictures: Path, tmp_path: Path) -> None:
         assert any(not torch.equal(weights["plain"][k], weights[name][k]) for k in weights["plain"])
 
 
-@pytest.mark.parametrize("recipe", ["unet", "edm", "ddpm"])
+@pytest.mark.parametrize("recipe", ["unet", "edm", "edm2", "ddpm"])
 def test_recipes_train_and_sample(recipe: str, pictures: Path, tmp_path: Path) -> None:
     short = [
         "--steps",

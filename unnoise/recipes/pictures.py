@@ -5,6 +5,8 @@ pictures  a diffusion transformer on about 64 patches that predicts the picture 
 unet      the same with a convolutional U-Net: finer texture, three times slower
 ddpm      Ho et al. 2020 (2006.11239) to the letter: 35.7M-parameter U-Net, 1000 discrete betas, noise prediction, L_simple
 edm       Karras et al. 2022 (2206.00364): U-Net, sigma as time, its preconditioning, weight and log-normal noise levels
+edm2      Karras et al. 2024 (2312.02696): edm with the magnitude-preserving U-Net, whose weights cannot grow, and the scale of the
+          loss at every noise level learned along
 """
 
 import math
@@ -23,13 +25,14 @@ from unnoise.core.weights import EDMWeight, Simple, VelocityWeight, Weight
 from unnoise.modalities.conditioning import LabelsConfig, TextConfig
 from unnoise.modalities.image.data import PictureData
 from unnoise.model import About, Buildable, ModelConfig, Sampling
+from unnoise.networks.mp_unet import MPUNetConfig
 from unnoise.networks.text import TextEncoderConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.networks.unet import UNetConfig, ddpm_cifar10
 from unnoise.recipes.options import Options
 from unnoise.recipes.run import Preview, Run, spread
 from unnoise.recipes.sources import OpenPictures, PictureSource
-from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
+from unnoise.training.config import AdamWConfig, InverseSqrtDecay, LinearDecay, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,7 @@ def pictures(opened: OpenPictures, source: PictureSource, options: Options) -> R
 def unet(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
     data = opened.pictures
     told = _told(data)
-    side = max(data.height, data.width)
-    levels = 2 if side < 24 else 3 if side < 96 else 4
+    side, levels = max(data.height, data.width), _levels(data)
     network = UNetConfig(
         channels=data.channels,
         width=options.width or 64,
@@ -136,6 +138,28 @@ def edm(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
             sampling=replace(run.model.sampling, steps=18, sampler="heun"),
         ),
         objective=_objective(EDMWeight(std), LogNormalSigma(-1.2, 1.2), options),
+    )
+
+
+def edm2(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
+    run = edm(opened, source, options)
+    levels = _levels(opened.pictures)
+    network = MPUNetConfig(
+        channels=opened.pictures.channels,
+        width=options.width or 64,
+        multipliers=(1, 2, 3, 4)[:levels],
+        blocks=options.depth or 2,
+        attention=(levels - 1,),
+        vector_dim=_told(opened.pictures).vector_dim,
+    )
+    decay = InverseSqrtDecay(after=max(1, run.train.steps // 4))
+    optimiser = options.optimiser(AdamWConfig(options.lr or 1e-2, (0.9, 0.99)))
+    return replace(
+        run,
+        model=replace(run.model, network=network),
+        objective=_objective(EDMWeight(opened.pictures.data_std()), LogNormalSigma(-0.4, 1.0), options),
+        train=replace(run.train, optimiser=optimiser, decay=decay),
+        learned_uncertainty=True,
     )
 
 
@@ -197,6 +221,12 @@ def _told(data: PictureData) -> Told:
         return Told(LabelsConfig(data.classes, 192), 192, 0)
     encoder = TextEncoderConfig(width=192, depth=1 if data.classes else 3, heads=3)
     return Told(TextConfig.of(captions, encoder), encoder.width, encoder.width)
+
+
+def _levels(data: PictureData) -> int:
+    """Resolutions of a U-Net, the smallest 8 to 16 pixels."""
+    side = max(data.height, data.width)
+    return 2 if side < 24 else 3 if side < 96 else 4
 
 
 def _guidance(data: PictureData) -> float:

@@ -19,7 +19,7 @@ from unnoise.modalities.table.columns import Categorical, Table
 from unnoise.modalities.table.data import TableData
 from unnoise.model import DiffusionModel, Samples, load
 from unnoise.recipes.options import Options
-from unnoise.recipes.pictures import ddpm, edm, pictures, unet
+from unnoise.recipes.pictures import ddpm, edm, edm2, pictures, unet
 from unnoise.recipes.run import Preview, Run
 from unnoise.recipes.sources import Opened, OpenPictures, OpenTable, PictureSource, TableSource, source_of
 from unnoise.recipes.tables import tables
@@ -34,6 +34,7 @@ RECIPES: Mapping[str, Callable[[Any, Any, Options], Run]] = {
     "unet": unet,
     "ddpm": ddpm,
     "edm": edm,
+    "edm2": edm2,
     "tables": tables,
 }
 RUN_FILE = "run.json"
