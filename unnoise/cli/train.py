@@ -26,7 +26,7 @@ class Train(Options):
     out: Path | None = None
     """The run's folder. Not given: runs/ and the name of the data."""
     recipe: str | None = None
-    """A whole run by name: pictures (the default for pictures), unet, ddpm, edm, tables."""
+    """A whole run by name: pictures (the default for pictures), unet, ddpm, edm, edm2, tables."""
     resume: bool = False
     """Go on with the run in --out if there is one."""
     overwrite: bool = False

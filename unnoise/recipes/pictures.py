@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from unnoise.core.codec import UnconditionalConfig
 from unnoise.core.coupling import Independent, OptimalTransport
+from unnoise.core.errors import InputError
 from unnoise.core.losses import SquaredError
 from unnoise.core.objectives import Denoising
 from unnoise.core.preconditioning import EDM as EDMPreconditioner
@@ -142,22 +143,27 @@ def edm(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
 
 
 def edm2(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
-    run = edm(opened, source, options)
-    levels = _levels(opened.pictures)
+    data = opened.pictures
+    if any(data.captions) and not data.classes:
+        raise InputError(
+            f"{source.path}: recipe 'edm2' is told classes, and these pictures have captions of free text; take recipe 'unet'"
+        )
+    run, levels = edm(opened, source, options), _levels(data)
+    told = Told(LabelsConfig(data.classes, 192), 192, 0) if data.classes else Told(UnconditionalConfig(), 0, 0)
     network = MPUNetConfig(
-        channels=opened.pictures.channels,
+        channels=data.channels,
         width=options.width or 64,
         multipliers=(1, 2, 3, 4)[:levels],
         blocks=options.depth or 2,
         attention=(levels - 1,),
-        vector_dim=_told(opened.pictures).vector_dim,
+        vector_dim=told.vector_dim,
     )
     decay = InverseSqrtDecay(after=max(1, run.train.steps // 4))
     optimiser = options.optimiser(AdamWConfig(options.lr or 1e-2, (0.9, 0.99)))
     return replace(
         run,
-        model=replace(run.model, network=network),
-        objective=_objective(EDMWeight(opened.pictures.data_std()), LogNormalSigma(-0.4, 1.0), options),
+        model=replace(run.model, network=network, conditioner=told.conditioner),
+        objective=_objective(EDMWeight(data.data_std()), LogNormalSigma(-0.4, 1.0), options),
         train=replace(run.train, optimiser=optimiser, decay=decay),
         learned_uncertainty=True,
     )
