@@ -157,7 +157,7 @@ class DiffusionModel:
     @torch.no_grad()
     def sample(
         self,
-        prompts: Sequence[str] | str | None = None,
+        prompts: Sequence[str | None] | str | None = None,
         n: int = 1,
         seed: int = 0,
         *,
@@ -174,7 +174,7 @@ class DiffusionModel:
         batch: int = 64,
         watch: Callable[[int, int, State], None] | None = None,
     ) -> Samples:
-        """n samples for every prompt (n in all without prompts).
+        """n samples for every prompt (n in all without prompts); None among the prompts asks for anything.
 
         Sample i has the seed derived from (seed, i), or sample_seeds[i], the same alone and in any batch: to rounding, or bit for
         bit with `exact` (fixed-shape micro-batches, in float32). negative: a prompt to lead away from. bf16: run the network in
@@ -231,12 +231,12 @@ def _or(given: T | None, usual: T) -> T:
     return usual if given is None else given
 
 
-def _per_sample(prompts: Sequence[str] | str | None, n: int) -> list[str | None]:
+def _per_sample(prompts: Sequence[str | None] | str | None, n: int) -> list[str | None]:
     if n < 1:
         raise InputError(f"n {n}: ask for at least 1 sample")
     if prompts is None:
         return [None] * n
-    each = [prompts] if isinstance(prompts, str) else list(prompts)
+    each: list[str | None] = [prompts] if isinstance(prompts, str) else list(prompts)
     return [p for p in each for _ in range(n)] or [None] * n
 
 
