@@ -35,11 +35,11 @@ def prompts_like(examples: Examples, n: int, seed: int = 0, name: str = "class")
     counts = torch.zeros(0) if attribute is None else counts_of(attribute)
     if attribute is None or counts.sum() == 0:
         return [None] * n
-    u = Streams.of(seed, n).uniform("prompts", dtype=torch.float64)
+    offset = float(Streams.of(seed, 1).uniform("offset", dtype=torch.float64))
     ends = counts.double().cumsum(0) / counts.sum()
-    places = (torch.arange(n, dtype=torch.float64) + float(u[0])) / n
+    places = (torch.arange(n, dtype=torch.float64) + offset) / n
     codes = torch.searchsorted(ends, places, right=True).clamp(max=int(counts.nonzero().max()))
-    return [attribute.values[i] for i in codes[u.argsort()].tolist()]
+    return [attribute.values[i] for i in codes[Streams.of(seed, n).uniform("order", dtype=torch.float64).argsort()].tolist()]
 
 
 def attribute_of(examples: Examples, name: str) -> Attribute | None:
