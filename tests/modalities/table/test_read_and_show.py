@@ -14,7 +14,7 @@ from unnoise.core.random import Streams
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.modalities.table.columns import Categorical, Numeric
 from unnoise.modalities.table.examples import write_breast_cancer
-from unnoise.modalities.table.read import read_table
+from unnoise.modalities.table.read import read_like, read_table
 from unnoise.modalities.table.show import to_csv
 
 ROWS = [(f"{20 + i * 7 % 31}", f"{i * i % 97 / 4:.2f}", "ab"[i % 3 == 0], "ward 3") for i in range(60)]
@@ -182,3 +182,20 @@ def test_columns_read_are_as_declared(tmp_path):
     assert (age.decimals, age.step, dose.decimals, dose.step) == (0, 1, 2, 25)  # whole years; quarters of a milligram
     assert isinstance(group, Categorical)
     assert site.name == "site"
+
+
+def test_another_file_with_the_same_columns_is_read_alike(tmp_path):
+    (tmp_path / "a.csv").write_text("x,kind\n" + "".join(f"{i}.5,{'ab'[i % 2]}\n" for i in range(30)))
+    data = read_table(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text("x,kind\n3.5,b\n7.5,a\n")
+    assert read_like(tmp_path / "b.csv", data).rows() == [("3.5", "b"), ("7.5", "a")]
+    for text, said in (
+        ("x,sort\n1.5,a\n", "'sort' in place of 'kind'"),
+        ("x,kind\n1.5,c\n", "'c' is not one of"),
+        ("x\n1.5\n", "1, not 2"),
+    ):
+        (tmp_path / "c.csv").write_text(text)
+        with pytest.raises(InputError, match=said):
+            read_like(tmp_path / "c.csv", data)
+    with pytest.raises(InputError, match="does not exist"):
+        read_like(tmp_path / "d.csv", data)

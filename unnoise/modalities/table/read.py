@@ -48,6 +48,28 @@ def read_table(path: str | Path, *, delimiter: str | None = None, header: bool |
     return TableData(path.name, config, Table.parse(columns, rows))
 
 
+def read_like(path: str | Path, data: TableData) -> Table:
+    """The rows of another file with the columns of `data`, such as samples of a model of it.
+
+    Raises InputError where the columns are other ones, or a cell holds what its column cannot.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is no file; a csv with the columns of {data.name} is wanted")
+    rows, _ = _rows(path, _lines(path), data.config.delimiter)
+    want = [c.name for c in data.config.columns]
+    if data.config.header:
+        have = [cell.strip() for cell in rows[0]] if rows else []
+        if have != want:
+            odd = next((f"{a!r} in place of {b!r}" for a, b in zip(have, want) if a != b), f"{len(have)}, not {len(want)}")
+            raise InputError(f"{path}: its columns are not those of {data.name} (first difference: {odd})")
+        rows = rows[1:]
+    try:
+        return Table.parse(data.config.columns, rows)
+    except InputError as e:
+        raise InputError(f"{path}: {e}") from e
+
+
 def _lines(path: Path) -> list[str]:
     try:
         data = path.read_bytes()
