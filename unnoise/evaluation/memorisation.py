@@ -1,25 +1,23 @@
 """Does the model repeat its training rows? Nearest neighbours, near and exact copies, and the gap of the loss.
 
-    closer to training   P(d(made, train) < d(made, held)) with as many training rows as held-out ones: 1/2 without memorising.
-                         Made rows share neighbours, so the doubt is that of which real rows were trained on: with c_j made rows whose
-                         nearest real row is j, n^2 / sum c_j^2 of them are independent; the p-value deals the names "train" and
-                         "held" out anew (a permutation test; Alaa et al. 2022, 2102.08921, call the idea authenticity)
-    near copy            s = d_1 / mean(d_2 ... d_(k+1)) over the nearest training rows, after Carlini et al. 2023 (2301.13188,
-                         section 4.2), but called a copy if s is below the r-th smallest s of held-out rows, which cannot be
-                         copies: of rows like them a share r / (held + 1) is called so too, whatever the distribution
-                         (conformal calibration; Vovk et al. 2005), and K false alarms in n rows are beta-binomial
-    loss gap             mean loss of held-out rows less that of training rows; as an attack that tells members by their loss
-                         (Yeom et al. 2018, 1709.01604): its area under the ROC curve, 1/2 without memorising
-Distances: float32 matrix products of centred rows, read in blocks; the nearest few again as float64 sums of squared differences.
+closer to training   P(d(made, train) < d(made, held)) with as many training rows as held-out ones: 1/2 without memorising.
+                     Made rows share neighbours, so the doubt is that of which real rows were trained on: with c_j made rows
+                     whose nearest real row is j, n^2 / sum c_j^2 of them are independent; the p-value deals the names
+                     "train" and "held" out anew (a permutation test)
+near copy            s = d_1 / mean(d_2 ... d_(k+1)) over the nearest training rows, after Carlini et al. 2023 (2301.13188,
+                     section 4.2), but called a copy if s is below the r-th smallest s of held-out rows, which cannot be
+                     copies: of rows like them a share r / (held + 1) is called so too, whatever the distribution
+                     (conformal calibration; Vovk et al. 2005), and K false alarms in n rows are beta-binomial
+loss gap             mean loss of held-out rows less that of training rows; as an attack that tells members by their loss
+                     (Yeom et al. 2018, 1709.01604): its area under the ROC curve, 1/2 without memorising
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from unnoise.core.errors import InputError
 from unnoise.core.measure import Examples, Measure
@@ -27,97 +25,17 @@ from unnoise.core.random import Streams
 from unnoise.evaluation import intervals, plots
 from unnoise.evaluation.encoders import Encoder
 from unnoise.evaluation.intervals import Interval
+from unnoise.evaluation.neighbours import EXACT, Nearest, Vectors, nearest
 from unnoise.evaluation.section import Drawing, Section
 
 RATE = 1e-3
 """The share of fresh rows that may be called near copies."""
 NEIGHBOURS = 32
 """How many training rows beyond the nearest say how far apart rows are around there."""
-_EXACT = 4  # of the nearest are measured again in float64
 _CALIBRATION = 4000  # held-out rows are enough for a rate of one in a thousand
 _FEWEST = 20  # held-out rows below which nothing is calibrated
-_BLOCK = 1 << 23  # float32 numbers of rows in memory at once (32 MiB), a few times over
 _SHUFFLES = 2000
 _SHOWN = 12
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """`count` rows as vectors; read(rows) gives (n, D) float32."""
-
-    count: int
-    read: Callable[[Sequence[int]], Tensor]
-
-    @staticmethod
-    def of(x: Tensor) -> "Vectors":
-        """From (N, ...)."""
-        flat = x.detach().cpu().float().flatten(1)
-        return Vectors(len(flat), lambda rows: flat[torch.as_tensor(rows, dtype=torch.int64)])
-
-    @staticmethod
-    def rows_of(examples: Examples, reference: Examples) -> "Vectors":
-        """The rows themselves, scaled by `reference`."""
-        return Vectors(len(examples), lambda rows: examples.tensor(reference, rows).flatten(1))
-
-    def take(self, rows: Sequence[int]) -> "Vectors":
-        kept = list(rows)
-        return Vectors(len(kept), lambda some: self.read([kept[i] for i in some]))
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """Of each of n rows the k nearest others, the nearest first: distances (n, k) float64 and rows (n, k)."""
-
-    distances: Tensor
-    rows: Tensor
-
-    def merged(self, other: "Nearest") -> "Nearest":
-        """The nearest of both, as many as this has."""
-        d, order = torch.cat([self.distances, other.distances], 1).sort(1, stable=True)
-        rows = torch.cat([self.rows, other.rows], 1).gather(1, order)
-        k = self.distances.shape[1]
-        return Nearest(d[:, :k], rows[:, :k])
-
-
-def nearest(x: Vectors, y: Vectors, k: int, progress: bool = False) -> Nearest:
-    """For each row of x the k nearest rows of y by Euclidean distance; k is cut to the rows of y.
-
-    The nearest four are exact; further ones as float32 products tell them, to about 1e-3 of the rows' spread.
-    """
-    if x.count < 1 or y.count < 1:
-        raise InputError(f"nearest neighbours of {x.count} rows among {y.count}: at least one of each is needed")
-    k = min(k, y.count)
-    centre = y.read(range(min(y.count, 1000))).mean(0)
-    size = max(64, min(4096, _BLOCK // len(centre)))
-    out = []
-    for first in tqdm(range(0, x.count, size), desc="neighbours", unit="block", disable=not progress, leave=False):
-        rows = x.read(range(first, min(first + size, x.count)))
-        a = rows - centre
-        d, found = torch.empty(len(a), 0), torch.empty(len(a), 0, dtype=torch.int64)
-        for start in range(0, y.count, size):
-            b = y.read(range(start, min(start + size, y.count))) - centre
-            far = torch.addmm((b**2).sum(1), a, b.T, alpha=-2)  # less |a|^2, which all share
-            near = far.topk(min(k, len(b)), dim=1, largest=False)
-            d, found = torch.cat([d, near.values], 1), torch.cat([found, near.indices + start], 1)
-            best = d.topk(min(k, d.shape[1]), dim=1, largest=False)  # sorted
-            d, found = best.values, found.gather(1, best.indices)
-        far64 = (d + (a**2).sum(1, keepdim=True)).clamp(min=0).double().sqrt()
-        out.append(_again(rows, y, Nearest(far64, found)))
-    return Nearest(torch.cat([o.distances for o in out]), torch.cat([o.rows for o in out]))
-
-
-def _again(x: Tensor, y: Vectors, found: Nearest) -> Nearest:
-    """The first few measured exactly."""
-    some = found.rows[:, :_EXACT]
-    d = found.distances.clone()
-    step = max(1, _BLOCK // (2 * x.shape[1] * some.shape[1]))
-    for i in range(0, len(x), step):
-        block = some[i : i + step]
-        theirs = y.read(block.flatten().tolist()).double().reshape(*block.shape, -1)
-        d[i : i + step, :_EXACT] = (x[i : i + step, None].double() - theirs).square().sum(-1).sqrt()
-    d[:, _EXACT:] = torch.maximum(d[:, _EXACT:], d[:, :_EXACT].amax(1, keepdim=True))  # rounding must not put them before
-    d, order = d.sort(1, stable=True)
-    return Nearest(d, found.rows.gather(1, order))
 
 
 # -- closer to training rows than to held-out ones ------------------------------------------------------------------------------
@@ -125,7 +43,7 @@ def _again(x: Tensor, y: Vectors, found: Nearest) -> Nearest:
 
 @dataclass(frozen=True)
 class Closeness:
-    """share: of made rows nearer to a training row than to any held-out one, of as many. ratio: the median of d(train) / d(held)."""
+    """share: of made rows nearer to a training row than to any of as many held-out ones. ratio: median of d(train) / d(held)."""
 
     share: Interval
     p_value: float
@@ -135,8 +53,8 @@ class Closeness:
 def closeness(train: Nearest, held: Nearest, count: int, seed: int = 0) -> Closeness:
     """train, held: the neighbours of the made rows among `count` rows of each kind. Neighbours equally near are drawn among."""
     n = len(train.distances)
-    both = torch.cat([train.distances[:, :_EXACT], held.distances[:, :_EXACT]], 1)
-    names = torch.cat([train.rows[:, :_EXACT], held.rows[:, :_EXACT] + count], 1)  # real rows 0 ... 2 count - 1
+    both = torch.cat([train.distances[:, :EXACT], held.distances[:, :EXACT]], 1)
+    names = torch.cat([train.rows[:, :EXACT], held.rows[:, :EXACT] + count], 1)  # real rows 0 ... 2 count - 1
     tied = both <= both.amin(1, keepdim=True)
     u = Streams.of(seed, n).uniform("ties", both.shape[1:])
     winner = names.gather(1, (u * tied).argmax(1, keepdim=True))[:, 0]
@@ -276,7 +194,7 @@ def _found(train: Vectors, held: Vectors, made: Vectors, rate: float, seed: int,
     near = Nearest(near.distances, order[near.rows])
     if 0 < count < train.count:
         rest = nearest(made, train.take(order[count:].tolist()), NEIGHBOURS + 1, progress)
-        near = _wide(near, Nearest(rest.distances, order[count:][rest.rows]))
+        near = near.merged(Nearest(rest.distances, order[count:][rest.rows]))
     close = copies = exact = None
     scores = copy_score(near)
     if count < _FEWEST:
@@ -286,7 +204,7 @@ def _found(train: Vectors, held: Vectors, made: Vectors, rate: float, seed: int,
         )
     else:
         held_order = Streams.of(seed, held.count).uniform("held", dtype=torch.float64).argsort().tolist()
-        theirs = nearest(made, held.take(held_order[:count]), _EXACT, progress)
+        theirs = nearest(made, held.take(held_order[:count]), EXACT, progress)
         close = closeness(equal, theirs, count, seed)
         calibration = nearest(held.take(held_order[:_CALIBRATION]), train, NEIGHBOURS + 1, progress)
         same = calibration.distances[:, 0] == 0
@@ -301,17 +219,6 @@ def _found(train: Vectors, held: Vectors, made: Vectors, rate: float, seed: int,
         except InputError as e:
             notes.append(f"Near copies: {e}.")
     return _Found(near, close, copies, scores, exact, tuple(notes))
-
-
-def _wide(a: Nearest, b: Nearest) -> Nearest:
-    """Merged, the first filled up to the wider of both."""
-    short = b.distances.shape[1] - a.distances.shape[1]
-    if short > 0:
-        fill = torch.full((len(a.distances), short), torch.inf, dtype=torch.float64)
-        a = Nearest(torch.cat([a.distances, fill], 1), torch.cat([a.rows, torch.zeros_like(fill, dtype=torch.int64)], 1))
-    merged = a.merged(b)
-    there = int(merged.distances.isfinite().all(0).sum())
-    return Nearest(merged.distances[:, :there], merged.rows[:, :there])
 
 
 def _exact(found: _Found) -> list[Measure]:
