@@ -1,0 +1,174 @@
+"""How well a model predicts rows that it has not seen, in bits per dimension, for every process that has a bound or an ODE.
+
+    Gaussian       the variational bound (`core.bound`), or the probability-flow ODE (`samplers.likelihood`) where asked for;
+                   8-bit pixels: bits of the discrete picture, the ODE's through uniform dequantisation (Theis et al. 2016,
+                   1511.01844, eq. 2); other data: of the density
+    categorical    the continuous-time bound (`core.losses`), in bits of the categories themselves
+    product        the fields' bounds, each with the whole x_t in sight, summed: given x_0 the fields are destroyed independently,
+                   so the bound on the joint path is the sum of theirs
+A bound is an upper bound of -log2 p; the ODE is exact up to its step and its trace estimate.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from unnoise.core.bound import Levels, VariationalBound
+from unnoise.core.denoisers import Denoiser
+from unnoise.core.errors import InputError
+from unnoise.core.losses import CategoricalBound
+from unnoise.core.measure import Examples, Measure
+from unnoise.core.objectives import Denoising
+from unnoise.core.predictions import Fields, Prediction
+from unnoise.core.processes import Gaussian, Masked, Product, UniformCategorical
+from unnoise.core.processes.gaussian import tensor
+from unnoise.core.random import Streams
+from unnoise.core.state import Batch, Cond, State, fields_of, leaf, tree_map
+from unnoise.core.times import LowDiscrepancy, UniformTimes
+from unnoise.evaluation import intervals, plots
+from unnoise.evaluation.section import Drawing, Section
+from unnoise.modalities.image.codec import Pixels
+from unnoise.modalities.image.measure import Pictures
+from unnoise.model import DiffusionModel
+from unnoise.samplers.likelihood import Likelihood
+
+PIXELS = Levels(256, -1.0, 1.0)
+"""What `Pixels` encodes."""
+_CONTINUOUS = 15.0  # log_snr at which data without levels are read off: VDM's bound is tight from there on, and float32 still sound
+
+
+# -- one batch ------------------------------------------------------------------------------------------------------------------
+
+
+class _Field(Denoiser):
+    """The denoiser as one field of a product sees it: the other fields of the clean data are noised to the same time."""
+
+    def __init__(self, whole: Denoiser, name: str, clean: Mapping[str, Tensor], rng: Streams) -> None:
+        super().__init__()
+        assert isinstance(whole.process, Product)
+        self.process = whole.process.fields[name]
+        self.others = {k: p for k, p in whole.process.fields.items() if k != name}
+        self.whole, self.name, self.clean, self.rng = whole, name, clean, rng.scoped(f"beside {name}")
+
+    def forward(self, x_t: State, t: Tensor, cond: Cond) -> Prediction:
+        beside = {k: tensor(p.corrupt(self.clean[k], t, self.rng.scoped(k)).x_t) for k, p in self.others.items()}
+        said = self.whole({self.name: tensor(x_t), **beside}, t, cond)
+        if not isinstance(said, Fields):
+            raise InputError(f"a product needs a denoiser that predicts Fields; this one predicts {type(said).__name__}")
+        return said.fields[self.name]
+
+
+def bound_nats(denoiser: Denoiser, batch: Batch, rng: Streams, levels: Levels | None) -> Tensor:
+    """One draw of the bound on -log p(x), summed over dimensions: (B,) float64 nats. levels: of Gaussian data, if it has any."""
+    process = denoiser.process
+    if isinstance(process, Product):
+        x = fields_of(batch.x)
+        parts = [bound_nats(_Field(denoiser, k, x, rng), Batch(x[k], batch.cond), rng.scoped(k), levels) for k in process.fields]
+        return torch.stack(parts).sum(0)
+    dims = tensor(batch.x)[0].numel()
+    if isinstance(process, Gaussian):
+        bound = VariationalBound(levels) if levels else VariationalBound(None, log_snr_max=_CONTINUOUS)
+        return bound.losses(denoiser, batch, rng)[0].double() * dims * math.log(2)
+    if isinstance(process, Masked | UniformCategorical):
+        return Denoising(CategoricalBound(), LowDiscrepancy(UniformTimes())).losses(denoiser, batch, rng)[0].double() * dims
+    raise InputError(f"a likelihood of data under a process of type {type(process).__name__} is not known here")
+
+
+def ode_nats(denoiser: Denoiser, batch: Batch, rng: Streams, levels: Levels | None, ode: Likelihood) -> Tensor:
+    """-log p(x) (B,) float64 nats by the probability-flow ODE of a Gaussian process; data in levels are dequantised."""
+    x = tensor(batch.x)
+    dims = x[0].numel()
+    shift = 0.0
+    if levels is not None:
+        step = (levels.high - levels.low) / (levels.count - 1)
+        x = x + step * (rng.uniform("dequantise", x.shape[1:], device=x.device) - 0.5).to(x.dtype)
+        shift = -dims * math.log(step)  # the density is of levels one apart
+    nats = ode(lambda x_t, t: denoiser(x_t, t, batch.cond), denoiser.process, x, rng)
+    return shift - nats
+
+
+# -- a model and its data -------------------------------------------------------------------------------------------------------
+
+Encode = Callable[[Sequence[int], Streams], State]
+"""Rows by number -> their state, with one stream a row for what is drawn in it."""
+
+
+def encode_with(model: DiffusionModel, examples: Examples) -> Encode:
+    """The rows as the model's codec encodes them. InputError for a kind of data that this does not know."""
+    if isinstance(examples, Pictures):
+        return lambda rows, rng: model.codec.encode(examples.array(rows))
+    raise InputError(f"the likelihood of {examples.kind} is not measured")
+
+
+def bits_per_dimension(
+    model: DiffusionModel,
+    examples: Examples,
+    prompts: Sequence[str | None] | None = None,
+    seed: int = 0,
+    draws: int = 8,
+    ode: Likelihood | None = None,
+    batch: int = 128,
+    progress: bool = False,
+) -> Tensor:
+    """Of every row: (N,) float64, at most this many bits per dimension (exactly, up to the ODE's error, with `ode`).
+
+    prompts: what the model is told of each row; None: nothing. draws: noise levels a row, spread evenly. ode: instead of the bound,
+    for Gaussian processes; it needs hundreds of calls a row. A row's value depends on its number and the seed, not on `batch`.
+    Raises InputError for a process without a likelihood, and for rows that the model cannot encode.
+    """
+    if prompts is not None and len(prompts) != len(examples):
+        raise InputError(f"{len(prompts)} prompts for {len(examples)} rows: one each is needed")
+    if draws < 1 or batch < 1:
+        raise InputError(f"draws {draws} and batch {batch}: at least 1 of each")
+    encode = encode_with(model, examples)
+    levels = PIXELS if isinstance(model.codec, Pixels) else None
+    model.parts.eval()
+    out = []
+    for first in tqdm(range(0, len(examples), batch), desc="likelihood", unit="batch", disable=not progress, leave=False):
+        rows = range(first, min(first + batch, len(examples)))
+        rng = Streams.of(seed, len(rows), first=first)
+        told = [None] * len(rows) if prompts is None else [prompts[i] for i in rows]
+        with torch.no_grad():
+            prepared = {k: v.to(model.device) for k, v in model.conditioner.prepare(told).items()}
+            x = tree_map(lambda v: v.to(model.device), encode(list(rows), rng.scoped("encode")))
+            data = Batch(x, model.conditioner(prepared))
+            if ode is not None:
+                nats = ode_nats(model.denoiser, data, rng, levels, ode)
+            else:
+                nats = torch.stack([bound_nats(model.denoiser, data, rng.at(j), levels) for j in range(draws)]).mean(0)
+        out.append(nats.cpu() / (_dims(x) * math.log(2)))
+    return torch.cat(out) if out else torch.zeros(0, dtype=torch.float64)
+
+
+def _dims(x: State) -> int:
+    return leaf(x)[0].numel() if isinstance(x, Tensor) else sum(v[0].numel() for v in x.values())
+
+
+# -- the section ----------------------------------------------------------------------------------------------------------------
+
+
+def likelihood_section(held: Tensor, train: Tensor | None = None, about: str = "") -> Section:
+    """held, train: bits per dimension of each held-out row (n,) and of (as many, say) training rows.
+
+    about: how they were found: a bound or the ODE, of a density or of discrete data.
+    """
+    measures, drawings, notes = [], [], [about] if about else []
+    try:
+        h = intervals.mean(held)
+        measures.append(Measure("bits per dimension", h.value, h.low, h.high, note=f"mean over {len(held)} held-out rows"))
+        if train is not None and len(train) > 0:
+            t, gap = intervals.mean(train), intervals.difference(held, train)
+            told = f"mean over {len(train)} training rows"
+            measures.append(Measure("bits per dimension, training rows", t.value, t.low, t.high, note=told))
+            told = "held-out less training rows, in bits per dimension: what was learnt of the rows and not of their distribution"
+            measures.append(Measure("train-held-out gap", gap.value, gap.low, gap.high, 0.0, best=0.0, note=told))
+            png = plots.histograms([("training", train), ("held out", held)], "bits per dimension")
+            drawings.append(
+                Drawing("Bits per dimension of every row", png, "Rows to the right are those the model finds unlikely.")
+            )
+    except InputError as e:
+        notes.append(f"The likelihood: {e}.")
+    return Section("Likelihood", tuple(measures), tuple(drawings), tuple(notes))
