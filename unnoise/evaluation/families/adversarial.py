@@ -1,0 +1,184 @@
+"""Generative adversarial networks, as good as they are now: R3GAN (Huang et al. 2025, 2501.05441), with two kinds of generator.
+
+Relativistic pairing (their eq. 2; Jolicoeur-Martineau 2018, 1807.00734), each fake x~ against a real x of the same class, and
+zero-centred gradient penalties on both (eq. 3 and 4; Mescheder et al. 2018, 1801.04406), with D the critic, s softplus:
+
+    L_G = E s(D(x) - D(x~))
+    L_D = E s(D(x~) - D(x)) + gamma / 2 E |grad D(x)|^2 + gamma / 2 E |grad D(x~)|^2        R1 and R2
+
+Both players move at once, by one loss: L_D's gradient reaches the critic alone, and L_G's the generator alone, by way of
+
+    dL_G/dx~ = - sigmoid(D(x) - D(x~)) grad D(x~),
+
+whose last factor R2 has computed already. So the generator's turn costs no pass through the critic at all.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot, softmax, softplus
+
+from unnoise.core.random import Streams
+from unnoise.core.state import State
+from unnoise.evaluation.families.family import Family, OneShot, Rows, Subject
+from unnoise.modalities.table.codec import TableCodecConfig
+from unnoise.networks.gan import (
+    ConditionalGeneratorConfig,
+    PictureCriticConfig,
+    PictureShape,
+    RowCriticConfig,
+    RowGeneratorConfig,
+    StyleGeneratorConfig,
+)
+from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
+from unnoise.training.data import Batch
+
+
+@dataclass(frozen=True)
+class Adversarial(Family):
+    """style: the generator of StyleGAN2 instead of BigGAN's."""
+
+    style: bool = False
+    gamma: float = 0.2
+    """Weight of both gradient penalties, for pictures in -1 ... 1."""
+    row_gamma: float = 0.2
+    """The same for rows of a table."""
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.0, 0.99)
+    latent: int = 64
+    vector_dim: int = 64
+
+    @property
+    def name(self) -> str:
+        return "style-gan" if self.style else "gan"
+
+    @property
+    def about(self) -> str:
+        kind = "style-modulated generator (StyleGAN2)" if self.style else "class-conditional generator (BigGAN)"
+        return f"relativistic GAN with R1 and R2 penalties (R3GAN), {kind}, projection critic, averaged generator"
+
+    def contender(self, subject: Subject, size: int) -> "AdversarialTask":
+        told = subject.told(self.vector_dim)
+        shape = subject.picture
+        if shape is not None:
+            generator = self._generator(shape, size, told)
+            return PictureAdversaries(subject, self, generator, PictureCriticConfig(shape, size, told).build(), self.gamma)
+        assert isinstance(subject.codec, TableCodecConfig)
+        rows = Rows(subject.codec)
+        made = RowGeneratorConfig(rows.dim, size, latent=self.latent, vector_dim=told).build()
+        return RowAdversaries(subject, self, made, RowCriticConfig(rows.dim, size, vector_dim=told).build(), self.row_gamma)
+
+    def _generator(self, shape: PictureShape, size: int, told: int) -> nn.Module:
+        if self.style:
+            return StyleGeneratorConfig(shape, size, self.latent, told).build()
+        return ConditionalGeneratorConfig(shape, size, self.latent, told).build()
+
+    def training(self, steps: int, batch: int, seed: int, stage: int) -> TrainConfig:
+        return TrainConfig(
+            steps=steps,
+            batch=batch,
+            seed=seed,
+            optimiser=AdamWConfig(self.lr, self.betas),
+            warmup=min(100, steps // 10),
+            decay=LinearDecay(start=0.5),
+            clip=None,  # the penalties bound the gradients; clipping both players by one norm would tie them together
+            bf16=False,
+            snapshot_every=0,
+            checkpoint_every=max(1, steps // 4),
+        )
+
+    def sources(self) -> tuple[object, ...]:
+        return Adversarial, AdversarialTask, PictureAdversaries, RowAdversaries
+
+
+class AdversarialTask(OneShot):
+    def __init__(self, subject: Subject, family: Adversarial, generator: nn.Module, critic: nn.Module, gamma: float) -> None:
+        super().__init__()
+        self.codec, self.family, self.latent, self.gamma = subject.codec.build(), family.name, family.latent, gamma
+        self.generator, self.critic = generator, critic
+        # each player has its own idea of a class
+        self.conditioner, self.critic_conditioner = (subject.conditioner(family.vector_dim) for _ in range(2))
+
+    def calls(self) -> int:
+        return 1
+
+    def sampled(self) -> Sequence[nn.Module]:
+        return self.generator, self.conditioner
+
+    @abstractmethod
+    def real(self, x: State) -> Tensor:
+        """A state as the critic sees it, (B, ...)."""
+
+    @abstractmethod
+    def finished(self, x: Tensor, rng: Streams) -> Tensor:
+        """The generator's output made to look like `real`'s, differentiably."""
+
+    def made(self, cond: Mapping[str, Tensor], rng: Streams) -> Tensor:
+        device = next(self.generator.parameters()).device
+        latent = rng.normal("latent", (self.latent,), device=device)
+        return self.finished(self.generator(latent, self.conditioner(cond).get("vector")), rng)
+
+    def forward(self, batch: Batch, rng: Streams) -> dict[str, Tensor]:
+        cond: Mapping[str, Tensor] = batch["cond"]  # type: ignore[assignment]
+        fake = self.made(cond, rng)
+        x, x_fake = self.real(batch["x"]).detach().requires_grad_(), fake.detach().requires_grad_()
+        told = self.critic_conditioner(cond).get("vector")
+        both = self.critic(torch.cat([x, x_fake]), None if told is None else torch.cat([told, told]))
+        d_real, d_fake = both.chunk(2)
+        slopes = torch.autograd.grad(both.sum(), (x, x_fake), create_graph=True)
+        r1, r2 = (g.square().flatten(1).sum(1) for g in slopes)
+        critic_loss = (softplus(d_fake - d_real) + self.gamma / 2 * (r1 + r2)).mean()
+        lead = (d_real - d_fake).detach()
+        pull = -torch.sigmoid(lead).view(-1, *[1] * (fake.ndim - 1)) * slopes[1].detach()
+        moved = (fake * pull).flatten(1).sum(1).mean()
+        generator_loss = softplus(lead).mean() + moved - moved.detach()  # its own value, and the gradient above
+        return {
+            "loss": critic_loss + generator_loss,
+            "critic": critic_loss,
+            "generator": generator_loss,
+            "lead": lead.mean(),
+            "slope": r1.mean(),
+        }
+
+
+class PictureAdversaries(AdversarialTask):
+    def real(self, x: State) -> Tensor:
+        assert isinstance(x, Tensor)
+        return x
+
+    def finished(self, x: Tensor, rng: Streams) -> Tensor:
+        return x
+
+    def states(self, cond: Mapping[str, Tensor], rng: Streams) -> State:
+        return self.made(cond, rng)
+
+
+class RowAdversaries(AdversarialTask):
+    """Categories are drawn by Gumbel's trick, straight through: a unit vector forwards, the softmax's gradient backwards."""
+
+    TEMPERATURE = 0.5
+
+    def __init__(self, subject: Subject, family: Adversarial, generator: nn.Module, critic: nn.Module, gamma: float) -> None:
+        super().__init__(subject, family, generator, critic, gamma)
+        assert isinstance(subject.codec, TableCodecConfig)
+        self.rows = Rows(subject.codec)
+
+    def real(self, x: State) -> Tensor:
+        assert isinstance(x, Mapping)
+        return self.rows.vector(x)
+
+    def finished(self, x: Tensor, rng: Streams) -> Tensor:
+        numbers, columns = self.rows.split(x)
+        noise = self.rows.gumbel(rng, x.device).split(self.rows.sizes, 1) if self.rows.sizes else ()
+        parts = [numbers]
+        for logits, g in zip(columns, noise):
+            soft = softmax((logits + g) / self.TEMPERATURE, 1)
+            parts.append(one_hot(soft.argmax(1), soft.shape[1]) + soft - soft.detach())
+        return torch.cat(parts, 1)
+
+    def states(self, cond: Mapping[str, Tensor], rng: Streams) -> State:
+        numbers, columns = self.rows.split(self.made(cond, rng))
+        return self.rows.state(numbers, [c.argmax(1) for c in columns])
