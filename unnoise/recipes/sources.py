@@ -2,19 +2,26 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from unnoise.core.codec import Codec, Conditioner, Unconditional
 from unnoise.core.errors import InputError
+from unnoise.core.measure import Examples
 from unnoise.modalities.image.data import PictureData, PictureOptions
+from unnoise.modalities.image.measure import Pictures, class_of
 from unnoise.modalities.image.reading import read_pictures
-from unnoise.modalities.image.show import save_png, sheet
+from unnoise.modalities.image.show import save_png, sheet, to_image
+from unnoise.modalities.table.columns import Table
 from unnoise.modalities.table.data import TableData
-from unnoise.modalities.table.read import read_table
+from unnoise.modalities.table.measure import TableRows
+from unnoise.modalities.table.read import read_like, read_table
 from unnoise.modalities.table.show import plot_marginals
 from unnoise.model import Samples
 from unnoise.training.data import DataSet
@@ -41,6 +48,30 @@ class Opened(ABC):
     @abstractmethod
     def preview(self, samples: Samples, path: Path) -> None:
         """Draw samples into the PNG file `path`, in the way this kind of data is looked at."""
+
+    @abstractmethod
+    def split(self, share: float) -> tuple["Opened", "Opened"]:
+        """(the rest, about `share` of the rows): always the same ones."""
+
+    @abstractmethod
+    def examples(self) -> Examples:
+        """Its rows, to be measured."""
+
+    @abstractmethod
+    def told(self) -> list[str | None]:
+        """For each row one thing that a model may be told of it: a caption, a class, a column's value; None: nothing is known."""
+
+    @abstractmethod
+    def raw(self, samples: Samples) -> dict[str, Tensor]:
+        """What a model made, as tensors with a row axis that can be kept in a file."""
+
+    @abstractmethod
+    def made(self, raw: Mapping[str, Tensor], prompts: Sequence[str | None]) -> Examples:
+        """What `raw` gave back, to be measured beside this data; what was asked for counts as the rows' class."""
+
+    @abstractmethod
+    def read_made(self, path: Path) -> tuple[Examples, str]:
+        """Samples that lie in a folder or a file, and a sentence about what was done to make them comparable (or nothing)."""
 
 
 class Source(ABC):
@@ -92,6 +123,40 @@ class OpenPictures(Opened):
         page: Image.Image = sheet(list(samples.data), told if any(told) else None, smallest=64)
         save_png(path, page, dict(samples.settings))
 
+    def split(self, share: float) -> tuple["OpenPictures", "OpenPictures"]:
+        rest, held = self.pictures.split(share)
+        return OpenPictures(rest), OpenPictures(held)
+
+    def examples(self) -> Pictures:
+        return Pictures.read(self.pictures)
+
+    def told(self) -> list[str | None]:
+        return [c[0] if c else None for c in self.pictures.captions]
+
+    def raw(self, samples: Samples) -> dict[str, Tensor]:
+        return {"pixels": samples.data}
+
+    def made(self, raw: Mapping[str, Tensor], prompts: Sequence[str | None]) -> Pictures:
+        known = (class_of(prompts, self.pictures.classes),) if self.pictures.classes and any(prompts) else ()
+        return Pictures.of(raw["pixels"], known)
+
+    def read_made(self, path: Path) -> tuple[Pictures, str]:
+        ours = self.pictures
+        theirs = read_pictures(path, PictureOptions(largest=4096), progress=False)
+        array = theirs.pictures(range(len(theirs)))
+        note = ""
+        if array.shape[1:3] != (ours.height, ours.width):
+            note = (
+                f"the samples have {theirs.width} x {theirs.height} pixels and were resized to the data's {ours.width} x "
+                f"{ours.height}: detail finer or coarser than that is not judged"
+            )
+        mode, size = ("L" if ours.channels == 1 else "RGB"), (ours.width, ours.height)
+        images = [to_image(a).convert(mode) for a in array]
+        same = [i if i.size == size else i.resize(size, Image.Resampling.LANCZOS) for i in images]
+        pixels = np.stack([np.asarray(i).reshape(ours.height, ours.width, ours.channels) for i in same])
+        told = [c[0] if c else None for c in theirs.captions]
+        return self.made({"pixels": torch.from_numpy(pixels)}, told), note
+
 
 @dataclass(frozen=True)
 class TableSource(Source):
@@ -101,6 +166,12 @@ class TableSource(Source):
     condition: str | None = None
     caption_drop: float = 0.1
     """Share of the rows whose prompt is withheld in training, so that guidance works."""
+    held_out: float = 0.0
+    """Share of the rows kept back from training, chosen by what they hold: the same ones every time."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"held_out {self.held_out} is a share of the rows: from 0 to below 1")
 
     def open(self, progress: bool = True) -> "OpenTable":
         return OpenTable(read_table(self.path), self)
@@ -118,12 +189,34 @@ class OpenTable(Opened):
         return _digest([self.table.name], self.table.table.rows()[:3], len(self.table), repr(self.table.config).encode())
 
     def training(self, codec: Codec, conditioner: Conditioner) -> DataSet:
+        share = self.source.held_out
+        table = self.table.split(share)[0] if share > 0 else self.table
         if self.source.condition is None or isinstance(conditioner, Unconditional):
-            return self.table.unconditional()
-        return self.table.told(self.source.condition, conditioner, self.source.caption_drop)
+            return table.unconditional()
+        return table.told(self.source.condition, conditioner, self.source.caption_drop)
 
     def preview(self, samples: Samples, path: Path) -> None:
         plot_marginals(self.table.table, samples.data, path)
+
+    def split(self, share: float) -> tuple["OpenTable", "OpenTable"]:
+        rest, held = self.table.split(share)
+        return replace(self, table=rest), replace(self, table=held)
+
+    def examples(self) -> TableRows:
+        return TableRows.read(self.table)
+
+    def told(self) -> list[str | None]:
+        return [None] * len(self.table) if self.source.condition is None else self.table.prompts(self.source.condition)
+
+    def raw(self, samples: Samples) -> dict[str, Tensor]:
+        return {"numeric": samples.data.numeric, "categorical": samples.data.categorical}
+
+    def made(self, raw: Mapping[str, Tensor], prompts: Sequence[str | None]) -> TableRows:
+        return TableRows.of(Table(self.table.table.columns, raw["numeric"], raw["categorical"]))
+
+    def read_made(self, path: Path) -> tuple[TableRows, str]:
+        file = next(iter(sorted(path.glob("*.csv"))), path) if path.is_dir() else path
+        return TableRows.of(read_like(file, self.table)), ""
 
 
 def source_of(path: str, picture_options: PictureOptions = PictureOptions(), condition: str | None = None) -> Source:
