@@ -26,6 +26,7 @@ test: .venv/test.stamp
 
 .venv/test.stamp: .venv/demo.stamp
 	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps torch-fidelity  # the tests read its Inception alone; its metadata would pull torchvision
 	touch $@
 
 clean:

@@ -1,0 +1,107 @@
+"""Small networks that turn a row into a vector: quick enough for a slow CPU, for rows of any size.
+
+Convolutional: a pyramid whose sides halve and whose widths double from level to level, so that every level costs about the same
+and a larger picture costs little more; residual blocks (He et al. 2016, 1512.03385) of one 3x3 convolution in the last three
+levels, and the mean over what is left of the picture. Batch normalisation (Ioffe & Szegedy 2015, 1502.03167): in `eval` the
+network is a fixed function of each row alone.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+
+def feature_network(shape: tuple[int, ...]) -> nn.Module:
+    """For rows of this shape: (D,) numbers, (T, C) a sequence of channels, or (C, H, W) a picture. Rows (n, *shape) -> (n, F).
+
+    The module has `width`, which is F. Raises ValueError for another shape.
+    """
+    match shape:
+        case (d,):
+            return VectorFeatures(d)
+        case (t, c):
+            return SequenceFeatures(c, t)
+        case (c, h, w):
+            return PictureFeatures(c, h, w)
+    raise ValueError(f"rows of shape {shape}: (D,), (T, C) or (C, H, W) are meant")
+
+
+class PictureFeatures(nn.Module):
+    """(n, C, H, W) -> (n, 128)"""
+
+    width = 128
+
+    def __init__(self, channels: int, height: int, width: int) -> None:
+        super().__init__()
+        halvings = max(1, round(math.log2(max(height, width) / 4)))  # 32 -> 16 -> 8 -> 4
+        levels = min(halvings, 4)
+        first = 2 ** (halvings - levels + 1)  # how far the first convolution strides: what is larger than 64 is made 32 at once
+        sides = (height > 1, width > 1)
+        widths = [self.width >> (levels - 1 - i) for i in range(levels)]
+        layers: list[nn.Module] = []
+        for i, (w_in, w_out) in enumerate(zip([channels, *widths], widths)):
+            layers.append(_convolution(w_in, w_out, sides, first if i == 0 else 2))
+            if i >= levels - 3:
+                layers.append(_Residual(w_out, sides))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+
+
+class SequenceFeatures(nn.Module):
+    """(n, T, C) -> (n, 128): the same, along time alone."""
+
+    width = PictureFeatures.width
+
+    def __init__(self, channels: int, length: int) -> None:
+        super().__init__()
+        self.picture = PictureFeatures(channels, length, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.picture(x.transpose(1, 2)[..., None])
+
+
+class VectorFeatures(nn.Module):
+    """(n, D) -> (n, 64)"""
+
+    width = 64
+
+    def __init__(self, dim: int, hidden: int = 256) -> None:
+        super().__init__()
+        widths = [dim, hidden, hidden, self.width]
+        self.layers = nn.Sequential(
+            *(nn.Sequential(nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU(inplace=True)) for a, b in pairwise(widths))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def _convolution(w_in: int, w_out: int, sides: tuple[bool, bool], stride: int) -> nn.Sequential:
+    """Of (stride + 1)^2 pixels, along the sides that there are: whatever is n long becomes ceil(n / stride)."""
+    kernel, strides, padding = (
+        _along(sides, there, not_there) for there, not_there in ((stride + 1, 1), (stride, 1), (stride // 2, 0))
+    )
+    convolve = nn.Conv2d(w_in, w_out, kernel, strides, padding, bias=False)
+    return nn.Sequential(convolve, nn.BatchNorm2d(w_out), nn.ReLU(inplace=True))
+
+
+class _Residual(nn.Module):
+    """relu(x + normalise(convolve(x))); at first the identity."""
+
+    def __init__(self, width: int, sides: tuple[bool, bool]) -> None:
+        super().__init__()
+        self.convolve = nn.Conv2d(width, width, _along(sides, 3, 1), padding=_along(sides, 1, 0), bias=False)
+        self.normalise = nn.BatchNorm2d(width)
+        nn.init.zeros_(self.normalise.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return relu(x + self.normalise(self.convolve(x)))
+
+
+def _along(sides: tuple[bool, bool], there: int, missing: int) -> tuple[int, int]:
+    return there if sides[0] else missing, there if sides[1] else missing
