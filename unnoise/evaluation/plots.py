@@ -4,7 +4,7 @@ The plots need matplotlib (its Agg canvas, and none of pyplot's global state); s
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,17 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from unnoise.core.errors import InputError
+from unnoise.evaluation.section import Drawing
 
 _INK, _PAPER, _GAP, _FONT = (40, 40, 40), (255, 255, 255), 8, 13
+
+
+def attempt(title: str, about: str, make: Callable[[], bytes]) -> tuple[tuple[Drawing, ...], tuple[str, ...]]:
+    """The drawing, or the sentence that says why there is none: a report without matplotlib still has its figures."""
+    try:
+        return (Drawing(title, make(), about),), ()
+    except InputError as e:
+        return (), (f"{title} is not drawn: {e}.",)
 
 
 @dataclass(frozen=True)
