@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unnoise.core.bound import Levels, VariationalBound
+from unnoise.core.codec import Codec
 from unnoise.core.denoisers import Denoiser
 from unnoise.core.errors import InputError
 from unnoise.core.losses import CategoricalBound
@@ -32,6 +33,9 @@ from unnoise.evaluation import intervals, plots
 from unnoise.evaluation.section import Drawing, Section
 from unnoise.modalities.image.codec import Pixels
 from unnoise.modalities.image.measure import Pictures
+from unnoise.modalities.table.codec import TableCodec
+from unnoise.modalities.table.columns import Table, modelled
+from unnoise.modalities.table.measure import TableRows
 from unnoise.model import DiffusionModel
 from unnoise.samplers.likelihood import Likelihood
 
@@ -100,7 +104,23 @@ def encode_with(model: DiffusionModel, examples: Examples) -> Encode:
     """The rows as the model's codec encodes them. InputError for a kind of data that this does not know."""
     if isinstance(examples, Pictures):
         return lambda rows, rng: model.codec.encode(examples.array(rows))
+    if isinstance(examples, TableRows):
+        return _encode_table(model.codec, examples.table)
     raise InputError(f"the likelihood of {examples.kind} is not measured")
+
+
+def _encode_table(codec: Codec, table: Table) -> Encode:
+    if not isinstance(codec, TableCodec):
+        raise InputError("the rows are of a table, and the model is of something else")
+    modelled(Table(codec.config.columns, table.numeric[:0], table.categorical[:0]), table)  # the same columns, or an InputError
+    if bool((table.numeric.isnan() & ~codec.gappy).any()):
+        raise InputError("numbers are missing in a column of which the model knows none to be missing")
+
+    def encode(rows: Sequence[int], rng: Streams) -> State:
+        within = rng.uniform("within", table.numeric.shape[1:], dtype=torch.float64)
+        return codec.encode(table[torch.as_tensor(rows, dtype=torch.int64)], within)
+
+    return encode
 
 
 def bits_per_dimension(
