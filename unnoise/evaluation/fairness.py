@@ -7,10 +7,11 @@ shares     known groups: k / n. Groups that a classifier predicts: of n rows c_j
            in M, by bootstrap: c anew from the multinomial, the rows of M from Dirichlet(counts)
 p-value    of "the shares are the target's": Pearson's chi-square against its own distribution by simulation, with the doubt in
            M where there is any: valid however small the counts
-quality    energy distance between made and held-out rows of one group, beside that of training and held-out rows of the group;
-           intervals by bootstrap with weights w: E d over pairs of distinct rows, sum_{i != j} w_i w_j d_ij / sum_{i != j} w_i w_j
+quality    energy distance (unbiased: 0 in the mean for equal distributions) between made and held-out rows of one group, beside
+           that of one half of these held-out rows and the other; that of the worst group less that of the best is the gap
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from unnoise.evaluation.encoders import Classifier, Encoder
 from unnoise.evaluation.intervals import Interval
 from unnoise.evaluation.maker import attribute_of, counts_of
 from unnoise.evaluation.section import Section
+from unnoise.evaluation.two_sample import Comparison, Energy, compare
 
 _DRAWS = 1000  # of the bootstrap
 _SIMULATED = 10_000  # counts under the hypothesis
@@ -32,7 +34,8 @@ _NUMBERS = 4_000_000  # of drawn confusion matrices in memory at once
 _LISTED = 24  # groups that get a line of their own
 _MOST_CORRECTED = 100  # groups up to which a confusion matrix can be counted
 _FEWEST = 20  # rows of a group below which its quality is not measured
-_SOME = 400  # rows of a group are enough for a distance
+_SOME = 500  # rows of a group are enough for a distance
+_PERMUTATIONS = 199
 
 
 # -- shares ---------------------------------------------------------------------------------------------------------------------
@@ -130,37 +133,20 @@ def _rarer(counts: np.ndarray, simulated: np.ndarray, expected: np.ndarray) -> f
 
 @dataclass(frozen=True)
 class Quality:
-    """Energy distance of a group's made rows to its held-out rows, and that of its training rows; `drawn` by bootstrap (B,)."""
+    """Energy distance of a group's made rows to its held-out rows, and that of their halves."""
 
-    made: Interval
+    made: Comparison
     floor: float
-    drawn: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The standard error of the distance."""
+        return (self.made.high - self.made.value) / intervals.Z
 
 
-def group_quality(made: Tensor, held: Tensor, train: Tensor, seed: int = 0) -> Quality:
-    """Vectors of one group: (n, D) each, at least two rows."""
-    value, drawn = _energy(made, held, seed)
-    floor, _ = _energy(train, held, seed)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Quality(Interval(value, float(min(low, value)), float(max(high, value))), floor, drawn)
-
-
-def _energy(x: Tensor, y: Tensor, seed: int) -> tuple[float, np.ndarray]:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'| over pairs of distinct rows, and bootstrap draws of it (B,)."""
-    x, y = x.double(), y.double()
-    rng = np.random.default_rng(seed)
-    xy, xx, yy = (torch.cdist(a, b).numpy() for a, b in ((x, y), (x, x), (y, y)))
-
-    def energy(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        def own(w: np.ndarray, d: np.ndarray) -> np.ndarray:
-            return ((w @ d) * w).sum(1) / (w.sum(1) ** 2 - (w**2).sum(1))
-
-        return 2 * ((a @ xy) * b).sum(1) / (a.sum(1) * b.sum(1)) - own(a, xx) - own(b, yy)
-
-    n, m = len(x), len(y)
-    value = energy(np.ones((1, n)), np.ones((1, m)))[0]
-    draws = energy(*(rng.multinomial(k, np.full(k, 1 / k), 400).astype(float) for k in (n, m)))
-    return float(value), draws
+def group_quality(made: Tensor, held: Tensor, seed: int = 0) -> Quality:
+    """Vectors of one group: (n, D) and (m, D); at least two made and four held-out rows, in random order."""
+    return Quality(compare(Energy(), made, held, _PERMUTATIONS, seed), Energy()(held[::2], held[1::2]))
 
 
 # -- the section ----------------------------------------------------------------------------------------------------------------
@@ -218,7 +204,7 @@ def fairness_section(
     quality = _qualities(train, held, made, groups, encoder, seed, notes)
     if quality:
         measures += _quality_measures(real.values, quality, "features" if encoder else "the rows' vectors")
-        about = "Energy distance to held-out rows of the group; marks: that of training rows."
+        about = "Energy distance to held-out rows of the group; marks: that of one half of these to the other."
         more, sorry_too = plots.attempt(f"Quality by {name}", about, lambda: _quality_bars(real.values, quality))
         drawings, sorry = drawings + more, sorry + sorry_too
     return Section(title, tuple(measures), drawings, (*notes, *sorry))
@@ -228,7 +214,7 @@ def fairness_section(
 class _Groups:
     made: Tensor  # counts (K,)
     confusion: Tensor | None
-    codes: tuple[Tensor, Tensor, Tensor]  # of train, held and made rows, grouped in one way
+    codes: tuple[Tensor, Tensor]  # of held and made rows, grouped in one way
 
 
 def _target(real: Attribute, target: Mapping[str, float] | None) -> Tensor:
@@ -244,24 +230,23 @@ def _target(real: Attribute, target: Mapping[str, float] | None) -> Tensor:
 
 
 def _groups(held: Examples, made: Examples, train: Examples, name: str, real: Attribute, classifier: Classifier | None) -> _Groups:
-    theirs = [_aligned(attribute_of(x, name), real, len(x)) for x in (train, held)]
+    truth = _aligned(attribute_of(held, name), real, len(held))
     if classifier is None:
         said = attribute_of(made, name)
         if said is None:
             raise InputError(f"the made rows have no {name!r}, and there is no classifier to tell it")
         codes = _aligned(said, real, len(made))
-        return _Groups(torch.bincount(codes[codes >= 0], minlength=len(real.values)), None, (theirs[0], theirs[1], codes))
+        return _Groups(torch.bincount(codes[codes >= 0], minlength=len(real.values)), None, (truth, codes))
     place = torch.tensor([real.values.index(v) if v in real.values else -1 for v in classifier.attribute.values])
     if classifier.attribute.name != name or bool((place < 0).any()):
         raise InputError(f"the classifier tells {classifier.attribute.name!r} and not the values of {name!r}")
-    # train rows, on which the classifier learnt, are grouped by what they are; held-out and made rows by what it sees
-    seen = [place[classifier.probabilities(x, train).argmax(1)] if len(x) else theirs[1] for x in (held, made)]
+    seen = [place[classifier.probabilities(x, train).argmax(1)] if len(x) else truth for x in (held, made)]
     k = len(real.values)
-    known = theirs[1] >= 0
+    known = truth >= 0
     confusion = None
     if k <= _MOST_CORRECTED and bool(known.any()):
-        confusion = torch.bincount(theirs[1][known] * k + seen[0][known], minlength=k * k).reshape(k, k)
-    return _Groups(torch.bincount(seen[1], minlength=k), confusion, (theirs[0], seen[0], seen[1]))
+        confusion = torch.bincount(truth[known] * k + seen[0][known], minlength=k * k).reshape(k, k)
+    return _Groups(torch.bincount(seen[1], minlength=k), confusion, (seen[0], seen[1]))
 
 
 def _aligned(a: Attribute | None, real: Attribute, n: int) -> Tensor:
@@ -302,11 +287,11 @@ def _qualities(
             continue
         some = [rng.choice(r, min(len(r), _SOME), replace=False).tolist() for r in rows]
         try:
-            x, y, z = (
+            y, x = (
                 e.tensor(train, r).flatten(1) if encoder is None else encoder.features(e.take(r), train)
-                for e, r in zip((train, held, made), some)
+                for e, r in zip((held, made), some)
             )
-            out[k] = group_quality(z, y, x, seed)
+            out[k] = group_quality(x, y, seed)
         except InputError as e:
             notes.append(f"Quality by group: {e}.")
             return {}
@@ -319,17 +304,23 @@ def _qualities(
 
 def _quality_measures(values: tuple[str, ...], quality: dict[int, Quality], where: str) -> list[Measure]:
     out = [
-        Measure(f"distance of {values[k]}", q.made.value, q.made.low, q.made.high, q.floor, note=f"energy distance in {where}")
+        Measure(
+            f"distance of {values[k]}",
+            q.made.value,
+            q.made.low,
+            q.made.high,
+            q.floor,
+            q.made.p_value,
+            note=f"energy distance in {where}",
+        )
         for k, q in list(quality.items())[:_LISTED]
     ]
     if len(quality) > 1:
-        excess = {k: q.made.value - q.floor for k, q in quality.items()}
-        worst, best = max(excess, key=lambda k: excess[k]), min(excess, key=lambda k: excess[k])
-        drawn = (quality[worst].drawn - quality[worst].floor) - (quality[best].drawn - quality[best].floor)
-        gap = excess[worst] - excess[best]
-        low, high = (float(v) for v in np.quantile(drawn, (0.025, 0.975)))
-        note = f"distance above the floor: {values[worst]} (worst) less {values[best]} (best); chosen after looking, so leaning up"
-        out.insert(0, Measure("quality gap between groups", gap, min(low, gap), max(high, gap), 0.0, best=0.0, note=note))
+        worst, best = (f(quality, key=lambda k: quality[k].made.value) for f in (max, min))
+        gap = quality[worst].made.value - quality[best].made.value
+        reach = intervals.Z * math.hypot(quality[worst].error, quality[best].error)
+        note = f"distance of {values[worst]} (worst) less {values[best]} (best); chosen after looking, so leaning up"
+        out.insert(0, Measure("quality gap between groups", gap, max(0.0, gap - reach), gap + reach, 0.0, best="low", note=note))
     return out
 
 
@@ -352,5 +343,5 @@ def _quality_bars(values: tuple[str, ...], quality: dict[int, Quality]) -> bytes
     made = [q.made for _, q in shown]
     names, floors = [values[k] for k, _ in shown], [q.floor for _, q in shown]
     return plots.bars(
-        names, [m.value for m in made], [m.low for m in made], [m.high for m in made], "energy distance", floors, "training rows"
+        names, [m.value for m in made], [m.low for m in made], [m.high for m in made], "energy distance", floors, "real rows"
     )

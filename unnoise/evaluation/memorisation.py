@@ -154,6 +154,11 @@ def memorisation_section(
                 drawings.append(_closest(train, made, found, "" if encoder is None else f" in the {space[2:]}"))
             except InputError as e:
                 notes.append(f"{'Neighbours of the rows' if encoder is None else f'Neighbours{space}'}: {e}.")
+        if encoders:
+            notes.append(
+                "An encoder that has learnt from the training rows sees them with other eyes than held-out or made rows: in its "
+                "features rows that are no copies lie a little nearer to held-out rows. Copies are nearer to training rows in any."
+            )
     if losses is not None:
         try:
             measures += _gap(losses)
