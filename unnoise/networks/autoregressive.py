@@ -1,4 +1,4 @@
-"""A small causal transformer over symbols: p(s_1 ... s_L | class) = prod p(s_i | s_1 ... s_i-1, class). Its keys are kept when sampled."""
+"""A small causal transformer over symbols: p(s_1 ... s_L | class) = prod_i p(s_i | s_1 ... s_i-1, class)."""
 
 import math
 from dataclasses import dataclass

@@ -12,13 +12,17 @@ All act on every sample alone. A generator maps (latent (B, latent), vector (B, 
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from unnoise.networks.layers import zeroed
-from unnoise.networks.resnet import Down, Up, act, convolution, grown, pyramid, widths
+from unnoise.networks.resnet import Down, Up, act, convolution, from_patches, grown, pyramid, widths
+
+_BASES = 4
+"""Learned maps that every coarsest channel is a mixture of (R3GAN has one)."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +61,17 @@ class ConditionalGenerator(nn.Module):
     def __init__(self, config: ConditionalGeneratorConfig) -> None:
         super().__init__()
         self.config = config
-        sizes = pyramid(config.shape.height, config.shape.width)
+        at = pyramid(config.shape.height, config.shape.width)
         code = config.latent + config.vector_dim
-        self.coarsest = (widths(config.width, len(sizes))[-1], *sizes[-1])
-        self.first = _linear(code, math.prod(self.coarsest))
-        self.up = Up(config.shape.channels, sizes, config.width, config.blocks, code)
+        self.up = Up(config.shape.channels, at, config.width, config.blocks, code)
+        top = self.up.channels[-1]
+        self.basis = nn.Parameter(torch.randn(_BASES, top, *at.sizes[-1]))
+        self.first = _linear(code, _BASES * top, 1 / math.sqrt(_BASES))
 
     def forward(self, latent: Tensor, vector: Tensor | None = None) -> Tensor:
         code = _joined(latent, vector)
-        return self.up(self.first(code).unflatten(1, self.coarsest), code)
+        start = torch.einsum("bkc,kchw->bchw", self.first(code).unflatten(1, (_BASES, -1)), self.basis)
+        return self.up(start, code)
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class StyleGeneratorConfig:
 
 
 class ModulatedConvolution(nn.Module):
-    """A convolution whose input channels are scaled by the style, demodulated to unit variance; one plain convolution for all rows."""
+    """A convolution whose input channels are scaled by the style, demodulated to unit variance: a plain one for all rows."""
 
     def __init__(self, inputs: int, outputs: int, style: int, side: int = 3, demodulate: bool = True) -> None:
         super().__init__()
@@ -92,6 +98,12 @@ class ModulatedConvolution(nn.Module):
         nn.init.ones_(self.affine.bias)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, side, side) / math.sqrt(inputs * side**2))
         self.bias, self.demodulate = nn.Parameter(torch.zeros(outputs)), demodulate
+
+    @torch.no_grad()
+    def alike(self, group: int) -> Self:
+        """The same weights at first for every `group` outputs: no chequered pictures (ICNR, 1707.02937)."""
+        self.weight.copy_(self.weight[::group].repeat_interleave(group, 0))
+        return self
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         s = self.affine(style)
@@ -105,17 +117,20 @@ class StyleGenerator(nn.Module):
     def __init__(self, config: StyleGeneratorConfig) -> None:
         super().__init__()
         self.config = config
-        self.sizes = pyramid(config.shape.height, config.shape.width)
-        channels = widths(config.width, len(self.sizes))
+        self.at = pyramid(config.shape.height, config.shape.width)
+        channels = widths(config.width, len(self.at.sizes))
         inputs = config.latent + config.vector_dim
         self.mapping = nn.ModuleList(
             _linear(inputs if i == 0 else config.style, config.style, math.sqrt(2)) for i in range(config.mapping)
         )
-        self.start = nn.Parameter(torch.randn(channels[-1], *self.sizes[-1]))
+        self.start = nn.Parameter(torch.randn(channels[-1], *self.at.sizes[-1]))
         coarser = [*channels[1:], channels[-1]]
         self.first = nn.ModuleList(ModulatedConvolution(b, a, config.style) for a, b in zip(channels, coarser))
         self.second = nn.ModuleList(ModulatedConvolution(a, a, config.style) for a in channels)
-        self.pictures = nn.ModuleList(ModulatedConvolution(a, config.shape.channels, config.style, 1, False) for a in channels)
+        numbers = config.shape.channels * self.at.patch**2
+        self.pictures = nn.ModuleList(
+            ModulatedConvolution(a, numbers, config.style, 1, False).alike(self.at.patch**2) for a in channels
+        )
 
     def forward(self, latent: Tensor, vector: Tensor | None = None) -> Tensor:
         style = _joined(latent, vector)
@@ -123,14 +138,14 @@ class StyleGenerator(nn.Module):
         for layer in self.mapping:
             style = act(layer(style))
         x, picture = self.start.expand(len(style), -1, -1, -1), None
-        for i in reversed(range(len(self.sizes))):
-            x = x if picture is None else grown(x, self.sizes[i])
+        for i, size in reversed(list(enumerate(self.at.sizes))):
+            x = x if picture is None else grown(x, size)
             x = act(self.first[i](x, style)) * math.sqrt(2)
             x = act(self.second[i](x, style)) * math.sqrt(2)
             mine = self.pictures[i](x, style) * 0.3
-            picture = mine if picture is None else grown(picture, self.sizes[i]) + mine
+            picture = mine if picture is None else grown(picture, size) + mine
         assert picture is not None
-        return picture
+        return from_patches(picture, self.at)
 
 
 @dataclass(frozen=True)
@@ -150,11 +165,11 @@ class PictureCritic(nn.Module):
     def __init__(self, config: PictureCriticConfig) -> None:
         super().__init__()
         self.config = config
-        sizes = pyramid(config.shape.height, config.shape.width)
-        self.down = Down(config.shape.channels, sizes, config.width, config.blocks)
-        top, area = self.down.channels[-1], math.prod(sizes[-1])
+        at = pyramid(config.shape.height, config.shape.width)
+        self.down = Down(config.shape.channels, at, config.width, config.blocks)
+        top, area = self.down.channels[-1], math.prod(at.sizes[-1])
         self.last = convolution(top, top)
-        self.basis = nn.Parameter(torch.randn(2, top, *sizes[-1]) / math.sqrt(area))  # each channel summed up in two ways
+        self.basis = nn.Parameter(torch.randn(2, top, *at.sizes[-1]) / math.sqrt(area))  # each channel summed up in two ways
         self.features = _linear(2 * top, 2 * top, math.sqrt(2))
         self.score = _linear(2 * top, 1)
         self.told = nn.Linear(config.vector_dim, 2 * top, bias=False) if config.vector_dim else None

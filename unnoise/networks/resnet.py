@@ -1,8 +1,9 @@
 """Convolutional trunks for pictures of any size, without any normalisation over the batch: what GANs and autoencoders are made of.
 
-Down: the picture is halved (rounded up) until its longer side is at most `floor` pixels, with residual blocks on every level:
+Both work on patches, a map of at most 16 x 16 of them (as transformers do: a few channels over many pixels are slow).
+Down: the map is halved (rounded up) until its longer side is at most `floor`, with residual blocks on every level:
 
-    x <- x + W2 act(W1 act(x))        W2 = 0 at first, as in Fixup (Zhang et al. 2019, 1901.09321) and R3GAN (2501.05441, section 3.4)
+    x <- x + W2 act(W1 act(x))    W2 = 0 at first, as in Fixup (Zhang et al. 2019, 1901.09321) and R3GAN (2501.05441, section 3.4)
 
 Up: the way back, every convolution told what to make by its input's gain and offset, as in BigGAN (Brock et al. 2018, 1809.11096)
 and adaLN, over features normalised pixel by pixel, so that no sample knows of another:
@@ -12,12 +13,13 @@ and adaLN, over features normalised pixel by pixel, so that no sample knows of a
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, leaky_relu
+from torch.nn.functional import interpolate, leaky_relu, pixel_shuffle, pixel_unshuffle
 
-from unnoise.networks.layers import zeroed
+from unnoise.networks.layers import pad_to_multiple, zeroed
 
 SLOPE = 0.2
 
@@ -26,12 +28,32 @@ def act(x: Tensor) -> Tensor:
     return leaky_relu(x, SLOPE)
 
 
-def pyramid(height: int, width: int, floor: int = 7, least: int = 0) -> tuple[tuple[int, int], ...]:
-    """The sizes of all levels, finest first: halved until no side is over `floor`, at least `least` times where that is possible."""
-    sizes = [(height, width)]
+@dataclass(frozen=True)
+class Pyramid:
+    """patch: side of a patch in pixels. sizes: of the map of patches on every level, finest first. height, width: in pixels."""
+
+    patch: int
+    sizes: tuple[tuple[int, int], ...]
+    height: int
+    width: int
+
+
+def pyramid(height: int, width: int, floor: int = 7, least: int = 0) -> Pyramid:
+    """Halved until no side is over `floor`, and at least `least` times where that is possible."""
+    patch = math.ceil(max(height, width) / 16)
+    sizes = [(math.ceil(height / patch), math.ceil(width / patch))]
     while max(sizes[-1]) > floor or (len(sizes) <= least and max(sizes[-1]) > 1):
         sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
-    return tuple(sizes)
+    return Pyramid(patch, tuple(sizes), height, width)
+
+
+def to_patches(x: Tensor, at: Pyramid) -> Tensor:
+    """(B, C, H, W) -> (B, C patch^2, h, w)"""
+    return pixel_unshuffle(pad_to_multiple(x, at.patch), at.patch)
+
+
+def from_patches(x: Tensor, at: Pyramid) -> Tensor:
+    return pixel_shuffle(x, at.patch)[..., : at.height, : at.width]
 
 
 def widths(width: int, levels: int) -> tuple[int, ...]:
@@ -67,18 +89,18 @@ class Residual(nn.Module):
 class Down(nn.Module):
     """(B, C, H, W) -> features of the coarsest level (B, widths[-1], h, w)."""
 
-    def __init__(self, channels: int, sizes: Sequence[tuple[int, int]], width: int, blocks: int) -> None:
+    def __init__(self, channels: int, at: Pyramid, width: int, blocks: int) -> None:
         super().__init__()
-        self.sizes, self.channels = tuple(sizes), widths(width, len(sizes))
-        self.stem = convolution(channels, self.channels[0])
+        self.at, self.channels = at, widths(width, len(at.sizes))
+        self.stem = convolution(channels * at.patch**2, width)
         self.levels = nn.ModuleList(nn.Sequential(*(Residual(c) for _ in range(blocks))) for c in self.channels)
         self.changes = nn.ModuleList(convolution(a, b, 1) for a, b in zip(self.channels, self.channels[1:]))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
+        x = self.stem(to_patches(x, self.at))
         for i, level in enumerate(self.levels):
             if i:
-                x = shrunk(self.changes[i - 1](x), self.sizes[i])
+                x = shrunk(self.changes[i - 1](x), self.at.sizes[i])
             x = level(x)
         return x
 
@@ -118,22 +140,33 @@ class ToldResidual(nn.Module):
         return x + self.second(act(self.between(self.first(act(self.before(x, code))), code)))
 
 
+class ToldLevel(nn.Module):
+    def __init__(self, channels: int, blocks: int, code_dim: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ToldResidual(channels, code_dim) for _ in range(blocks))
+
+    def forward(self, x: Tensor, code: Tensor | None) -> Tensor:
+        for block in self.blocks:
+            x = block(x, code)
+        return x
+
+
 class Up(nn.Module):
     """Features of the coarsest level (B, widths[-1], h, w) and a code (B, code_dim) -> a picture (B, C, H, W)."""
 
-    def __init__(self, channels: int, sizes: Sequence[tuple[int, int]], width: int, blocks: int, code_dim: int) -> None:
+    def __init__(self, channels: int, at: Pyramid, width: int, blocks: int, code_dim: int) -> None:
         super().__init__()
-        self.sizes, self.channels = tuple(sizes), widths(width, len(sizes))
-        self.levels = nn.ModuleList(nn.ModuleList(ToldResidual(c, code_dim) for _ in range(blocks)) for c in self.channels)
+        self.at, self.channels = at, widths(width, len(at.sizes))
+        self.levels = nn.ModuleList(ToldLevel(c, blocks, code_dim) for c in self.channels)
         self.changes = nn.ModuleList(convolution(b, a, 1) for a, b in zip(self.channels, self.channels[1:]))
-        self.last, self.out = Told(width, code_dim), convolution(width, channels)
-        with torch.no_grad():
-            self.out.weight.mul_(0.3)
+        self.last, self.out = Told(width, code_dim), convolution(width, channels * at.patch**2)
+        with torch.no_grad():  # small, and the same for all pixels of a patch: no chequered pictures (ICNR, 1707.02937)
+            alike = self.out.weight[:: at.patch**2].repeat_interleave(at.patch**2, 0)
+            self.out.weight.copy_(0.3 * alike)
 
     def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
-        for i in reversed(range(len(self.sizes))):
-            for block in self.levels[i]:  # type: ignore[union-attr]
-                x = block(x, code)
+        for i in reversed(range(len(self.levels))):
+            x = self.levels[i](x, code)
             if i:
-                x = grown(self.changes[i - 1](x), self.sizes[i - 1])
-        return self.out(act(self.last(x, code)))
+                x = grown(self.changes[i - 1](x), self.at.sizes[i - 1])
+        return from_patches(self.out(act(self.last(x, code))), self.at)

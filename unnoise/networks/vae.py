@@ -1,4 +1,4 @@
-"""What a variational autoencoder is made of beside its decoder, which is a generator as in `gan`: encoders, and a prior that learns.
+"""What a variational autoencoder has beside its decoder, which is a generator as in `gan`: encoders, and a prior that learns.
 
 The prior is a normalising flow of affine couplings (RealNVP, Dinh et al. 2016, 1605.08803), told the class:
 
@@ -35,9 +35,9 @@ class PictureEncoder(nn.Module):
     def __init__(self, config: PictureEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        sizes = pyramid(config.shape.height, config.shape.width)
-        self.down = Down(config.shape.channels, sizes, config.width, config.blocks)
-        features = self.down.channels[-1] * math.prod(sizes[-1])
+        at = pyramid(config.shape.height, config.shape.width)
+        self.down = Down(config.shape.channels, at, config.width, config.blocks)
+        features = self.down.channels[-1] * math.prod(at.sizes[-1])
         self.out = nn.Linear(features + config.vector_dim, 2 * config.latent)
         nn.init.normal_(self.out.weight, std=0.5 / math.sqrt(features))
         nn.init.zeros_(self.out.bias)

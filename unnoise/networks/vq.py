@@ -70,13 +70,13 @@ class QuantisedAutoencoder(nn.Module):
     def __init__(self, config: QuantisedAutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        sizes = pyramid(config.shape.height, config.shape.width, floor=8, least=1)
-        self.map = sizes[-1]
-        self.down = Down(config.shape.channels, sizes, config.width, config.blocks)
+        at = pyramid(config.shape.height, config.shape.width, floor=8, least=1)
+        self.map = at.sizes[-1]
+        self.down = Down(config.shape.channels, at, config.width, config.blocks)
         self.narrow = convolution(self.down.channels[-1], len(config.levels), 1)
         self.quantiser = FiniteScalars(config.levels)
         self.widen = convolution(len(config.levels), self.down.channels[-1], 1)
-        self.up = Up(config.shape.channels, sizes, config.width, config.blocks, 0)
+        self.up = Up(config.shape.channels, at, config.width, config.blocks, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.up(self.widen(self.quantiser(self.narrow(act(self.down(x))))))

@@ -14,8 +14,9 @@ whose last factor R2 has computed already. So the generator's turn costs no pass
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from torch.nn.functional import one_hot, softmax, softplus
 
 from unnoise.core.random import Streams
 from unnoise.core.state import State
-from unnoise.evaluation.families.family import Family, OneShot, Rows, Subject
+from unnoise.evaluation.families.family import Family, OneShot, Rows, Subject, parts
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.networks.gan import (
     ConditionalGeneratorConfig,
@@ -90,7 +91,7 @@ class Adversarial(Family):
             checkpoint_every=max(1, steps // 4),
         )
 
-    def sources(self) -> tuple[object, ...]:
+    def sources(self) -> tuple[Callable[..., Any], ...]:
         return Adversarial, AdversarialTask, PictureAdversaries, RowAdversaries
 
 
@@ -122,9 +123,9 @@ class AdversarialTask(OneShot):
         return self.finished(self.generator(latent, self.conditioner(cond).get("vector")), rng)
 
     def forward(self, batch: Batch, rng: Streams) -> dict[str, Tensor]:
-        cond: Mapping[str, Tensor] = batch["cond"]  # type: ignore[assignment]
+        state, cond = parts(batch)
         fake = self.made(cond, rng)
-        x, x_fake = self.real(batch["x"]).detach().requires_grad_(), fake.detach().requires_grad_()
+        x, x_fake = self.real(state).detach().requires_grad_(), fake.detach().requires_grad_()
         told = self.critic_conditioner(cond).get("vector")
         both = self.critic(torch.cat([x, x_fake]), None if told is None else torch.cat([told, told]))
         d_real, d_fake = both.chunk(2)

@@ -9,7 +9,7 @@ parameters are trained as in the model it is compared with; its steps follow fro
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,10 @@ class Contender(Task):
         """Called before a stage begins: what is trained in it must ask for gradients, and nothing else."""
 
     @abstractmethod
+    def told(self) -> Conditioner:
+        """What prepares classes for it."""
+
+    @abstractmethod
     def calls(self) -> int:
         """Network calls that a sample takes, one after the other, as it is usually sampled."""
 
@@ -84,6 +88,9 @@ class OneShot(Contender):
     conditioner: Conditioner
     family: str
 
+    def told(self) -> Conditioner:
+        return self.conditioner
+
     @abstractmethod
     def states(self, cond: Mapping[str, Tensor], rng: Streams) -> State:
         """One state for every stream."""
@@ -91,7 +98,9 @@ class OneShot(Contender):
     @torch.no_grad()
     def sample(self, prompts: Sequence[str | None], seeds: Sequence[int], guidance: float | None, calls: int | None) -> Any:
         if guidance is not None and guidance != 1:
-            raise InputError(f"guidance {guidance}: {self.family} was not trained to be guided; it follows what is asked at 1 alone")
+            raise InputError(
+                f"guidance {guidance}: {self.family} was not trained to be guided; it follows what is asked at 1 alone"
+            )
         if calls is not None and calls != self.calls():
             raise InputError(f"{calls} network calls: {self.family} takes {self.calls()}, no more and no fewer")
         self.eval()
@@ -124,8 +133,17 @@ class Family(ABC):
     def training(self, steps: int, batch: int, seed: int, stage: int) -> TrainConfig: ...
 
     @abstractmethod
-    def sources(self) -> tuple[object, ...]:
+    def sources(self) -> tuple[Callable[..., Any], ...]:
         """The classes and functions that are this family's own training recipe: their lines are counted."""
+
+    def settings(self) -> tuple[object, ...]:
+        """Frozen values whose fields are this family's hyper-parameters, beside those of its TrainConfig."""
+        return (self,)
+
+
+def parts(batch: Batch) -> tuple[State, Mapping[str, Tensor]]:
+    """What a training batch holds: the state, and what each row is told."""
+    return cast(State, batch["x"]), cast(Mapping[str, Tensor], batch["cond"])
 
 
 class Rows:

@@ -4,8 +4,9 @@ Stage 1 learns the alphabet, an autoencoder with finite scalar quantisation (230
 Stage 2 freezes it and learns the sequence: a causal transformer told the class, by cross-entropy.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import State
-from unnoise.evaluation.families.family import Family, OneShot, Subject
+from unnoise.evaluation.families.family import Family, OneShot, Subject, parts
 from unnoise.networks.autoregressive import CausalTransformer, CausalTransformerConfig
 from unnoise.networks.vq import QuantisedAutoencoder, QuantisedAutoencoderConfig
 from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
@@ -64,7 +65,7 @@ class Quantised(Family):
             checkpoint_every=max(1, steps // 4),
         )
 
-    def sources(self) -> tuple[object, ...]:
+    def sources(self) -> tuple[Callable[..., Any], ...]:
         return Quantised, QuantisedTask
 
 
@@ -90,12 +91,11 @@ class QuantisedTask(OneShot):
         return self.autoencoder.widen, self.autoencoder.up, self.prior, self.conditioner
 
     def forward(self, batch: Batch, rng: Streams) -> dict[str, Tensor]:
-        x = batch["x"]
+        x, cond = parts(batch)
         assert isinstance(x, Tensor)
         if self.stage == 0:
             error = self.autoencoder(x) - x
             return {"loss": (error.abs() + error.square()).mean(), "rms": error.square().mean().sqrt()}
-        cond: Mapping[str, Tensor] = batch["cond"]  # type: ignore[assignment]
         with torch.no_grad():
             symbols = self.autoencoder.encode(x)
         logits = self.prior(symbols, self.conditioner(cond).get("vector"))

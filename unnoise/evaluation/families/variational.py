@@ -9,8 +9,9 @@ categories have a softmax. Samples are the decoder's mean for pictures; for tabl
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,10 @@ from torch.nn.functional import cross_entropy
 
 from unnoise.core.random import Streams
 from unnoise.core.state import State
-from unnoise.evaluation.families.family import Family, OneShot, Rows, Subject
+from unnoise.evaluation.families.family import Family, OneShot, Rows, Subject, parts
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.networks.gan import ConditionalGeneratorConfig, RowGeneratorConfig
-from unnoise.networks.vae import CouplingFlowConfig, PictureEncoderConfig, RowEncoderConfig
+from unnoise.networks.vae import CouplingFlow, CouplingFlowConfig, PictureEncoderConfig, RowEncoderConfig
 from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
 from unnoise.training.data import Batch
 
@@ -73,13 +74,13 @@ class Variational(Family):
             checkpoint_every=max(1, steps // 4),
         )
 
-    def sources(self) -> tuple[object, ...]:
+    def sources(self) -> tuple[Callable[..., Any], ...]:
         return Variational, VariationalTask, PictureVariational, RowVariational
 
 
 class VariationalTask(OneShot):
     def __init__(
-        self, subject: Subject, family: Variational, encoder: nn.Module, decoder: nn.Module, prior: nn.Module, noises: int
+        self, subject: Subject, family: Variational, encoder: nn.Module, decoder: nn.Module, prior: CouplingFlow, noises: int
     ) -> None:
         super().__init__()
         self.codec, self.family, self.dim = subject.codec.build(), family.name, prior.config.dim
@@ -106,15 +107,15 @@ class VariationalTask(OneShot):
         """-log p(x | z) in nats, (B,), from what the decoder says."""
 
     def forward(self, batch: Batch, rng: Streams) -> dict[str, Tensor]:
-        cond: Mapping[str, Tensor] = batch["cond"]  # type: ignore[assignment]
+        state, cond = parts(batch)
         told = self.conditioner(cond).get("vector")
-        x = self.seen(batch["x"])
+        x = self.seen(state)
         mean, log_std = self.encoder(x, told)
         e = rng.normal("code", (self.dim,), device=x.device)
         z = mean + log_std.exp() * e
         log_q = -(0.5 * (e.square() + _LOG_2PI) + log_std).sum(1)
-        divergence = log_q - self.prior.log_prob(z, told)  # type: ignore[operator]
-        misfit = self.misfit(batch["x"], self.decoder(z, told))
+        divergence = log_q - self.prior.log_prob(z, told)
+        misfit = self.misfit(state, self.decoder(z, told))
         dims = x[0].numel()
         per_row = (misfit + divergence) / dims
         return {
@@ -127,7 +128,7 @@ class VariationalTask(OneShot):
     def decoded(self, cond: Mapping[str, Tensor], rng: Streams) -> Tensor:
         device = self.noise.device
         told = self.conditioner(cond).get("vector")
-        z = self.prior.inverse(rng.normal("code", (self.dim,), device=device), told)  # type: ignore[operator]
+        z = self.prior.inverse(rng.normal("code", (self.dim,), device=device), told)
         return self.decoder(z, told)
 
 
@@ -150,7 +151,7 @@ class PictureVariational(VariationalTask):
 
 class RowVariational(VariationalTask):
     def __init__(
-        self, subject: Subject, family: Variational, encoder: nn.Module, decoder: nn.Module, prior: nn.Module, noises: int
+        self, subject: Subject, family: Variational, encoder: nn.Module, decoder: nn.Module, prior: CouplingFlow, noises: int
     ) -> None:
         super().__init__(subject, family, encoder, decoder, prior, noises)
         assert isinstance(subject.codec, TableCodecConfig)
