@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from unnoise.core.errors import InputError
@@ -23,7 +22,7 @@ from unnoise.evaluation import intervals, plots
 from unnoise.evaluation.encoders import Classifier, Encoder
 from unnoise.evaluation.intervals import Interval
 from unnoise.evaluation.maker import Maker, attribute_of, prompts_like
-from unnoise.evaluation.neighbours import Vectors, nearest
+from unnoise.evaluation.manifold import density_coverage
 from unnoise.evaluation.section import Section
 from unnoise.evaluation.two_sample import Energy, compare
 
@@ -54,15 +53,6 @@ def right_share(classifier: Classifier, rows: Examples, asked: Sequence[str | No
         raise InputError(f"none of the prompts is a value of {classifier.attribute.name!r}")
     seen = classifier.probabilities(rows.take(known.tolist()), train).argmax(1)
     return intervals.share(int((seen == codes[known]).sum()), len(known))
-
-
-def coverage(real: Tensor, made: Tensor, k: int = _K) -> Interval:
-    """real: (n, F), n > k. made: (m, F)."""
-    if len(real) <= k:
-        raise InputError(f"coverage needs more than {k} real rows; there are {len(real)}")
-    radius = nearest(Vectors.of(real), Vectors.of(real), k + 1).distances[:, k]  # the row itself is the first
-    near = nearest(Vectors.of(real), Vectors.of(made), 1).distances[:, 0]
-    return intervals.share(int((near <= radius).sum()), len(real))
 
 
 def control_section(
@@ -104,7 +94,7 @@ def control_section(
     halves = encoder.features(held.take(_some(len(held), _HELD, seed)), train)
     here, there = halves[: len(halves) // 2], halves[len(halves) // 2 :]
     count = min(n, len(there))  # coverage grows with the rows that cover
-    floor, most = Energy()(there, here), coverage(here, there[:count]).value
+    floor, most = Energy()(there, here), density_coverage(here, there[:count], _K, seed)[1].value
     points: list[Point] = []
     sheets = []
     for w in tqdm(guidance, desc="guidance", unit="scale", disable=not progress, leave=False):
@@ -113,7 +103,7 @@ def control_section(
             x = encoder.features(made, train)
             c = compare(Energy(), x, here, 1, seed)
             share = right_share(classifier, made, prompts, train)
-            points.append(Point(w, share, Interval(c.value, c.low, c.high), coverage(here, x[:count])))
+            points.append(Point(w, share, Interval(c.value, c.low, c.high), density_coverage(here, x[:count], _K, seed)[1]))
             sheets.append(made.draw(range(min(_SHOWN, len(made)))))
         except InputError as e:
             notes.append(f"Guidance {w:g}: {e}.")

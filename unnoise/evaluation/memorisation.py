@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,8 +63,8 @@ def closeness(train: Nearest, held: Nearest, count: int, seed: int = 0) -> Close
     effective = n**2 / float((times**2).sum())
     p = float(times[:count].sum()) / n
     # the doubt about 1/2 needs no more than which real rows were called "train"
-    labels = Streams.of(seed, _SHUFFLES).scoped("labels")
-    level = torch.cat([_dealt(labels[i : i + 100], times) for i in range(0, _SHUFFLES, 100)]) / n
+    rng = np.random.default_rng(seed)
+    level = torch.tensor([float(times[rng.permutation(2 * count)[:count]].sum()) for _ in range(_SHUFFLES)]) / n
     extreme = int((level >= p - 1e-12).sum())
     interval = intervals.share(p * effective, effective)
     d, e = train.distances[:, 0], held.distances[:, 0]
@@ -71,12 +72,6 @@ def closeness(train: Nearest, held: Nearest, count: int, seed: int = 0) -> Close
     reach = intervals.Z * 0.5 / math.sqrt(effective)
     low, middle, high = (float(ratio[round(q * (n - 1))]) for q in (max(0.0, 0.5 - reach), 0.5, min(1.0, 0.5 + reach)))
     return Closeness(interval, (extreme + 1) / (_SHUFFLES + 1), Interval(middle, low, high))
-
-
-def _dealt(streams: Streams, times: Tensor) -> Tensor:
-    """Sums of `times` over random halves: (B,)."""
-    order = streams.uniform("half", times.shape).argsort(1)[:, : len(times) // 2]
-    return times[order].sum(1)
 
 
 # -- near copies ----------------------------------------------------------------------------------------------------------------
