@@ -28,7 +28,7 @@ class Compare:
     seeds: int = 3
     """Models of each family."""
     budget: str = "10m"
-    """Training time of one diffusion model here (90s, 10m, 1h); the others get as many floating-point operations."""
+    """Training time of one diffusion model here (90s, 10m, 1h), or what it may compute (5TFLOP); the others get as many operations."""
     scales: tuple[float, ...] = (1.0,)
     """Sizes of network to compare, relative to the usual: 0.5 1 2 shows the scaling. All but 1 with the first seed alone."""
     samples: int = 1000
@@ -45,13 +45,16 @@ class Compare:
 
 def run(argv: list[str]) -> None:
     args = parse(Compare, argv, "unnoise compare")
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Comparison)}
-    compare(Comparison(**{**given, "data": str(args.data), "budget": seconds(args.budget)}), args.out)
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Comparison) if f.name != "counted"}
+    amount, counted = budget_of(args.budget)
+    compare(Comparison(**{**given, "data": str(args.data), "budget": amount, "counted": counted}), args.out)
 
 
-def seconds(text: str) -> float:
-    """90, 90s, 10m, 1.5h -> seconds. InputError for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+def budget_of(text: str) -> tuple[float, bool]:
+    """90, 90s, 10m, 1.5h -> (seconds, False); 5TFLOP, 300GFLOP -> (TFLOP, True). InputError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|GFLOP|TFLOP|PFLOP|)", text.strip())
     if found is None:
-        raise InputError(f"--budget {text!r} is no time; say 90s, 10m or 1h")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+        raise InputError(f"--budget {text!r} is neither a time nor a number of operations; say 90s, 10m, 1h or 5TFLOP")
+    unit = found[2]
+    each = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "GFLOP": 1e-3, "TFLOP": 1.0, "PFLOP": 1e3}[unit]
+    return float(found[1]) * each, unit.endswith("FLOP")

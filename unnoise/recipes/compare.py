@@ -66,7 +66,7 @@ _STEPS = 3000  # that the diffusion model should be able to take within its budg
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is asked for. budget: seconds of the diffusion model's training. scales: sizes relative to the compared one, of which
+    """What is asked for. budget: seconds of the diffusion model's training, or, with `counted`, operations in TFLOP. scales: sizes relative to the compared one, of which
     all but 1 are trained with the first seed alone. unconditional: the models are not told the classes, which still judge.
     width: of the diffusion model; None: the largest that can take 3000 steps in the budget. samples: made of each model."""
 
@@ -74,6 +74,7 @@ class Comparison:
     families: tuple[str, ...] = tuple(FAMILIES)
     seeds: int = 3
     budget: float = 600.0
+    counted: bool = False
     scales: tuple[float, ...] = (1.0,)
     samples: int = 1000
     condition: str | None = None
@@ -92,7 +93,7 @@ class Comparison:
         if self.seeds < 1 or self.samples < FEWEST:
             raise InputError(f"seeds {self.seeds} must be at least 1 and samples {self.samples} at least {FEWEST}")
         if not (self.budget > 0 and math.isfinite(self.budget)):
-            raise InputError(f"budget {self.budget:g} s: must be positive")
+            raise InputError(f"budget {self.budget:g}: must be positive")
         if 1.0 not in self.scales or not all(0 < s <= 16 for s in self.scales):
             raise InputError(f"scales {self.scales}: relative sizes of up to 16, and 1 must be among them")
         if self.width is not None and (self.width < GRAIN or self.width % GRAIN):
@@ -259,7 +260,7 @@ def _able(family: Family, subject: Subject, say: Callable[[str], None]) -> bool:
 def _planned(asked: Comparison, data: Data, out: Path, say: Callable[[str], None]) -> Plan:
     """The plan of an earlier call, if it is the same comparison, or a new one, with the diffusion model's size and the compute."""
     same = {
-        "data": data.train.fingerprint(), "budget": asked.budget, "condition": asked.condition,
+        "data": data.train.fingerprint(), "budget": asked.budget, "counted": asked.counted, "condition": asked.condition,
         "unconditional": asked.unconditional, "width": asked.width, "samples": asked.samples,
     }  # fmt: skip
     file = out / "plan.json"
@@ -275,15 +276,20 @@ def _planned(asked: Comparison, data: Data, out: Path, say: Callable[[str], None
     for size in sizes:
         contender = family.contender(data.subject, size)
         rows = rows_for(data, family, contender)
-        seconds = measure_step_seconds(contender, rows, family.training(100, data.run.train.batch, 0, 0))
-        steps = max(10, math.floor(asked.budget / seconds))
+        per_step = flops_per_step(contender, rows, data.run.train.batch)
+        if asked.counted:
+            steps = max(10, math.floor(asked.budget * 1e12 / per_step))
+        else:
+            seconds = measure_step_seconds(contender, rows, family.training(100, data.run.train.batch, 0, 0))
+            steps = max(10, math.floor(asked.budget / seconds))
         if chosen is None or steps >= _STEPS:
-            chosen = size, steps, flops_per_step(contender, rows, data.run.train.batch)
+            chosen = size, steps, per_step
         if steps < _STEPS:
             break
     assert chosen is not None
     size, steps, per_step = chosen
-    say(f"{family.about}: width {GRAIN * size}, {steps:,} steps of {per_step / 1e9:.3g} GFLOP in the budget of {asked.budget:g} s")
+    budget = f"{asked.budget:g} {'TFLOP' if asked.counted else 's'}"
+    say(f"{family.about}: width {GRAIN * size}, {steps:,} steps of {per_step / 1e9:.3g} GFLOP in the budget of {budget}")
     plan = Plan(same, float(steps) * per_step)
     count = _counted(family.contender(data.subject, size))
     plan.entries["diffusion x1"] = Entry(size, *count, (per_step,), (steps,))

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, softmax, softplus
 
+from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import State
 from unnoise.evaluation.families.family import Family, OneShot, Rows, Subject, parts
@@ -68,6 +69,10 @@ class Adversarial(Family):
             generator = self._generator(shape, size, told)
             return PictureAdversaries(subject, self, generator, PictureCriticConfig(shape, size, told).build(), self.gamma)
         assert isinstance(subject.codec, TableCodecConfig)
+        if self.style:
+            raise InputError(
+                "style-gan scales the channels of convolutions; a table has none: compare gan, and leave style-gan out"
+            )
         rows = Rows(subject.codec)
         made = RowGeneratorConfig(rows.dim, size, latent=self.latent, vector_dim=told).build()
         return RowAdversaries(subject, self, made, RowCriticConfig(rows.dim, size, vector_dim=told).build(), self.row_gamma)
