@@ -2,11 +2,12 @@
 
 Convolutional: a pyramid whose sides halve and whose widths double from level to level, so that every level costs about the same
 and a larger picture costs little more; residual blocks (He et al. 2016, 1512.03385) of one 3x3 convolution in the last three
-levels, and the mean over what is left of the picture. Batch normalisation (Ioffe & Szegedy 2015, 1502.03167): in `eval` the
-network is a fixed function of each row alone.
+levels; and a linear layer over all that is left, which keeps what is where in the picture. Batch normalisation (Ioffe & Szegedy
+2015, 1502.03167): in `eval` the network is a fixed function of each row alone.
 """
 
 import math
+from abc import ABC
 from itertools import pairwise
 
 import torch
@@ -14,22 +15,28 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 
-def feature_network(shape: tuple[int, ...]) -> nn.Module:
-    """For rows of this shape: (D,) numbers, (T, C) a sequence of channels, or (C, H, W) a picture. Rows (n, *shape) -> (n, F).
+class Features(nn.Module, ABC):
+    """Rows (n, ...) -> (n, width), none of them negative."""
 
-    The module has `width`, which is F. Raises ValueError for another shape.
+    width: int
+
+
+def feature_network(shape: tuple[int, ...]) -> Features:
+    """For rows of this shape: (D,) numbers, (T, C) a sequence of channels, or (C, H, W) a picture.
+
+    Raises ValueError for another shape.
     """
     match shape:
         case (d,):
             return VectorFeatures(d)
         case (t, c):
-            return SequenceFeatures(c, t)
+            return SequenceFeatures(t, c)
         case (c, h, w):
             return PictureFeatures(c, h, w)
     raise ValueError(f"rows of shape {shape}: (D,), (T, C) or (C, H, W) are meant")
 
 
-class PictureFeatures(nn.Module):
+class PictureFeatures(Features):
     """(n, C, H, W) -> (n, 128)"""
 
     width = 128
@@ -42,22 +49,26 @@ class PictureFeatures(nn.Module):
         sides = (height > 1, width > 1)
         widths = [self.width >> (levels - 1 - i) for i in range(levels)]
         layers: list[nn.Module] = []
+        left = height, width
         for i, (w_in, w_out) in enumerate(zip([channels, *widths], widths)):
-            layers.append(_convolution(w_in, w_out, sides, first if i == 0 else 2))
+            stride = first if i == 0 else 2
+            left = -(-left[0] // stride), -(-left[1] // stride)
+            layers.append(_convolution(w_in, w_out, sides, stride))
             if i >= levels - 3:
                 layers.append(_Residual(w_out, sides))
         self.layers = nn.Sequential(*layers)
+        self.gather = _linear(math.prod(left) * widths[-1], self.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+        return self.gather(self.layers(x.contiguous(memory_format=torch.channels_last)).flatten(1))
 
 
-class SequenceFeatures(nn.Module):
+class SequenceFeatures(Features):
     """(n, T, C) -> (n, 128): the same, along time alone."""
 
     width = PictureFeatures.width
 
-    def __init__(self, channels: int, length: int) -> None:
+    def __init__(self, length: int, channels: int) -> None:
         super().__init__()
         self.picture = PictureFeatures(channels, length, 1)
 
@@ -65,20 +76,21 @@ class SequenceFeatures(nn.Module):
         return self.picture(x.transpose(1, 2)[..., None])
 
 
-class VectorFeatures(nn.Module):
+class VectorFeatures(Features):
     """(n, D) -> (n, 64)"""
 
     width = 64
 
     def __init__(self, dim: int, hidden: int = 256) -> None:
         super().__init__()
-        widths = [dim, hidden, hidden, self.width]
-        self.layers = nn.Sequential(
-            *(nn.Sequential(nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU(inplace=True)) for a, b in pairwise(widths))
-        )
+        self.layers = nn.Sequential(*(_linear(a, b) for a, b in pairwise([dim, hidden, hidden, self.width])))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
+
+
+def _linear(w_in: int, w_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(w_in, w_out, bias=False), nn.BatchNorm1d(w_out), nn.ReLU(inplace=True))
 
 
 def _convolution(w_in: int, w_out: int, sides: tuple[bool, bool], stride: int) -> nn.Sequential:
