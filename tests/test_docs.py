@@ -37,3 +37,19 @@ def test_the_nouns_by_hand() -> None:
     exec(BLOCKS[1], names)
     assert names["pictures"].shape == (4, 1, 8, 8)
     assert float(names["pictures"].abs().mean()) == pytest.approx(1, abs=0.5)  # it has learnt at least the size of its data
+
+
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize(
+    ("guide", "block"),
+    [(g, i) for g in GUIDES for i in range(g.read_text(encoding="utf-8").count("```python"))],
+    ids=lambda v: getattr(v, "name", v),
+)
+def test_guides_run(guide: Path, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They assert what they claim themselves."""
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)[block]
+    assert "assert " in code
+    exec(code, {})
