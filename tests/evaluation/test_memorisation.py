@@ -58,7 +58,7 @@ def test_the_right_rows_are_called():
 
 
 def test_a_generator_of_fresh_rows_is_not_accused_more_often_than_the_rate_says():
-    """Mean over 60 worlds of the share called, against the rate r / (h + 1): the z of 60 draws of a bounded share, 4.5 deviations."""
+    """Mean over 60 worlds of the share called, against the rate r / (h + 1): within 4.5 deviations, 7e-6."""
     shares = []
     for i in range(60):
         train, held, made = (Vectors.of(normal(1000 + 3 * i + j, 120, 4)) for j in range(3))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from unnoise.core.errors import InputError
@@ -30,18 +31,48 @@ GUIDANCE = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
 """0: nothing is asked; 1: plainly conditional; above: exaggerated."""
 _K = 5
 _HELD = 2000  # held-out rows to compare with
-_FEWEST = 40
 _SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Point:
-    """One guidance scale."""
+    """One guidance scale. quality and diversity: None where there are too few rows for them."""
 
     guidance: float
     control: Interval
-    quality: Interval
-    diversity: Interval
+    quality: Interval | None
+    diversity: Interval | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Features of held-out rows to compare with; what other held-out rows get is the floor of quality, the ceiling of diversity.
+
+    count: so many rows cover: coverage grows with them.
+    """
+
+    encoder: Encoder
+    train: Examples
+    rows: Tensor
+    count: int
+    floor: float
+    ceiling: float
+    seed: int
+
+    @staticmethod
+    def of(encoder: Encoder, train: Examples, held: Examples, n: int, seed: int) -> "Reference":
+        """For n made rows. Raises InputError for too few rows of either."""
+        halves = encoder.features(held.take(_some(len(held), _HELD, seed)), train)
+        here, there = halves[: len(halves) // 2], halves[len(halves) // 2 :]
+        count = min(n, len(there))
+        ceiling = density_coverage(here, there[:count], _K, seed)[1].value
+        return Reference(encoder, train, here, count, Energy()(there, here), ceiling, seed)
+
+    def compare(self, made: Examples) -> tuple[Interval, Interval]:
+        """Quality and diversity."""
+        x = self.encoder.features(made, self.train)
+        c = compare(Energy(), x, self.rows, 1, self.seed)
+        return Interval(c.value, c.low, c.high), density_coverage(self.rows, x[: self.count], _K, self.seed)[1]
 
 
 def right_share(classifier: Classifier, rows: Examples, asked: Sequence[str | None], train: Examples) -> Interval:
@@ -76,8 +107,6 @@ def control_section(
     try:
         if len(classifier.attribute.values) < 2 or len({p for p in prompts if p is not None}) < 2:
             raise InputError(f"the training rows are not of two or more values of {name!r}: there is nothing to ask for")
-        if len(held) < _FEWEST:
-            raise InputError(f"{len(held)} held-out rows: at least {_FEWEST} are needed to compare with")
         if not guidance:
             raise InputError("no guidance scale was given")
         told = attribute_of(held, name)
@@ -90,20 +119,18 @@ def control_section(
     notes = [f"The classifier, {classifier.name}, tells {real.value:.1%} of {len(known)} held-out rows right: that is the ceiling."]
     if real.value < 2 / len(classifier.attribute.values):
         notes.append("It is hardly better than guessing: its verdict on made rows means little.")
-    encoder = encoder or classifier.encoder()
-    halves = encoder.features(held.take(_some(len(held), _HELD, seed)), train)
-    here, there = halves[: len(halves) // 2], halves[len(halves) // 2 :]
-    count = min(n, len(there))  # coverage grows with the rows that cover
-    floor, most = Energy()(there, here), density_coverage(here, there[:count], _K, seed)[1].value
+    reference: Reference | None = None
+    try:
+        reference = Reference.of(encoder or classifier.encoder(), train, held, n, seed)
+    except InputError as e:
+        notes.append(f"Quality and diversity were not measured: {e}.")
     points: list[Point] = []
     sheets = []
     for w in tqdm(guidance, desc="guidance", unit="scale", disable=not progress, leave=False):
         try:
             made = maker.make(prompts, seed, w)
-            x = encoder.features(made, train)
-            c = compare(Energy(), x, here, 1, seed)
             share = right_share(classifier, made, prompts, train)
-            points.append(Point(w, share, Interval(c.value, c.low, c.high), density_coverage(here, x[:count], _K, seed)[1]))
+            points.append(Point(w, share, *(reference.compare(made) if reference else (None, None))))
             sheets.append(made.draw(range(min(_SHOWN, len(made)))))
         except InputError as e:
             notes.append(f"Guidance {w:g}: {e}.")
@@ -111,29 +138,34 @@ def control_section(
         Measure("asked class, real rows", real.value, real.low, real.high, best="high", note="the classifier's own accuracy")
     ]
     for p in points:
-        at = f"guidance {p.guidance:g}"
-        a, q, d = p.control, p.quality, p.diversity
-        measures += [
-            Measure(f"asked class, {at}", a.value, a.low, a.high, real.value, best="high", note=f"of {n} rows"),
-            Measure(f"distance, {at}", q.value, q.low, q.high, floor, best="low", note=f"energy distance in {encoder.name}"),
-            Measure(
-                f"coverage, {at}", d.value, d.low, d.high, most, best="high", note=f"of {len(here)} held-out rows, by {count} rows"
-            ),
-        ]
+        at, a, q, d = f"guidance {p.guidance:g}", p.control, p.quality, p.diversity
+        measures.append(Measure(f"asked class, {at}", a.value, a.low, a.high, real.value, best="high", note=f"of {n} rows"))
+        if reference is not None and q is not None and d is not None:
+            where, by = reference.encoder.name, f"of {len(reference.rows)} held-out rows, by {reference.count} rows"
+            measures += [
+                Measure(f"distance, {at}", q.value, q.low, q.high, reference.floor, note=f"energy distance in {where}"),
+                Measure(f"coverage, {at}", d.value, d.low, d.high, reference.ceiling, best="high", note=by),
+            ]
     if not points:
         return Section(title, tuple(measures), (), tuple(notes))
-    about = "Dashed: what real rows get. Bands: 95 %."
-    curves, sorry = plots.attempt(
-        "Control, quality and diversity by guidance", about, lambda: _curves(points, real.value, floor, most)
-    )
-    about = "Up: what was asked for is shown; right: the variety of real rows is there. Named by guidance."
-    trade, sorry_too = plots.attempt("Control against diversity", about, lambda: _trade(points))
-    about = "Each row one guidance scale, each column one seed and one class."
     heads = [p or "" for p in prompts[:_SHOWN]]
-    sheet, _ = plots.attempt(
-        "What guidance does", about, lambda: plots.sheet(sheets, heads, [f"guidance {p.guidance:g}" for p in points])
-    )
-    return Section(title, tuple(measures), curves + trade + sheet, (*notes, *sorry, *sorry_too))
+    drawn = [
+        plots.attempt(
+            "Control, quality and diversity by guidance",
+            "Dashed: what real rows get. Bands: 95 %.",
+            lambda: _curves(points, real.value, reference),
+        ),
+        plots.attempt(
+            "What guidance does",
+            "Each row one guidance scale, each column one seed and one class.",
+            lambda: plots.sheet(sheets, heads, [f"guidance {p.guidance:g}" for p in points]),
+        ),
+    ]
+    if reference is not None:
+        about = "Up: what was asked for is shown; right: the variety of real rows is there. Named by guidance."
+        drawn.insert(1, plots.attempt("Control against diversity", about, lambda: _trade(points)))
+    drawings, sorry = (tuple(x for some in part for x in some) for part in zip(*drawn))
+    return Section(title, tuple(measures), drawings, (*notes, *sorry))
 
 
 def _some(total: int, most: int, seed: int) -> list[int]:
@@ -141,18 +173,20 @@ def _some(total: int, most: int, seed: int) -> list[int]:
     return Streams.of(seed, total).uniform("some", dtype=torch.float64).argsort()[:most].tolist()
 
 
-def _curves(points: Sequence[Point], real: float, floor: float, most: float) -> bytes:
+def _curves(points: Sequence[Point], real: float, reference: Reference | None) -> bytes:
     def panel(label: str, of: Sequence[Interval], level: float) -> plots.Panel:
         return plots.Panel(label, [i.value for i in of], [i.low for i in of], [i.high for i in of], level, "real rows")
 
-    panels = [
-        panel("asked class seen", [p.control for p in points], real),
-        panel("distance", [p.quality for p in points], floor),
-        panel("coverage", [p.diversity for p in points], most),
-    ]
+    panels = [panel("asked class seen", [p.control for p in points], real)]
+    if reference is not None:
+        panels += [
+            panel("distance", [p.quality for p in points if p.quality], reference.floor),
+            panel("coverage", [p.diversity for p in points if p.diversity], reference.ceiling),
+        ]
     return plots.curves([p.guidance for p in points], panels, "guidance")
 
 
 def _trade(points: Sequence[Point]) -> bytes:
-    x, y = [p.diversity.value for p in points], [p.control.value for p in points]
-    return plots.path(x, y, [f"{p.guidance:g}" for p in points], "coverage", "asked class seen")
+    both = [(p.diversity.value, p.control.value, f"{p.guidance:g}") for p in points if p.diversity]
+    x, y, names = zip(*both)
+    return plots.path(x, y, names, "coverage", "asked class seen")

@@ -104,7 +104,7 @@ def _unmix(c: np.ndarray, m: np.ndarray, steps: int = 500) -> np.ndarray:
     for _ in range(steps):
         q = (p[:, None] @ m)[:, 0]
         new = p * (m @ (f / np.maximum(q, 1e-300))[..., None])[..., 0]
-        done = np.abs(new - p).max() < 1e-7
+        done = np.abs(new - p).max() < 1e-6
         p = new
         if done:
             break

@@ -59,13 +59,12 @@ def closeness(train: Nearest, held: Nearest, count: int, seed: int = 0) -> Close
     tied = both <= both.amin(1, keepdim=True)
     u = Streams.of(seed, n).uniform("ties", both.shape[1:])
     winner = names.gather(1, (u * tied).argmax(1, keepdim=True))[:, 0]
-    times = torch.bincount(winner, minlength=2 * count).double()  # c_j
+    times = np.bincount(winner.numpy(), minlength=2 * count)  # c_j
     effective = n**2 / float((times**2).sum())
     p = float(times[:count].sum()) / n
     # the doubt about 1/2 needs no more than which real rows were called "train"
     rng = np.random.default_rng(seed)
-    level = torch.tensor([float(times[rng.permutation(2 * count)[:count]].sum()) for _ in range(_SHUFFLES)]) / n
-    extreme = int((level >= p - 1e-12).sum())
+    extreme = sum(int(rng.permutation(times)[:count].sum()) >= int(times[:count].sum()) for _ in range(_SHUFFLES))
     interval = intervals.share(p * effective, effective)
     d, e = train.distances[:, 0], held.distances[:, 0]
     ratio = torch.where(e > 0, d / e, torch.where(d > 0, torch.full_like(d, torch.inf), torch.ones_like(d))).sort().values
