@@ -1,4 +1,4 @@
-"""Are made rows and real rows from one distribution? Every two-sample measure with its doubt, its p-value, and what real rows get."""
+"""Are made and real rows from one distribution? Every two-sample measure with its doubt, its p-value, and what real rows get."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -44,9 +44,7 @@ TESTS = (
     _Test("classifier", _classifier, lambda x, y, seed: classifier_test(x, y, seed).accuracy.value),
     _distance("MMD", MMD(), 999, "squared, unbiased, Gaussian kernels of 5 widths about the median distance"),
     _distance("energy distance", Energy(), 999, "unbiased"),
-    _distance(
-        "sliced Wasserstein", SlicedWasserstein(DIRECTIONS), 199, f"{DIRECTIONS:,} directions; above 0 for equal distributions"
-    ),
+    _distance("sliced Wasserstein", SlicedWasserstein(DIRECTIONS), 199, f"{DIRECTIONS:,} directions; above 0 for equal ones too"),
 )
 
 
@@ -65,9 +63,9 @@ def two_sample_section(
     notes = [
         f"{len(rows['made']):,} made and {len(rows['held']):,} held-out rows, drawn from {len(made):,} and {len(held):,}; "
         f"the floor: {len(rows['train']):,} training rows against the same held-out ones.",
-        "Intervals of 95 %: of the classifier Clopper and Pearson's, over both halves; of MMD and energy distance the jackknife's; of "
-        "sliced Wasserstein the delta method's, its lower end less the bias of so many rows. p-values: of the classifier the exact "
-        "binomial one, of the distances permutation tests.",
+        "Intervals of 95 %: of the classifier by Clopper and Pearson, over both halves; of MMD and energy distance by the "
+        "jackknife; of sliced Wasserstein by the delta method, its lower end less the bias of so many rows. p-values: of the "
+        "classifier from the exact binomial law, of the distances by permutation tests.",
     ]
     try:
         x, y, real = (e.tensor(train, rows[k]).flatten(1) for k, e in (("held", held), ("made", made), ("train", train)))

@@ -2,16 +2,18 @@
 
     d^2(a, b) = |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a^(1/2) S_b S_a^(1/2))^(1/2))     (Dowson & Landau 1982; Heusel et al. 2017)
 which is the squared Wasserstein-2 distance of the Gaussians. What a row adds to it, to first order, is their optimal potential
-    phi(x) = 2 <mu_a - mu_b, x - mu_a> + (x - mu_a)^T (I - T) (x - mu_a),   T = S_a^(-1/2) (S_a^(1/2) S_b S_a^(1/2))^(1/2) S_a^(-1/2)
+    phi(x) = 2 <mu_a - mu_b, x - mu_a> + (x - mu_a)^T (I - T) (x - mu_a)
+    T = S_a^(-1/2) (S_a^(1/2) S_b S_a^(1/2))^(1/2) S_a^(-1/2)
 so that its variance is var phi_a(X) / n + var phi_b(Y) / m               (Rippl, Munk & Sturm 2016, J. Multivar. Anal. 151)
-With few rows it is too large by about c / rows: a line through the distances of nested subsets, over 1 / rows, meets 1 / rows = 0 at
-d^2 without that bias                                                     (Chong & Forsyth 2020, 1911.07023)
+With few rows it is too large by about c / rows: a line through the distances of nested subsets over 1 / rows meets 1 / rows = 0
+at d^2 without that bias                                                  (Chong & Forsyth 2020, 1911.07023)
 """
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -116,7 +118,7 @@ def _nested(x: Tensor, order: Tensor, shares: list[float]) -> list[Moments]:
     """Moments of the first rows, for every share but the whole; falling, each held by the one before."""
     ends = [round(s * len(x)) for s in reversed(shares[1:])]
     out = [Moments.of(x[order[: ends[0]]])]
-    for start, end in zip(ends, ends[1:]):
+    for start, end in pairwise(ends):
         out.append(out[-1] + Moments.of(x[order[start:end]]))
     return out[::-1]
 

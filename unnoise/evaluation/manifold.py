@@ -7,8 +7,8 @@
 Equal distributions give a density of 1 in the mean and a coverage of 1 - prod_(i=1..k) (n - i) / (n + m - i); precision and recall
 fall short of 1 by an amount that depends on the data: their floor says by how much. All depend on the number of rows.
 
-Intervals: both samples are cut into 10 disjoint parts; the spread of the parts' figures over sqrt(10), as variances fall as 1 / rows
-(subsampling; Politis, Romano & Wolf 1999).
+Intervals: both samples are cut into 10 disjoint parts; the spread of the parts' figures over sqrt(10), as variances fall as
+1 / rows (subsampling; Politis, Romano & Wolf 1999).
 """
 
 import math

@@ -1,7 +1,7 @@
 """How good and how diverse made rows are, by the features of frozen networks: every measure as the mean over several networks.
 
 One network more is another seed, so the doubt is of the seeds and of the rows: with E networks, s their figures' standard deviation
-and e the mean standard error of the rows (which all networks share), the interval is t sqrt(s^2 / E + e^2), t Student's quantile for
+and e the mean standard error of the rows (which all networks share), the interval is t sqrt(s^2 / E + e^2), with Student's t for
 Welch and Satterthwaite's degrees of freedom. Figures of networks of different kinds are on different scales: one section a kind.
 """
 
@@ -73,9 +73,7 @@ METRICS = (
         density_coverage,
         pairwise=True,
     ),
-    Metric(
-        (Figure("Vendi score", None, "how many different rows, in effect", 1.0),), lambda _, made: (vendi(made),), pairwise=False
-    ),
+    Metric((Figure("Vendi score", None, "different rows, in effect", 1.0),), lambda _, made: (vendi(made),), pairwise=False),
 )
 
 

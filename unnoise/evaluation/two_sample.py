@@ -225,16 +225,21 @@ def permutation_test(distance: Distance, x: Tensor, y: Tensor, permutations: int
 def compare(distance: Distance, x: Tensor, y: Tensor, permutations: int = 999, seed: int = 0) -> Comparison:
     """The permutation test, with an interval for the distance between the two distributions.
 
-    value - null - 1.96 s ... value + 1.96 s, s by the jackknife, or for sliced Wasserstein by its influence function. The
-    jackknife's variance is too large in the mean (Efron & Stein 1981, Ann. Stat. 9), but between equal distributions it is small
-    where the distance happens to be: so s is at least the standard deviation over random splits, the truth there. Averages over all pairs and areas are too large by at most about what
-    equal distributions give, `null`: |.| is convex, and noise moves it most where F = G. For averages over distinct pairs `null`
-    is 0 but for the number of permutations. A true distance is at least 0, and so is the lower end where the value is.
+    value - null - 1.96 s ... value + 1.96 s. s: by the jackknife, whose variance is too large in the mean (Efron & Stein 1981, Ann.
+    Stat. 9), or for sliced Wasserstein by its influence function; but at least the standard deviation over random splits, the truth
+    between equal distributions, where the others are small whenever the distance happens to be. null: averages over all pairs and
+    areas are too large by at most about what equal distributions give (|.| is convex, and noise moves it most where F = G); for
+    averages over distinct pairs it is 0 but for the number of permutations. A true distance is not negative, so neither is the
+    lower end where the value is not.
     """
+    return compare_pooled(distance, *pool(x, y), permutations, seed)
+
+
+def compare_pooled(distance: Distance, pooled: Tensor, first: Tensor, permutations: int, seed: int) -> Comparison:
+    """The same for rows that lie together (N, D), float64; first: (N,) bool, which of them are of the first sample."""
     if permutations < 1:
         raise InputError(f"permutations {permutations}: at least 1; 999 are usual")
-    pooled, first = pool(x, y)
-    splits = torch.cat([first[:, None], _random_splits(len(pooled), len(x), permutations, seed)], 1)
+    splits = torch.cat([first[:, None], _random_splits(len(pooled), int(first.sum()), permutations, seed)], 1)
     study = distance.study(pooled, splits)
     d = study.distances
     tolerance = 1e-12 * float(d.abs().max())  # the same split in another order is a tie, whatever its rounding

@@ -1,8 +1,8 @@
 """How many different rows there are, in effect: the Vendi score (Friedman & Dieng 2023, TMLR, 2210.02410).
 
     V = exp(H),  H = - sum l log l over the eigenvalues l of K / n,  K_ij = <x_i, x_j> / (|x_i| |x_j|)
-1 if all rows point one way, n if all are at right angles. K / n has the eigenvalues of rho = X^T X / n (F, F) with rows of length 1,
-so n may be any number. What a row adds to H is -x^T log(rho) x - H, whence the interval (delta method).
+1 if all rows point one way, n if all are at right angles. K / n has the eigenvalues of rho = X^T X / n (F, F) with rows of length
+1, so n may be any number. What a row adds to H is -x^T log(rho) x - H, whence the interval (delta method).
 """
 
 import math
