@@ -257,17 +257,11 @@ def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
     return out
 
 
-def control_section(outcomes: Sequence[Outcome], real: Mapping[str, float], missing: str) -> Section:
+def control_section(outcomes: Sequence[Outcome], real: Mapping[str, float], about: str, missing: str) -> Section:
     """The accuracy of the asked class, and the guidance curve of what can be guided. missing: why there is none."""
     if missing:
         return Section("Control", notes=(missing,))
-    section = scores_section(
-        "Control",
-        CONTROL,
-        outcomes,
-        real,
-        "Judged by a classifier that no generator has seen; real: its accuracy on held-out rows.",
-    )
+    section = scores_section("Control", CONTROL, outcomes, real, about)
     drawings, measures = [], list(section.measures)
     for family in families_of(outcomes):
         curve = next((o.guidance for o in ours(outcomes, family) if o.guidance), None)
@@ -336,8 +330,10 @@ def compute_section(outcomes: Sequence[Outcome]) -> Section:
 # -- the terminal ------------------------------------------------------------------------------------------------------------
 
 
-def side_by_side(outcomes: Sequence[Outcome], real: Mapping[str, float], families: Sequence[Family]) -> str:
-    """A column a family, a line a figure: mean and half the interval over the seeds."""
+def side_by_side(
+    outcomes: Sequence[Outcome], real: Mapping[str, float], families: Sequence[Family], own: Sequence[Score] = ()
+) -> str:
+    """A column a family, a line a figure: mean and half the interval over the seeds. own: the scores of this kind of data."""
     names = families_of(outcomes)
     lines: list[tuple[str, str, list[str]]] = []
 
@@ -352,9 +348,7 @@ def side_by_side(outcomes: Sequence[Outcome], real: Mapping[str, float], familie
     add("training seconds", None, lambda o: _mean_of([m.seconds for m in o]))
     add("steps", None, lambda o: "+".join(f"{s:,}" for s in o[0].steps) if o else "")
     add("seeds that failed", None, lambda o: f"{sum(bool(m.failure) for m in o)} of {len(o)}")
-    extra = [Score(k, k, "") for k in dict.fromkeys(k for o in outcomes for k in o.scores)]
-    known = {s.key for s in (*QUALITY, *DIVERSITY, *CONTROL)}
-    for score in (*QUALITY, *DIVERSITY, *CONTROL, *(e for e in extra if e.key not in known)):
+    for score in (*QUALITY, *DIVERSITY, *CONTROL, *own):
         arrow = {"low": " ↓", "high": " ↑"}.get(str(score.best), "")
         add(score.name + arrow, real.get(score.key), partial(_score_cell, score.key))
     for calls in (1, 4, 20, 1000):

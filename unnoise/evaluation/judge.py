@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unnoise.core.errors import InputError
-from unnoise.core.measure import Attribute, Examples
+from unnoise.core.measure import Attribute, Examples, Measure
 from unnoise.evaluation.encoders import Classifier, Encoder, train_classifier, train_self_supervised
 from unnoise.evaluation.frechet import frechet
 from unnoise.evaluation.intervals import Interval
@@ -70,6 +70,12 @@ class Judge:
             return f"Modes: what a classifier reads in the channels of {self.n:,} rows; perfect ones show {best:.0f} of 1,000."
         return "Modes: the classes that a classifier sees in at least one row." if self.classifier is not None else ""
 
+    @property
+    def about_control(self) -> str:
+        if self.classifier is not None:
+            return "Judged by a classifier that no generator has seen; real: its accuracy on rows held out."
+        return f"Read off the rows: whether {self.attribute!r} is what was asked for."
+
     def prompts(self, seed: int) -> list[str | None]:
         """n prompts with the shares of the training rows."""
         return prompts_like(self.train, self.n, seed, self.attribute) if self.attribute else [None] * self.n
@@ -83,12 +89,21 @@ class Judge:
         return self.features(self._reference)
 
     @cached_property
+    def _other(self) -> Examples:
+        return self.held.take(range(1, 2 * self.n, 2))
+
+    @cached_property
+    def own(self) -> tuple[Measure, ...]:
+        """The measures of this kind of data alone, between real rows: their names, and what is good."""
+        return tuple(self.train.measures(self._reference, self._other))
+
+    @cached_property
     def real(self) -> dict[str, float]:
         """The scores of real rows, each asked to be what it is."""
-        other = self.held.take(range(1, 2 * self.n, 2))
+        other = self._other
         known = attribute_of(other, self.attribute) if self.attribute else None
         asked = [None] * self.n if known is None else [known.values[c] if c >= 0 else None for c in known.codes.tolist()]
-        return self.scores(other, asked)
+        return self._scores(other, asked, self.own)
 
     def features(self, rows: Examples) -> Tensor:
         if self.encoder is None:
@@ -97,6 +112,9 @@ class Judge:
 
     def scores(self, made: Examples, asked: Sequence[str | None]) -> dict[str, float]:
         """Every figure by its key; the kind's own by their names. What cannot be found is left out."""
+        return self._scores(made, asked, self.train.measures(self._reference, made))
+
+    def _scores(self, made: Examples, asked: Sequence[str | None], own: Sequence[Measure]) -> dict[str, float]:
         x = self.features(made)
         if not bool(x.isfinite().all()):
             raise InputError("the features of what was made are not finite")
@@ -108,7 +126,7 @@ class Judge:
             **_found(("density", "coverage"), lambda: density_coverage(y, x)),
             **self._modes(made),
             **self._control(made, asked),
-            **{m.name: m.value for m in self.train.measures(self._reference, made)},
+            **{m.name: m.value for m in own},
         }
         return {k: float(v) for k, v in out.items() if math.isfinite(v)}
 

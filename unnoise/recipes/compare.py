@@ -66,9 +66,12 @@ _STEPS = 3000  # that the diffusion model should be able to take within its budg
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is asked for. budget: seconds of the diffusion model's training, or, with `counted`, operations in TFLOP. scales: sizes relative to the compared one, of which
-    all but 1 are trained with the first seed alone. unconditional: the models are not told the classes, which still judge.
-    width: of the diffusion model; None: the largest that can take 3000 steps in the budget. samples: made of each model."""
+    """What is asked for.
+
+    budget: seconds of the diffusion model's training, or, with `counted`, operations in TFLOP. scales: sizes relative to the
+    compared one, of which all but 1 are trained with the first seed alone. samples: made of each model. unconditional: the models
+    are not told the classes, which still judge. width: of the diffusion model; None: the largest that takes 3000 steps in the budget.
+    """
 
     data: str
     families: tuple[str, ...] = tuple(FAMILIES)
@@ -433,8 +436,7 @@ def _reported(
     say: Callable[[str], None],
 ) -> list[Section]:  # fmt: skip
     real = judge.real
-    known = {s.key for s in (*side.QUALITY, *side.DIVERSITY, *side.CONTROL)}
-    own = [side.Score(k, k, "") for k in real if k not in known]
+    own = [side.Score(m.name, m.name, m.best) for m in judge.own]
     names = [f.name for f in families]
     sheets = [(n, out / "sheets" / f"{n}.png") for n in names]
     sections = [
@@ -443,14 +445,14 @@ def _reported(
         side.stability_section(outcomes),
         side.scores_section("Quality", side.QUALITY, outcomes, real, judge.about),
         side.scores_section("Diversity", side.DIVERSITY, outcomes, real, judge.about_modes),
-        side.control_section(outcomes, real, data.missing),
+        side.control_section(outcomes, real, judge.about_control, data.missing),
         side.speed_section(outcomes),
         side.scaling_section(outcomes),
         side.complexity_section(families),
         *([side.scores_section("Measures of this kind of data", own, outcomes, real, "")] if own else []),
         Section("Samples", drawings=tuple(Drawing(n, f.read_bytes(), "Real rows above.") for n, f in sheets if f.is_file())),
     ]
-    table = side.side_by_side([o for o in outcomes if o.scale == 1], real, families)
+    table = side.side_by_side([o for o in outcomes if o.scale == 1], real, families, own)
     facts = {
         "data": data.train.account(),
         "families": " ".join(f"{f.name}: {f.about}." for f in families),
