@@ -14,8 +14,10 @@ COMMANDS = {
     "resume": "go on with an interrupted training run",
     "average": "the model of a run with averaged weights of another width, rebuilt after training",
     "sample": "make new data with a trained model: pictures or a table",
+    "evaluate": "measure a model or samples against real data, and write a report",
+    "compare": "diffusion against GANs and autoencoders on your data, at equal parameters and compute",
     "info": "what a file, a model or a run is, and the command that makes it again",
-    "example": "write a small real data set to try things on (digits, breast-cancer)",
+    "example": "write a small real data set to try things on (digits, stacked-digits, breast-cancer)",
     "demo": "train on real handwritten digits and draw everything, in a few minutes",
 }
 
