@@ -7,6 +7,7 @@ from scipy import stats
 from stand_ins import Brightness, Itself, attribute, noise_pictures
 
 from unnoise.core.errors import InputError
+from unnoise.evaluation import fairness
 from unnoise.evaluation.fairness import equal_target, fairness_section, group_quality, known_shares, predicted_shares, target_of
 from unnoise.modalities.image.measure import Pictures
 
@@ -25,6 +26,14 @@ def test_known_shares_have_the_chi_squares_p_value():
     assert abs(found.p_value - wanted) < 5 * np.sqrt(wanted * (1 - wanted) / 10_000) + 0.01
     low = stats.binomtest(120, 300).proportion_ci(method="wilson").low
     assert found.shares[0].low == pytest.approx(low)
+
+
+def test_a_target_that_was_counted_has_the_p_value_of_two_samples():
+    made, real = np.array([130, 80, 90]), np.array([180, 160, 160])
+    found = known_shares(torch.from_numpy(made), torch.from_numpy(real / 500), counted=500)
+    wanted = stats.chi2_contingency(np.stack([made, real])).pvalue
+    assert abs(found.p_value - wanted) < 5 * np.sqrt(wanted * (1 - wanted) / 10_000) + 0.015
+    assert found.p_value > 1.5 * known_shares(torch.from_numpy(made), torch.from_numpy(real / 500)).p_value
 
 
 def test_what_cannot_be_is_the_rarest_of_all():
@@ -47,10 +56,12 @@ def test_a_group_that_is_always_called_right_needs_no_correction():
     assert [s.value for s in found.shares] == pytest.approx([0.3, 0.6, 0.1], abs=1e-4)
 
 
-def test_intervals_hold_the_truth_and_p_values_their_level():
+def test_intervals_hold_the_truth_and_p_values_their_level(monkeypatch):
     """40 worlds with their own confusion counts. Hits of a 95 % interval, and rejections at 10 %, are binomial; the bootstrap may
     miss by a few hundredths, which is given; what remains is below 1e-4.
     """
+    monkeypatch.setattr(fairness, "_DRAWS", 200)
+    monkeypatch.setattr(fairness, "_SIMULATED", 1000)
     m, truth = np.array([[0.8, 0.15, 0.05], [0.1, 0.85, 0.05], [0.2, 0.1, 0.7]]), np.array([0.6, 0.3, 0.1])
     hits = rejected = 0
     for i in range(40):

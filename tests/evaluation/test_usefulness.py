@@ -113,6 +113,11 @@ def test_a_rare_class_is_helped_by_rows_of_it():
     assert found["mean: rare class filled up"].value > 0.95
     assert found["mean: rare class, gain"].low > 0.9
     assert any("'b'" in n for n in section.notes)
+    chosen = usefulness_section(train, held, made, learners=[Slow()], repeats=1, rare=3, thin="c")
+    assert any("'c'" in n for n in chosen.notes)
+    assert any(
+        "'z' was not thinned" in n for n in usefulness_section(train, held, made, learners=[Slow()], repeats=1, thin="z").notes
+    )
 
 
 def test_tables_leave_out_the_column_that_is_told():

@@ -6,7 +6,7 @@ shares     known groups: k / n. Groups that a classifier predicts: of n rows c_j
            (Saerens, Latinne & Decaestecker 2002, Neural Comput. 14, for labels in place of posteriors). Their doubt, in c and
            in M, by bootstrap: c anew from the multinomial, the rows of M from Dirichlet(counts)
 p-value    of "the shares are the target's": Pearson's chi-square against its own distribution by simulation, with the doubt in
-           M where there is any: valid however small the counts
+           M, and in a target that was counted on training rows: valid however small the counts
 quality    energy distance (unbiased: 0 in the mean for equal distributions) between made and held-out rows of one group, beside
            that of one half of these held-out rows and the other; that of the worst group less that of the best is the gap
 """
@@ -61,21 +61,24 @@ def equal_target(attribute: Attribute) -> dict[str, float]:
     return {v: 1 / len(attribute.values) for v in attribute.values}
 
 
-def known_shares(counts: Tensor, target: Tensor, seed: int = 0) -> Shares:
-    """counts (K,) of the made rows; target (K,), sum 1. Wilson's intervals."""
+def known_shares(counts: Tensor, target: Tensor, seed: int = 0, counted: int | None = None) -> Shares:
+    """counts (K,) of the made rows; target (K,), sum 1. Wilson's intervals.
+
+    counted: of how many rows the target is the shares; None: it is given, without doubt.
+    """
     n = int(counts.sum())
     if n < 1:
         raise InputError("the group is known of none of the made rows")
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(n, target.numpy(), _SIMULATED)
+    drawn = rng.multinomial(n, _targets(rng, target, counted, _SIMULATED))
     p = _rarer(counts.double().numpy(), drawn, n * target.numpy())
     return Shares(tuple(intervals.share(int(k), n) for k in counts), p)
 
 
-def predicted_shares(called: Tensor, confusion: Tensor, target: Tensor, seed: int = 0) -> Shares:
+def predicted_shares(called: Tensor, confusion: Tensor, target: Tensor, seed: int = 0, counted: int | None = None) -> Shares:
     """called (K,): how many made rows the classifier calls what. confusion (K, K): how many real rows that are i it calls j.
 
-    Groups without real rows are taken to be called right.
+    Groups without real rows are taken to be called right. counted: as of `known_shares`.
     """
     n = int(called.sum())
     if n < 1:
@@ -91,7 +94,8 @@ def predicted_shares(called: Tensor, confusion: Tensor, target: Tensor, seed: in
     drawn = _unmix(rng.multinomial(n, c / n, draws).astype(float), unsure)
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
     expected = n * (target.numpy() @ m)
-    others = np.einsum("i,bij->bj", target.numpy(), _dirichlet(rng, counts, min(_SIMULATED, _NUMBERS // len(c) ** 2)))
+    draws = min(_SIMULATED, _NUMBERS // len(c) ** 2)
+    others = np.einsum("bi,bij->bj", _targets(rng, target, counted, draws), _dirichlet(rng, counts, draws))
     simulated = rng.multinomial(n, others / others.sum(1, keepdims=True))
     each = (Interval(float(v), float(min(a, v)), float(max(b, v))) for v, a, b in zip(best, low, high))
     return Shares(tuple(each), _rarer(c, simulated, expected))
@@ -115,6 +119,14 @@ def _dirichlet(rng: np.random.Generator, counts: np.ndarray, draws: int) -> np.n
     """(draws, K, K): each row of proportions as its counts leave it open; 1 / K on top, for what a few rows did not show."""
     g = rng.standard_gamma(np.broadcast_to(counts + 1 / len(counts), (draws, *counts.shape)))
     return g / np.maximum(g.sum(2, keepdims=True), 1e-300)
+
+
+def _targets(rng: np.random.Generator, target: Tensor, counted: int | None, draws: int) -> np.ndarray:
+    """(draws, K): the shares that the target may stand for."""
+    if counted is None:
+        return np.broadcast_to(target.numpy(), (draws, len(target)))
+    g = rng.standard_gamma(np.broadcast_to(counted * target.numpy(), (draws, len(target))))
+    return g / g.sum(1, keepdims=True)
 
 
 def _rarer(counts: np.ndarray, simulated: np.ndarray, expected: np.ndarray) -> float:
@@ -177,27 +189,27 @@ def fairness_section(
             raise InputError(f"the training rows have fewer than two values of {name!r}: there are no groups")
         if len(made) < 1:
             raise InputError("there are no made rows")
-        wanted = _target(real, target)
+        wanted, counted = _target(real, target), int(counts_of(real).sum()) if target is None else None
         groups = _groups(held, made, train, name, real, classifier)
     except InputError as e:
         return Section(title, notes=(f"Fairness was not measured: {e}.",))
     if classifier is None:
         notes.append("Groups are what the rows were asked to be, or in a table are: no classifier looked at them.")
-        shares = known_shares(groups.made, wanted, seed)
+        shares = known_shares(groups.made, wanted, seed, counted)
     elif groups.confusion is None:
         notes.append(
             "Groups are what a classifier calls the rows, not corrected for what it confuses: too many or no held-out rows."
         )
-        shares = known_shares(groups.made, wanted, seed)
+        shares = known_shares(groups.made, wanted, seed, counted)
     else:
         right = float(groups.confusion.diagonal().sum() / groups.confusion.sum())
         notes.append(
             f"Groups are what the classifier {classifier.name} sees, {right:.1%} right on held-out rows; shares are corrected for "
             "what it confuses there, and the intervals hold the doubt in that."
         )
-        shares = predicted_shares(groups.made, groups.confusion, wanted, seed)
+        shares = predicted_shares(groups.made, groups.confusion, wanted, seed, counted)
     source = "training rows" if target is None else "given target"
-    measures = _share_measures(real.values, shares, wanted, int(groups.made.sum()), source, seed, notes)
+    measures = _share_measures(real.values, shares, wanted, int(groups.made.sum()), counted, source, seed, notes)
     drawings, sorry = plots.attempt(
         f"Shares of {name}", f"Bars: made rows; marks: {source}.", lambda: _share_bars(real.values, shares, wanted, source)
     )
@@ -258,11 +270,12 @@ def _aligned(a: Attribute | None, real: Attribute, n: int) -> Tensor:
 
 
 def _share_measures(
-    values: tuple[str, ...], shares: Shares, wanted: Tensor, n: int, source: str, seed: int, notes: list[str]
+    values: tuple[str, ...], shares: Shares, wanted: Tensor, n: int, counted: int | None, source: str, seed: int, notes: list[str]
 ) -> list[Measure]:
     p = np.array([s.value for s in shares.shares])
     off = 0.5 * float(np.abs(p - wanted.numpy()).sum())
-    chance = np.random.default_rng(seed).multinomial(n, wanted.numpy(), 2000) / n
+    rng = np.random.default_rng(seed)
+    chance = rng.multinomial(n, _targets(rng, wanted, counted, 2000)) / n
     floor = float(0.5 * np.abs(chance - wanted.numpy()).sum(1).mean())
     told = f"half the sum of |share - {source}|; real: expected of {n} rows drawn from the target; p: made rows are such"
     out = [Measure("distance of the shares", off, floor=floor, p_value=shares.p_value, best="low", note=told)]

@@ -251,7 +251,9 @@ def _figures(found: _Found, space: str) -> list[Measure]:
 
 
 def _closest(train: Examples, made: Examples, found: _Found, where: str) -> Drawing:
-    order = found.scores.argsort(stable=True)[:_SHOWN].tolist()
+    ranked = found.scores.argsort(stable=True)
+    same = found.near.distances[ranked, 0] == 0
+    order = torch.cat([ranked[same][: _SHOWN // 2], ranked[~same]])[:_SHOWN].tolist()  # exact copies leave room for near ones
     k = min(4, found.near.rows.shape[1])
     left = made.draw(order)
     rows, captions = [], []

@@ -109,10 +109,8 @@ def sheet(rows: Sequence[Sequence[Image.Image]], heads: Sequence[str], captions:
     largest = max(max(im.size) for row in rows for im in row)
     scale = max(1, round(smallest / largest))
     font = ImageFont.load_default(_FONT)
-    wide = [
-        max([*(row[j].width * scale for row in rows if j < len(row)), round(font.getlength(heads[j])) if j < len(heads) else 0])
-        for j in range(max(map(len, rows)))
-    ]
+    named = {j: round(font.getlength(head)) for j, head in enumerate(heads[:-1])}  # the last has room to its right
+    wide = [max([*(row[j].width * scale for row in rows if j < len(row)), named.get(j, 0)]) for j in range(max(map(len, rows)))]
     tall, line = [max(im.height for im in row) * scale for row in rows], _FONT + 6
     width = max(sum(wide) + _GAP * (len(wide) + 1), *(round(font.getlength(c)) + 2 * _GAP for c in captions))
     page = Image.new("RGB", (width, line + _GAP + sum(tall) + len(rows) * (line + _GAP)), _PAPER)

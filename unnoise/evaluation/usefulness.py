@@ -199,12 +199,13 @@ def usefulness_section(
     learners: Sequence[Learner] | None = None,
     most: int = 5000,
     rare: int = 20,
+    thin: str | None = None,
     progress: bool = False,
 ) -> Section:
     """The attribute `name` is to be told.
 
     repeats: of every training. learners: by default `learners_for` the rows. most: rows of a kind that one learns from at most.
-    rare: to how many real rows a class is thinned (the one with the fewest rows that has more than that and is in all sets).
+    rare: to how many real rows a class is thinned: `thin`, or that with the fewest rows of those with more, which all sets have.
     """
     title, notes = f"Usefulness: {name}", []
     try:
@@ -214,8 +215,10 @@ def usefulness_section(
             raise InputError(f"repeats {repeats}: at least 1")
     except InputError as e:
         return Section(title, notes=(f"Usefulness was not measured: {e}.",))
-    thinned = _rarest(task, rare)
-    if thinned is None:
+    thinned = _rarest(task, rare, thin)
+    if thinned is None and thin is not None:
+        notes.append(f"{thin!r} was not thinned: it needs more than {rare} real rows, rows made, {_FEWEST_OF_CLASS} held out.")
+    elif thinned is None:
         notes.append(f"No class has more than {rare} real rows, rows made and {_FEWEST_OF_CLASS} held-out rows: none was thinned.")
     measures: list[Measure] = []
     drawings: tuple[Drawing, ...] = ()
@@ -275,11 +278,12 @@ def _task(train: Examples, held: Examples, made: Examples, name: str, most: int)
     )
 
 
-def _rarest(task: _Task, rare: int) -> int | None:
+def _rarest(task: _Task, rare: int, thin: str | None) -> int | None:
     """The class to be thinned."""
     k = len(task.attribute.values)
     real, made, held = (torch.bincount(c[c >= 0], minlength=k) for c in (task.real_codes, task.made_codes, task.held_codes))
-    able = ((real > rare) & (made > 0) & (held >= _FEWEST_OF_CLASS)).nonzero()[:, 0]
+    named = torch.tensor([thin in (None, v) for v in task.attribute.values])
+    able = (named & (real > rare) & (made > 0) & (held >= _FEWEST_OF_CLASS)).nonzero()[:, 0]
     return int(able[real[able].argmin()]) if len(able) else None
 
 
