@@ -1,41 +1,22 @@
 """Our Inception-v3 against torch-fidelity's own module, with random weights made by its class."""
 
-import importlib
-import importlib.util
-import sys
-import types
-
 import pytest
 import torch
+from fidelity import theirs
 from torch import nn
 
 from unnoise.networks.inception import Inception, resize
 
 
 @pytest.fixture(scope="module")
-def theirs() -> types.ModuleType:
-    """Its file alone: the package's front imports torchvision, which has no place here."""
-    spec = importlib.util.find_spec("torch_fidelity")
-    if spec is None:
-        pytest.skip("torch-fidelity is not installed: pip install --no-deps torch-fidelity")
-    with pytest.MonkeyPatch.context() as patch:
-        stub = types.ModuleType("torch_fidelity")
-        stub.__path__ = list(spec.submodule_search_locations)
-        patch.setitem(sys.modules, "torch_fidelity", stub)
-        module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
-        for name in [n for n in sys.modules if n.startswith("torch_fidelity.")]:
-            patch.delitem(sys.modules, name)
-    return module
-
-
-@pytest.fixture(scope="module")
-def network(theirs) -> nn.Module:
+def network() -> nn.Module:
     """Its network, weights at random and of a size that keeps signals alive through all layers, statistics included."""
+    module = theirs("feature_extractor_inceptionv3")
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        patch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        network = theirs.FeatureExtractorInceptionV3("inception", ["2048"])
+        patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        network = module.FeatureExtractorInceptionV3("inception", ["2048"])
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -168,19 +168,30 @@ class Preparation:
         )
 
 
-class _Reading(nn.Module):
-    """One of the outputs that a transformers model has names for."""
+class _ClassToken(nn.Module):
+    """DINOv2's."""
 
-    def __init__(self, model: nn.Module, output: str) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model, self.output = model, output
+        self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        return getattr(self.model(pixel_values=x), self.output)
+        return self.model(pixel_values=x).pooler_output
 
 
-def _transformers(where: str, title: str, classes: Mapping[str, str], output: str) -> Encoder:
-    """classes: transformers' class by the model type in the folder's config.json."""
+class _Projected(nn.Module):
+    """CLIP's picture half."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.look, self.project = model.vision_model, model.visual_projection
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.look(pixel_values=x).pooler_output)
+
+
+def _transformers(where: str, title: str, classes: Mapping[str, str], read: Callable[[Any], nn.Module]) -> Encoder:
+    """classes: transformers' class by the model type in the folder's config.json. read: what is taken from the model."""
     try:
         import transformers
     except ImportError as e:
@@ -202,20 +213,15 @@ def _transformers(where: str, title: str, classes: Mapping[str, str], output: st
         raise InputError(f"{where}: {origin}: {why}") from e
     if info["missing_keys"]:
         raise InputError(f"{where}: {len(info['missing_keys'])} weights are missing, the first {min(info['missing_keys'])}")
-    digest = tensors_hash(model.state_dict())[:16]
-    network = _Reading(model, output).eval().requires_grad_(False)
+    network = read(model).eval().requires_grad_(False)
+    digest = tensors_hash(network.state_dict())[:16]
     return PictureEncoder(f"{title} ({Path(where).name}), {digest}", digest, Preparation.of(told, where), network)
 
 
+_DINOV2 = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}
+_CLIP = {"clip": "CLIPModel", "clip_vision_model": "CLIPVisionModelWithProjection"}
 _KINDS: Mapping[str, Callable[[str], Encoder]] = {
     "inception": _inception,
-    "dinov2": lambda where: _transformers(
-        where, "DINOv2", {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}, "pooler_output"
-    ),
-    "clip": lambda where: _transformers(
-        where,
-        "CLIP",
-        {"clip": "CLIPVisionModelWithProjection", "clip_vision_model": "CLIPVisionModelWithProjection"},
-        "image_embeds",
-    ),
+    "dinov2": lambda where: _transformers(where, "DINOv2", _DINOV2, _ClassToken),
+    "clip": lambda where: _transformers(where, "CLIP", _CLIP, _Projected),
 }

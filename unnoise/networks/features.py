@@ -48,7 +48,7 @@ class PictureFeatures(Features):
         first = 2 ** (halvings - levels + 1)  # how far the first convolution strides: what is larger than 64 is made 32 at once
         sides = (height > 1, width > 1)
         widths = [self.width >> (levels - 1 - i) for i in range(levels)]
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [nn.ZeroPad2d((0, -width % first if sides[1] else 0, 0, -height % first if sides[0] else 0))]
         left = height, width
         for i, (w_in, w_out) in enumerate(zip([channels, *widths], widths)):
             stride = first if i == 0 else 2
@@ -94,11 +94,9 @@ def _linear(w_in: int, w_out: int) -> nn.Sequential:
 
 
 def _convolution(w_in: int, w_out: int, sides: tuple[bool, bool], stride: int) -> nn.Sequential:
-    """Of (stride + 1)^2 pixels, along the sides that there are: whatever is n long becomes ceil(n / stride)."""
-    kernel, strides, padding = (
-        _along(sides, there, not_there) for there, not_there in ((stride + 1, 1), (stride, 1), (stride // 2, 0))
-    )
-    convolve = nn.Conv2d(w_in, w_out, kernel, strides, padding, bias=False)
+    """3x3 with stride 2; with a longer one, squares that lie side by side. Whatever is n long becomes ceil(n / stride)."""
+    kernel, padding = (3, 1) if stride == 2 else (stride, 0)
+    convolve = nn.Conv2d(w_in, w_out, _along(sides, kernel, 1), _along(sides, stride, 1), _along(sides, padding, 0), bias=False)
     return nn.Sequential(convolve, nn.BatchNorm2d(w_out), nn.ReLU(inplace=True))
 
 
