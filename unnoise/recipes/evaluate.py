@@ -27,7 +27,7 @@ from unnoise.evaluation.control import control_section
 from unnoise.evaluation.distances import two_sample_section
 from unnoise.evaluation.encoders import Classifier, Encoder, train_classifier, train_self_supervised
 from unnoise.evaluation.fairness import fairness_section
-from unnoise.evaluation.likelihood import bits_per_dimension, likelihood_section
+from unnoise.evaluation.likelihood import bits_per_dimension, likelihood_section, tightest
 from unnoise.evaluation.maker import Maker, attribute_of
 from unnoise.evaluation.memorisation import Losses, memorisation_section
 from unnoise.evaluation.pretrained import find_encoder
@@ -58,6 +58,8 @@ class Options:
     """Share of the real rows that is held out; a run's own share goes before it."""
     feature_seeds: int = 2
     """Feature networks of each kind, trained with different seeds: they give the feature metrics their interval."""
+    repeats: int = 1
+    """Times that each learner is trained to see what samples are good for (the slowest part); 3 or more give honest intervals."""
     features: tuple[str, ...] = ()
     """Pretrained feature networks beside the trained ones: inception:FILE, dinov2:FOLDER_OR_NAME, clip:FOLDER_OR_NAME."""
     steps: int | None = None
@@ -125,8 +127,12 @@ class Subject:
         if self.model is None:
             raise InputError("the likelihood and the losses need the model, not samples of it")
         n = min(len(self.held), len(self.train), 1000)
-        some = [(rows.take(range(n)), told[:n]) for rows, told in zip((self.held, self.train), reversed(self.told))]
-        held, train = (bits_per_dimension(self.model, rows, told, self.options.seed, progress=self.progress) for rows, told in some)
+        model, seed = self.model, self.options.seed
+        method = tightest(model, self.train, self.told[0], seed)
+        held, train = (
+            bits_per_dimension(model, rows.take(range(n)), told[:n], seed, method=method, progress=self.progress)
+            for rows, told in zip((self.held, self.train), reversed(self.told))
+        )
         return held, train
 
 
@@ -141,7 +147,7 @@ def evaluate(
     unknown = sorted(set(options.only) - set(SECTIONS))
     if unknown:
         raise InputError(f"there is no section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
-    for name in ("n", "feature_seeds", "batch"):
+    for name in ("n", "feature_seeds", "repeats", "batch"):
         if getattr(options, name) < 1:
             raise InputError(f"{name} {getattr(options, name)}: must be at least 1")
     if not 0 < options.held_out < 1:
@@ -331,7 +337,7 @@ def _likelihood(it: Subject) -> Section:
 
 
 def _usefulness(it: Subject) -> Section:
-    return usefulness_section(it.train, it.held, it.made, it.group, it.options.seed, progress=it.progress)
+    return usefulness_section(it.train, it.held, it.made, it.group, it.options.seed, it.options.repeats, progress=it.progress)
 
 
 def _control(it: Subject) -> Section:
