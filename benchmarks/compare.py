@@ -18,7 +18,8 @@ from unnoise.cli.compare import budget_of
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.stacked import write_stacked_digits
 from unnoise.modalities.table.examples import write_breast_cancer
-from unnoise.recipes.compare import FAMILIES, Comparison, compare
+from unnoise.recipes.compare import compare
+from unnoise.recipes.comparison import FAMILIES, Comparison
 
 
 def fashion() -> Path:

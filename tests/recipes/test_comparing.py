@@ -11,7 +11,8 @@ from unnoise.cli.compare import budget_of
 from unnoise.core.errors import InputError
 from unnoise.evaluation import judge
 from unnoise.evaluation.encoders import train_classifier
-from unnoise.recipes.compare import Comparison, compare
+from unnoise.recipes.compare import compare
+from unnoise.recipes.comparison import Comparison
 
 
 def write(file: Path, n: int = 90, labels: bool = True) -> Path:

@@ -9,7 +9,8 @@ import tyro
 
 from unnoise.cli.terminal import parse
 from unnoise.core.errors import InputError
-from unnoise.recipes.compare import FAMILIES, Comparison, compare
+from unnoise.recipes.compare import compare
+from unnoise.recipes.comparison import FAMILIES, Comparison
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Compare:
     seeds: int = 3
     """Models of each family."""
     budget: str = "10m"
-    """Training time of one diffusion model here (90s, 10m, 1h), or what it may compute (5TFLOP); the others get as many operations."""
+    """Training time of a diffusion model here (90s, 10m, 1h), or what it may compute (5TFLOP); others get as many operations."""
     scales: tuple[float, ...] = (1.0,)
     """Sizes of network to compare, relative to the usual: 0.5 1 2 shows the scaling. All but 1 with the first seed alone."""
     samples: int = 1000
