@@ -76,7 +76,7 @@ def theirs(kind: str, where, array: np.ndarray) -> tuple[torch.Tensor, torch.Ten
 @pytest.mark.parametrize("size", [(32, 32, 1), (40, 28, 3), (90, 130, 3), (64, 64, 3)])
 @pytest.mark.parametrize("kind", WRITE)
 def test_features_are_those_of_transformers(folders, kind, size):
-    """Pixels within two levels of 255 of Pillow's, which rounds twice, and a twentieth in the mean; features as near as that lets."""
+    """Pixels within two levels of 255 of Pillow's, which rounds twice, a twentieth in the mean; features as near as that lets."""
     array = pictures(4, *size)
     pixels, features = theirs(kind, folders[kind], array)
     encoder = find_encoder(f"{kind}:{folders[kind]}")
