@@ -188,9 +188,13 @@ class OpenTable(Opened):
     def fingerprint(self) -> str:
         return _digest([self.table.name], self.table.table.rows()[:3], len(self.table), repr(self.table.config).encode())
 
-    def training(self, codec: Codec, conditioner: Conditioner) -> DataSet:
+    def kept(self) -> TableData:
+        """What is trained on: all rows, or those that are not held out, and columns that know nothing of the others."""
         share = self.source.held_out
-        table = self.table.split(share)[0] if share > 0 else self.table
+        return self.table.split(share)[0] if share > 0 else self.table
+
+    def training(self, codec: Codec, conditioner: Conditioner) -> DataSet:
+        table = self.kept()
         if self.source.condition is None or isinstance(conditioner, Unconditional):
             return table.unconditional()
         return table.told(self.source.condition, conditioner, self.source.caption_drop)

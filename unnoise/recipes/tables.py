@@ -21,7 +21,7 @@ from unnoise.training.config import AdamWConfig, CosineDecay, TrainConfig
 
 
 def tables(opened: OpenTable, source: TableSource, options: Options) -> Run:
-    data = opened.table
+    data = opened.kept()
     conditioner: Buildable = UnconditionalConfig()
     prompts: tuple[str, ...] = ()
     if source.condition is not None:

@@ -15,7 +15,7 @@ from unnoise.core.state import Batch, State
 from unnoise.core.times import LowDiscrepancy
 from unnoise.core.weights import EDMWeight
 from unnoise.modalities.table.examples import write_breast_cancer
-from unnoise.modalities.table.measure import column_shapes, mean_score, pair_trends
+from unnoise.modalities.table.likeness import column_shapes, mean_score, pair_trends
 from unnoise.modalities.table.read import read_table
 from unnoise.networks.table import TableNetworkConfig
 from unnoise.samplers.ancestral import Ancestral

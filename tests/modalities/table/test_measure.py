@@ -8,7 +8,8 @@ from scipy import stats
 
 from unnoise.core.errors import InputError
 from unnoise.modalities.table.columns import Categorical, Column, Numeric, Table
-from unnoise.modalities.table.measure import column_shapes, detection, mean_score, pair_trends
+from unnoise.modalities.table.detection import detection
+from unnoise.modalities.table.likeness import column_shapes, mean_score, pair_trends
 from unnoise.modalities.table.show import plot_marginals
 
 X, Y = (Numeric(n, (0.0, 1.0), (0.0, 1.0), 1, 0, 1, missing="") for n in "xy")
@@ -67,7 +68,7 @@ def test_detection_is_the_area_that_theory_gives():
     moved = rng.normal(size=(3000, 2)) + np.array([1.0, 0.0])
     fake = Table(columns, torch.from_numpy(moved), torch.empty((3000, 0), dtype=torch.int64))
     # The area's standard deviation is at most sqrt(A (1 - A) / 3000) = 0.0078 (Birnbaum & Klose 1957); 5 of them: 6e-7
-    assert detection(real, fake) == pytest.approx(stats.norm.cdf(1 / np.sqrt(2)), abs=0.039)
+    assert detection(real, fake).value == pytest.approx(stats.norm.cdf(1 / np.sqrt(2)), abs=0.039)
 
 
 def test_tables_of_other_columns_are_refused():

@@ -214,9 +214,9 @@ class Table:
     def of(self, column: Column) -> Tensor:
         """The values (B,) of a Numeric column, or the codes (B,) of a Categorical one."""
         if isinstance(column, Numeric):
-            return self.numeric[:, [c for c in self.columns if isinstance(c, Numeric)].index(column)]
+            return self.numeric[:, [c.name for c in self.columns if isinstance(c, Numeric)].index(column.name)]
         if isinstance(column, Categorical):
-            return self.categorical[:, [c for c in self.columns if isinstance(c, Categorical)].index(column)]
+            return self.categorical[:, [c.name for c in self.columns if isinstance(c, Categorical)].index(column.name)]
         raise InputError(f"column {column.name!r} is not modelled: it is {type(column).__name__}")
 
     def rows(self, first: int = 0) -> list[tuple[str, ...]]:
@@ -228,3 +228,26 @@ class Table:
             elif isinstance(c, Unmodelled):
                 texts.append(c.fill(first, len(self)))
         return list(zip(*texts))
+
+
+def modelled(*tables: Table) -> list[Numeric | Categorical]:
+    """The modelled columns that the tables have in common, which must be all of them, in one order.
+
+    Numbers may have other ranges and missing ones other marks; categories must be the same, for their codes to mean the same.
+    Raises InputError naming the first column that differs.
+    """
+    first, *others = ([c for c in t.columns if isinstance(c, Numeric | Categorical)] for t in tables)
+    for other in others:
+        if [c.name for c in first] != [c.name for c in other]:
+            odd = sorted({c.name for c in first} ^ {c.name for c in other})
+            what = f"only one has {odd[0]!r}" if odd else "their order differs"
+            raise InputError(f"two tables are compared that do not have the same columns: {what}")
+        for a, b in zip(first, other):
+            if isinstance(a, Numeric) != isinstance(b, Numeric):
+                raise InputError(
+                    f"two tables are compared that do not have the same columns: {a.name!r} has numbers in one and categories in "
+                    "the other"
+                )
+            if isinstance(a, Categorical) and isinstance(b, Categorical) and a.categories != b.categories:
+                raise InputError(f"two tables are compared whose column {a.name!r} has not the same categories")
+    return first

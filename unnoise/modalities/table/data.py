@@ -1,7 +1,9 @@
 """A table as training data."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from unnoise.core.random import Streams
 from unnoise.core.state import State
 from unnoise.modalities.table.codec import TableCodec, TableCodecConfig
 from unnoise.modalities.table.columns import Categorical, Constant, LeftOut, Numeric, RowNumber, Table
+from unnoise.modalities.table.infer import fit_distribution
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,32 @@ class TableData:
         gaps = values.isnan() if isinstance(column, Numeric) else values == len(column.categories)
         return int(gaps.sum()) if column.missing is not None else 0
 
+    def split(self, share: float, seed: int = 0) -> tuple["TableData", "TableData"]:
+        """(the rest, about `share` of the rows). By a hash of each row's values, so rows that are added or moved move no other.
+
+        Equal rows are told apart by their count, each by a draw of its own: both sides have their share of them, and come from
+        one distribution. What a model knows of a column's distribution is fitted anew, to the rest alone; both sides have these
+        columns. Raises InputError for a share that leaves one side empty.
+        """
+        seen: Counter[str] = Counter()
+        held = []
+        for numbers, codes in zip(self.table.numeric.tolist(), self.table.categorical.tolist()):
+            texts = [c.categories[k] if k < len(c.categories) else None for c, k in zip(self.config.categorical, codes)]
+            content = repr((numbers, texts))
+            digest = hashlib.blake2b(f"{seed}/{seen[content]}/{content}".encode(), digest_size=8).digest()
+            held.append(int.from_bytes(digest, "little") < share * 2**64)
+            seen[content] += 1
+        which = torch.tensor(held, dtype=torch.bool)
+        if not 0 < int(which.sum()) < len(self):
+            raise InputError(
+                f"{self.name}: holding out {share:g} of {len(self):,} rows leaves one side empty; hold out another share, or none"
+            )
+        rest = self.table[~which]
+        columns = tuple(_refitted(c, rest.of(c)) if isinstance(c, Numeric) else c for c in self.config.columns)
+        config = replace(self.config, columns=columns)
+        parts = [replace(self, config=config, table=replace(self.table[rows], columns=columns)) for rows in (~which, which)]
+        return parts[0], parts[1]
+
     def unconditional(self) -> "TableSet":
         return TableSet(self, TableCodec(self.config), Unconditional(), [None] * len(self), 1.0)
 
@@ -98,6 +127,15 @@ class TableSet:
         dropped = rng.uniform("drop") < self.drop
         told = [None if d else self.told[r] for r, d in zip(rows, dropped.tolist())]
         return {"x": self.codec.encode(table, within), "cond": self.conditioner.prepare(told)}
+
+
+def _refitted(column: Numeric, values: Tensor) -> Numeric:
+    """The column with its distribution function fitted to these values alone."""
+    present = values[~values.isnan()].numpy()
+    if len(present) == 0:
+        return column
+    knots, levels = fit_distribution(present, column.half)
+    return replace(column, values=knots, levels=levels)
 
 
 def _count(columns: Sequence[object]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from unnoise.core.errors import InputError
 from unnoise.modalities.table.columns import Categorical, Numeric, Table
-from unnoise.modalities.table.measure import correlations
+from unnoise.modalities.table.likeness import correlations
 
 _MOST_PLOTTED = 36  # columns; a page of more is not looked at
 
