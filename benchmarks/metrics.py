@@ -12,11 +12,11 @@ with, MNIST from the folder in UNNOISE_DATA. Real rows get one known fault at a 
 
 Each repetition draws disjoint held-out and made rows at random, of equal numbers; of the largest size as many are held out as the
 made ones leave. `power`: the share of repetitions in which a figure lies beyond the 95 % bound of its own no-fault draws, which is
-mean -+ t s sqrt(1 + 1 / R) of R of them (a prediction limit); on the bad side, or on both for density and the Vendi score. Blindness
-gets about 0.05. Feature networks, one of each kind, have learned from 4,000 of the rows; all rows' features, with every fault, are
-computed once, and repetitions draw from them. As in `unnoise evaluate`, 2,000 rows of each go into the two-sample measures and 4,000
-into the pairwise feature metrics at most. Figures are kept in --folder as they are found: a run that was stopped goes on, and one
-with other sizes or faults adds to them.
+mean -+ t s sqrt(1 + 1 / R) of R of them (a prediction limit); on the bad side, or on both for density and the Vendi score.
+Blindness gets about 0.05. Feature networks, one of each kind, have learned from 4,000 of the rows; all rows' features, with every
+fault, are computed once, and repetitions draw from them. As in `unnoise evaluate`, 2,000 rows of each go into the two-sample
+measures and 4,000 into the pairwise feature metrics at most. Figures are kept in --folder as they are found: a run that was stopped
+goes on, and one with other sizes or faults adds to them.
 """
 
 import argparse

@@ -23,7 +23,7 @@ FEWEST = 40
 """Rows of each sample that a classifier needs to learn from at all: half of them."""
 COLUMNS = 512
 """Of longer rows so many numbers are drawn, once for all, for the classifier to see."""
-_TREES, _LEAVES, _SPLIT_COLUMNS = 80, 8, 64
+_TREES, _LEAVES, _BINS, _SPLIT_COLUMNS = 80, 8, 63, 64
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def classifier_test(x: Tensor, y: Tensor, seed: int = 0) -> ClassifierTest:
     found = []
     for learnt, asked in (halves, halves[::-1]):
         trees = HistGradientBoostingClassifier(
-            max_iter=_TREES, max_leaf_nodes=_LEAVES, max_features=share, early_stopping=False, random_state=seed
+            max_iter=_TREES, max_leaf_nodes=_LEAVES, max_bins=_BINS, max_features=share, early_stopping=False, random_state=seed
         )
         right = int((trees.fit(learnt, truth).predict(asked) == truth).sum())
         result = binomtest(right, t, 0.5, alternative="greater")
