@@ -4,8 +4,8 @@ A figure of a family is the mean over its seeds with Student's 95 % interval (n 
 seeds has Wilson's. Seeds that failed are counted as failures and left out of no mean: what they scored is what they are worth,
 except where they scored nothing at all.
 
-failed: diverged, if training gave up, was rolled back, or left weights that are not finite; collapsed, if fewer than
-COLLAPSED times the modes that real rows show were found, or recall is below COLLAPSED times that of real rows.
+failed: diverged, if training gave up, was rolled back, or left weights that are not finite; collapsed, if fewer modes were found,
+or recall is lower, than the shares COLLAPSED of what real rows show.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from unnoise.evaluation.plots import Panel, curves
 from unnoise.evaluation.section import Drawing, Section
 from unnoise.training.config import TrainConfig
 
-COLLAPSED = 0.2
+COLLAPSED = {"modes": 0.2, "recall": 0.02}
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ def over_seeds(values: Sequence[float]) -> OverSeeds | None:
 
 def failure_of(scores: Mapping[str, float], real: Mapping[str, float]) -> str:
     """Whether a model that trained to its end has collapsed, judged by the same figures of real rows."""
-    for key, what in (("modes", "modes found"), ("recall", "recall")):
-        if key in scores and key in real and scores[key] < COLLAPSED * real[key]:
-            return f"collapsed: {what} {scores[key]:.3g}, of real rows {real[key]:.3g}"
+    for key, bar in COLLAPSED.items():
+        if key in scores and key in real and scores[key] < bar * real[key]:
+            return f"collapsed: {key} {scores[key]:.3g}, of real rows {real[key]:.3g}"
     return ""
 
 
@@ -195,8 +195,8 @@ def stability_section(outcomes: Sequence[Outcome]) -> Section:
             rows.append(Measure(f"spread of the Fréchet distance, {family}", spread.spread / abs(spread.value), note="std / mean"))
         notes += [f"{family}, seed {o.seed}: {o.failure}." for o in failed]
     bar = (
-        f"A seed counts as failed if training gave up, was rolled back or left weights that are not finite (diverged), or if fewer "
-        f"than {COLLAPSED:.0%} of the modes, or of the recall, of real rows were found (collapsed)."
+        "A seed counts as failed if training gave up, was rolled back or left weights that are not finite (diverged), or if fewer than "
+        f"{COLLAPSED['modes']:.0%} of the modes, or {COLLAPSED['recall']:.0%} of the recall, of real rows were found (collapsed)."
     )
     return Section("Training stability", tuple(rows), notes=(bar, *notes))
 

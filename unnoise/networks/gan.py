@@ -21,9 +21,6 @@ from torch.nn.functional import conv2d
 from unnoise.networks.layers import zeroed
 from unnoise.networks.resnet import Down, Up, act, convolution, from_patches, grown, pyramid, widths
 
-_BASES = 4
-"""Learned maps that every coarsest channel is a mixture of (R3GAN has one)."""
-
 
 @dataclass(frozen=True)
 class PictureShape:
@@ -64,14 +61,12 @@ class ConditionalGenerator(nn.Module):
         at = pyramid(config.shape.height, config.shape.width)
         code = config.latent + config.vector_dim
         self.up = Up(config.shape.channels, at, config.width, config.blocks, code)
-        top = self.up.channels[-1]
-        self.basis = nn.Parameter(torch.randn(_BASES, top, *at.sizes[-1]))
-        self.first = _linear(code, _BASES * top, 1 / math.sqrt(_BASES))
+        self.coarsest = (self.up.channels[-1], *at.sizes[-1])
+        self.first = _linear(code, math.prod(self.coarsest))
 
     def forward(self, latent: Tensor, vector: Tensor | None = None) -> Tensor:
         code = _joined(latent, vector)
-        start = torch.einsum("bkc,kchw->bchw", self.first(code).unflatten(1, (_BASES, -1)), self.basis)
-        return self.up(start, code)
+        return self.up(self.first(code).unflatten(1, self.coarsest), code)
 
 
 @dataclass(frozen=True)
@@ -167,17 +162,15 @@ class PictureCritic(nn.Module):
         self.config = config
         at = pyramid(config.shape.height, config.shape.width)
         self.down = Down(config.shape.channels, at, config.width, config.blocks)
-        top, area = self.down.channels[-1], math.prod(at.sizes[-1])
+        top = self.down.channels[-1]
         self.last = convolution(top, top)
-        self.basis = nn.Parameter(torch.randn(2, top, *at.sizes[-1]) / math.sqrt(area))  # each channel summed up in two ways
-        self.features = _linear(2 * top, 2 * top, math.sqrt(2))
-        self.score = _linear(2 * top, 1)
-        self.told = nn.Linear(config.vector_dim, 2 * top, bias=False) if config.vector_dim else None
+        self.features = _linear(top * math.prod(at.sizes[-1]), top, math.sqrt(2))
+        self.score = _linear(top, 1)
+        self.told = nn.Linear(config.vector_dim, top, bias=False) if config.vector_dim else None
 
     def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
         h = act(self.last(act(self.down(x))))
-        h = torch.einsum("bchw,kchw->bkc", h, self.basis).flatten(1)
-        return _projected(act(self.features(h)), self.score, self.told, vector)
+        return _projected(act(self.features(h.flatten(1))), self.score, self.told, vector)
 
 
 def _projected(h: Tensor, score: nn.Linear, told: nn.Linear | None, vector: Tensor | None) -> Tensor:

@@ -38,7 +38,7 @@ class Pyramid:
     width: int
 
 
-def pyramid(height: int, width: int, floor: int = 7, least: int = 0) -> Pyramid:
+def pyramid(height: int, width: int, floor: int = 4, least: int = 0) -> Pyramid:
     """Halved until no side is over `floor`, and at least `least` times where that is possible."""
     patch = math.ceil(max(height, width) / 16)
     sizes = [(math.ceil(height / patch), math.ceil(width / patch))]
@@ -57,8 +57,8 @@ def from_patches(x: Tensor, at: Pyramid) -> Tensor:
 
 
 def widths(width: int, levels: int) -> tuple[int, ...]:
-    """Channels of each level: doubled once."""
-    return tuple(width * min(2**i, 2) for i in range(levels))
+    """Channels of each level: doubled twice."""
+    return tuple(width * min(2**i, 4) for i in range(levels))
 
 
 def convolution(inputs: int, outputs: int, side: int = 3) -> nn.Conv2d:

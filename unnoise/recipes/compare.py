@@ -124,7 +124,7 @@ def _trained(family: Family, entry: Entry, data: Data, scale: float, seed: int, 
     for stage, steps in enumerate(entry.steps):
         contender.enter(stage)
         run = folder / f"stage-{stage + 1}"
-        config = family.training(steps, data.run.train.batch, seed, stage)
+        config = family.training(steps, family.batch(data.run.train.batch), seed, stage)
         try:
             result = fit(contender, rows, config, run, resume=(run / "checkpoints").is_dir())
         except InputError as e:

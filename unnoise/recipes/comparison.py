@@ -237,7 +237,7 @@ def entry_for(plan: Plan, family: Family, data: Data, scale: float, out: Path) -
     flops, steps = [], []
     for stage, share in enumerate(contender.shares):
         contender.enter(stage)
-        flops.append(flops_per_step(contender, rows, data.run.train.batch))
+        flops.append(flops_per_step(contender, rows, family.batch(data.run.train.batch)))
         steps.append(max(10, round(share * plan.flops / flops[-1])))
     plan.entries[key] = Entry(size, *_counted(contender), tuple(flops), tuple(steps))
     plan.save(out / "plan.json")

@@ -52,6 +52,8 @@ class Adversarial(Family):
     betas: tuple[float, float] = (0.0, 0.99)
     latent: int = 64
     vector_dim: int = 64
+    share: float = 0.5
+    """Of the usual batch: a step is dear, and many small ones serve a game of two better than few large ones."""
 
     @property
     def name(self) -> str:
@@ -61,6 +63,9 @@ class Adversarial(Family):
     def about(self) -> str:
         kind = "style-modulated generator (StyleGAN2)" if self.style else "class-conditional generator (BigGAN)"
         return f"relativistic GAN with R1 and R2 penalties (R3GAN), {kind}, projection critic, averaged generator"
+
+    def batch(self, usual: int) -> int:
+        return max(8, round(usual * self.share))
 
     def contender(self, subject: Subject, size: int) -> "AdversarialTask":
         told = subject.told(self.vector_dim)

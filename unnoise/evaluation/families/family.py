@@ -130,6 +130,10 @@ class Family(ABC):
     def contender(self, subject: Subject, size: int) -> Contender:
         """With fresh weights from torch's generator. InputError for data that this family cannot learn."""
 
+    def batch(self, usual: int) -> int:
+        """Rows a step, where diffusion takes `usual`: the compute is the same, smaller batches buy more steps."""
+        return usual
+
     @abstractmethod
     def training(self, steps: int, batch: int, seed: int, stage: int) -> TrainConfig: ...
 
