@@ -70,7 +70,7 @@ class Moments:
 def distance(a: Moments, b: Moments) -> float:
     """d^2, at least 0; of singular covariances too."""
     s_a, s_b = a.covariance, b.covariance
-    root = _power(s_a, 0.5)
+    (root,) = _powers(s_a, 0.5)
     cross = torch.linalg.eigvalsh(root @ s_b @ root).clamp(min=0).sqrt().sum()
     return max(0.0, float((a.mean - b.mean).square().sum() + s_a.trace() + s_b.trace() - 2 * cross))
 
@@ -129,8 +129,8 @@ def _error(x: Tensor, y: Tensor, a: Moments, b: Moments) -> float:
 
 
 def _potential(x: Tensor, a: Moments, b: Moments) -> Tensor:
-    root, back = _power(a.covariance, 0.5), _power(a.covariance, -0.5)
-    transport = back @ _power(root @ b.covariance @ root, 0.5) @ back
+    root, back = _powers(a.covariance, 0.5, -0.5)
+    transport = back @ _powers(root @ b.covariance @ root, 0.5)[0] @ back
     still = torch.eye(len(transport), dtype=torch.float64) - transport
     out = []
     for rows in x.split(_BLOCK):
@@ -139,12 +139,12 @@ def _potential(x: Tensor, a: Moments, b: Moments) -> Tensor:
     return torch.cat(out)
 
 
-def _power(s: Tensor, p: float) -> Tensor:
+def _powers(s: Tensor, *powers: float) -> tuple[Tensor, ...]:
     """Of a symmetric matrix without negative eigenvalues (but for rounding); directions without variance stay so."""
     values, vectors = torch.linalg.eigh((s + s.T) / 2)
     kept = values > _NULL * values[-1].clamp(min=0)
-    powers = torch.where(kept, values.clamp(min=torch.finfo(torch.float64).tiny) ** p, torch.zeros_like(values))
-    return (vectors * powers) @ vectors.T
+    safe = torch.where(kept, values, torch.ones_like(values))
+    return tuple((vectors * torch.where(kept, safe**p, torch.zeros_like(values))) @ vectors.T for p in powers)
 
 
 def rows_of(x: Tensor) -> Tensor:
