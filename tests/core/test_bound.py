@@ -128,3 +128,20 @@ def test_refusals():
         VariationalBound(log_snr_max=-25.0).losses(denoiser, Batch(torch.ones(2, 1)), Streams.of(0, 2))
     with pytest.raises(InputError, match="2 levels"):
         Levels(1)
+
+
+def test_levels_read_off_the_mean_are_tight_where_the_posterior_is_normal():
+    """Normal data in fine levels: p(x | x_0') is normal around the mean with variance c / (1 + c e^l), at any end of the path."""
+    c, levels, l = 0.09, Levels(256), 3.0
+    step = 2 / 255
+    process = Gaussian(RectifiedFlow())
+    denoiser = ExactGaussian(process, torch.zeros(4), c * torch.eye(4))
+    x = (((denoiser.sample(Streams.of(1, 2048)).clamp(-1, 1) + 1) / step).round() * step - 1).float()
+    normal = torch.distributions.Normal(0.0, math.sqrt(c))
+    bits = -(normal.cdf(x.double() + step / 2) - normal.cdf(x.double() - step / 2)).log2().mean(1)
+    width = math.sqrt(c / (1 + c * math.exp(l)))
+    mean, error = excess(VariationalBound(levels, l, width), denoiser, x, bits)
+    assert error < 0.02
+    assert abs(mean) < 5 * error + 0.005  # 6e-7; the levels' own width and the clamped tail
+    alone, _ = excess(VariationalBound(levels, l), denoiser, x, bits)
+    assert alone > mean + 0.1  # x_0' alone leaves what the prior knows unused

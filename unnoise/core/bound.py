@@ -8,7 +8,8 @@ Over l the integral does not know the schedule, and its integrand, half the erro
 evenly over the batch. Below l = -20 nothing is left to integrate. Data in levels: p(x | x_0') is, in each dimension, the
 softmax over the levels of the normal density of x_0' / alpha around them. Continuous data: the normal density of x around the
 denoiser's mean, with deviation sigma / alpha as the true posterior has where the data's density is flat over that length; the
-bound is then on a density.
+bound is then on a density. Any p(x | x_0') gives a bound: with `width`, the levels are read off the denoiser's mean instead, with
+that deviation, and the path may end at more noise than such a network could take away.
 """
 
 import math
@@ -48,11 +49,17 @@ class VariationalBound(PerSample):
     """Bits per dimension, from one noise level a sample; `estimate` averages over both. levels None: continuous data.
 
     log_snr_max: where x_0' stands. 13.3 is what VDM learned for 256 levels (there sigma is 1/6 of their distance); for continuous
-    data the higher, the tighter, down to float32's rounding at about 18.
+    data the higher, the tighter, down to float32's rounding at about 18. width: of the normal density around the denoiser's mean
+    that levels are read off; None: they are read off x_0' alone.
     """
 
     levels: Levels | None = Levels()
     log_snr_max: float = 13.3
+    width: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.width is not None and not 0 < self.width < math.inf:
+            raise InputError(f"width {self.width} is a standard deviation: above 0")
 
     def losses(self, denoiser: Denoiser, batch: Batch, rng: Streams) -> tuple[Tensor, Tensor]:
         process, x = gaussian(denoiser.process, "VariationalBound"), tensor(batch.x)
@@ -78,7 +85,10 @@ class VariationalBound(PerSample):
             error = (x - mean(denoiser(x_t, t, batch.cond))) / std
             return _over_dimensions(0.5 * error**2) + 0.5 * math.log(2 * math.pi) + math.log(std)
         values = self.levels.values(x)
-        near = x_t / expand(process.schedule.alpha(t), x)
+        if self.width is None:
+            near = x_t / expand(process.schedule.alpha(t), x)
+        else:
+            near, std = mean(denoiser(x_t, t, batch.cond)), self.width
         log_p = (-0.5 * ((near[..., None] - values) / std) ** 2).log_softmax(-1)
         step = (self.levels.high - self.levels.low) / (self.levels.count - 1)
         true = ((x - self.levels.low) / step).round().long()
