@@ -70,8 +70,11 @@ class Moments:
 def distance(a: Moments, b: Moments) -> float:
     """d^2, at least 0; of singular covariances too."""
     s_a, s_b = a.covariance, b.covariance
-    (root,) = _powers(s_a, 0.5)
-    cross = torch.linalg.eigvalsh(root @ s_b @ root).clamp(min=0).sqrt().sum()
+    factor, singular = torch.linalg.cholesky_ex(s_a)
+    if singular:
+        (factor,) = _powers(s_a, 0.5)
+    # with S_a = L L^T, L^T S_b L has the eigenvalues of S_a^(1/2) S_b S_a^(1/2); Cholesky's L takes a fraction of the time
+    cross = torch.linalg.eigvalsh(factor.T @ s_b @ factor).clamp(min=0).sqrt().sum()
     return max(0.0, float((a.mean - b.mean).square().sum() + s_a.trace() + s_b.trace() - 2 * cross))
 
 
@@ -86,7 +89,7 @@ def frechet(a: Tensor, b: Tensor) -> Interval:
     return Interval(value, max(0.0, value - reach), value + reach)
 
 
-def frechet_infinite(a: Tensor, b: Tensor, points: int = 6, nests: int = 6, seed: int = 0) -> Interval:
+def frechet_infinite(a: Tensor, b: Tensor, points: int = 6, nests: int = 4, seed: int = 0) -> Interval:
     """d^2 of the distributions, both samples extrapolated. Unbiased to first order, so it may be negative.
 
     In each of `nests` random orders the first 30 to 100 % of the rows of both samples are measured at `points` sizes, evenly
