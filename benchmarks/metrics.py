@@ -69,7 +69,7 @@ class Draw:
     rng: np.random.Generator
 
     def of(self, variant: str, rows: np.ndarray) -> Made:
-        return Made(np.full(len(rows), variant), rows)
+        return Made(np.full(len(rows), variant, dtype=object), rows)
 
     def contaminated(self, share: float) -> Made:
         made = self.of("real", self.pool[: self.n].copy())
