@@ -89,7 +89,7 @@ def test_efficacy_is_the_area_that_theory_gives() -> None:
 
 
 def test_what_made_rows_do_not_know_is_lost() -> None:
-    """Classes 3 apart: from real rows a straight line has the area Phi(3 / sqrt 2) = 0.983 +- 0.006; classes turned about: 0.017."""
+    """Classes 3 apart: from real rows a line has the area Phi(3 / sqrt 2) = 0.983 +- 0.006; with classes turned about, 0.017."""
     real, made, test = labelled(0, 600, 3.0), labelled(1, 600, 3.0), labelled(2, 1000, 3.0)
     wrong = Table(made.columns, made.numeric, 1 - made.categorical)
     auc = efficacy(real, wrong, test, "class", Linear())[0]
