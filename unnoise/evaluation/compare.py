@@ -194,9 +194,10 @@ def stability_section(outcomes: Sequence[Outcome]) -> Section:
         if spread is not None and spread.spread is not None and spread.value:
             rows.append(Measure(f"spread of the Fréchet distance, {family}", spread.spread / abs(spread.value), note="std / mean"))
         notes += [f"{family}, seed {o.seed}: {o.failure}." for o in failed]
+    few, little = COLLAPSED["modes"], COLLAPSED["recall"]
     bar = (
-        "A seed counts as failed if training gave up, was rolled back or left weights that are not finite (diverged), or if fewer than "
-        f"{COLLAPSED['modes']:.0%} of the modes, or {COLLAPSED['recall']:.0%} of the recall, of real rows were found (collapsed)."
+        "A seed counts as failed if training gave up, was rolled back or left weights that are not finite (diverged), or if fewer "
+        f"than {few:.0%} of the modes, or {little:.0%} of the recall, of real rows were found (collapsed)."
     )
     return Section("Training stability", tuple(rows), notes=(bar, *notes))
 

@@ -44,11 +44,11 @@ class Adversarial(Family):
     """style: the generator of StyleGAN2 instead of BigGAN's."""
 
     style: bool = False
-    gamma: float = 0.2
+    gamma: float = 1.0
     """Weight of both gradient penalties, for pictures in -1 ... 1."""
     row_gamma: float = 0.2
     """The same for rows of a table."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     betas: tuple[float, float] = (0.0, 0.99)
     latent: int = 64
     vector_dim: int = 64
