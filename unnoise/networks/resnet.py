@@ -57,8 +57,8 @@ def from_patches(x: Tensor, at: Pyramid) -> Tensor:
 
 
 def widths(width: int, levels: int) -> tuple[int, ...]:
-    """Channels of each level: doubled twice."""
-    return tuple(width * min(2**i, 4) for i in range(levels))
+    """Channels of each level, finest first: `width` on the coarsest, half of it on the next, a quarter on those before."""
+    return tuple(max(1, round(width * 2.0 ** (min(i, 2) - min(levels - 1, 2)))) for i in range(levels))
 
 
 def convolution(inputs: int, outputs: int, side: int = 3) -> nn.Conv2d:
@@ -92,7 +92,7 @@ class Down(nn.Module):
     def __init__(self, channels: int, at: Pyramid, width: int, blocks: int) -> None:
         super().__init__()
         self.at, self.channels = at, widths(width, len(at.sizes))
-        self.stem = convolution(channels * at.patch**2, width)
+        self.stem = convolution(channels * at.patch**2, self.channels[0])
         self.levels = nn.ModuleList(nn.Sequential(*(Residual(c) for _ in range(blocks))) for c in self.channels)
         self.changes = nn.ModuleList(convolution(a, b, 1) for a, b in zip(self.channels, self.channels[1:]))
 
@@ -159,7 +159,8 @@ class Up(nn.Module):
         self.at, self.channels = at, widths(width, len(at.sizes))
         self.levels = nn.ModuleList(ToldLevel(c, blocks, code_dim) for c in self.channels)
         self.changes = nn.ModuleList(convolution(b, a, 1) for a, b in zip(self.channels, self.channels[1:]))
-        self.last, self.out = Told(width, code_dim), convolution(width, channels * at.patch**2)
+        finest = self.channels[0]
+        self.last, self.out = Told(finest, code_dim), convolution(finest, channels * at.patch**2)
         with torch.no_grad():  # small, and the same for all pixels of a patch: no chequered pictures (ICNR, 1707.02937)
             alike = self.out.weight[:: at.patch**2].repeat_interleave(at.patch**2, 0)
             self.out.weight.copy_(0.3 * alike)

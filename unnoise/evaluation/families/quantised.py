@@ -25,13 +25,15 @@ from unnoise.training.data import Batch
 @dataclass(frozen=True)
 class Quantised(Family):
     lr: float = 2e-3
-    prior_lr: float = 1e-3
+    prior_lr: float = 2e-3
     levels: tuple[int, ...] = (8, 6, 5)
-    first: float = 0.5
-    """The share of the compute that the autoencoder gets."""
+    first: float = 0.25
+    """The share of the compute that the autoencoder gets: it is learned long before its prior."""
     depth: int = 3
-    dropout: float = 0.1
+    dropout: float = 0.0
     vector_dim: int = 64
+    share: float = 0.5
+    """Of the usual batch: what the prior lacks is steps."""
 
     @property
     def name(self) -> str:
@@ -41,6 +43,9 @@ class Quantised(Family):
     def about(self) -> str:
         return "finite-scalar-quantised autoencoder, then a causal transformer over its symbols (two stages, as DALL-E)"
 
+    def batch(self, usual: int) -> int:
+        return max(8, round(usual * self.share))
+
     def contender(self, subject: Subject, size: int) -> "QuantisedTask":
         shape = subject.picture
         if shape is None:
@@ -48,7 +53,7 @@ class Quantised(Family):
         autoencoder = QuantisedAutoencoderConfig(shape, size, self.levels).build()
         rows, columns = autoencoder.map
         prior = CausalTransformerConfig(
-            autoencoder.quantiser.size, rows * columns, 4 * size, self.depth, 2, subject.told(self.vector_dim), self.dropout
+            autoencoder.quantiser.size, rows * columns, 2 * size, self.depth, 2, subject.told(self.vector_dim), self.dropout
         )
         return QuantisedTask(subject, self, autoencoder, prior.build())
 

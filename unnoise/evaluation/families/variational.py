@@ -50,15 +50,15 @@ class Variational(Family):
     def contender(self, subject: Subject, size: int) -> "VariationalTask":
         told, shape = subject.told(self.vector_dim), subject.picture
         latent = self.row_latent if shape is None else self.latent
-        prior = CouplingFlowConfig(latent, 2 * size, self.couplings, told).build()
+        prior = CouplingFlowConfig(latent, size, self.couplings, told).build()
         if shape is not None:
             encoder: nn.Module = PictureEncoderConfig(shape, size, latent, told).build()
             decoder: nn.Module = ConditionalGeneratorConfig(shape, size, latent, told).build()
             return PictureVariational(subject, self, encoder, decoder, prior, 1)
         assert isinstance(subject.codec, TableCodecConfig)
         rows = Rows(subject.codec)
-        encoder = RowEncoderConfig(rows.dim, 2 * size, latent=latent, vector_dim=told).build()
-        decoder = RowGeneratorConfig(rows.dim, 2 * size, latent=latent, vector_dim=told).build()
+        encoder = RowEncoderConfig(rows.dim, size, latent=latent, vector_dim=told).build()
+        decoder = RowGeneratorConfig(rows.dim, size, latent=latent, vector_dim=told).build()
         return RowVariational(subject, self, encoder, decoder, prior, max(1, rows.numeric))
 
     def training(self, steps: int, batch: int, seed: int, stage: int) -> TrainConfig:
