@@ -1,6 +1,6 @@
 """Diffusion, GANs and autoencoders at equal parameters and equal compute, on three sets: products, stacked digits, a table.
 
-    python benchmarks/compare.py --out runs/compare [--seeds 3] [--fashion 6TFLOP] [--digits 3TFLOP] [--table 300GFLOP]
+    python benchmarks/compare.py --out runs/compare [--seeds 3] [--fashion 1500GFLOP] [--digits 1TFLOP] [--table 100GFLOP]
 
 products  Fashion-MNIST, 28 x 28, ten classes that models are told; from the folder that UNNOISE_DATA names
 digits    stacked digits (8 x 8 x 3, 1,000 modes), models told nothing
@@ -37,9 +37,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--fashion", default="6TFLOP")
-    parser.add_argument("--digits", default="3TFLOP")
-    parser.add_argument("--table", default="300GFLOP")
+    parser.add_argument("--fashion", default="1500GFLOP")
+    parser.add_argument("--digits", default="1TFLOP")
+    parser.add_argument("--table", default="100GFLOP")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0])
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
     parser.add_argument("--samples", type=int, default=1000)
