@@ -5,11 +5,12 @@
                  + 1/2 integral over l = log_snr from l(1) to log_snr_max of  e^l E |x - x0_hat(x_t)|^2 dl     diffusion (eq. 17)
 
 Over l the integral does not know the schedule, and its integrand, half the error of the noise, is bounded: l is drawn uniformly,
-evenly over the batch. Below l = -20 nothing is left to integrate. Data in levels: p(x | x_0') is, in each dimension, the
-softmax over the levels of the normal density of x_0' / alpha around them. Continuous data: the normal density of x around the
-denoiser's mean, with deviation sigma / alpha as the true posterior has where the data's density is flat over that length; the
-bound is then on a density. Any p(x | x_0') gives a bound: with `width`, the levels are read off the denoiser's mean instead, with
-that deviation, and the path may end at more noise than such a network could take away.
+evenly over the batch. Below l = -20 nothing is left to integrate. Data in levels: p(x | x_0') is, in each dimension, the mass of
+the normal law around x_0' / alpha within half a step of the level, and beyond for the last ones (DDPM, 2006.11239, eq. 13).
+Continuous data: the normal density of x around the denoiser's mean, with deviation sigma / alpha as the true posterior has where
+the data's density is flat over that length; the bound is then on a density. Any p(x | x_0') gives a bound: with `width`, the
+levels are read off the denoiser's mean instead, with that deviation, and the path may end at more noise than such a network could
+take away.
 """
 
 import math
@@ -39,9 +40,6 @@ class Levels:
     def __post_init__(self) -> None:
         if self.count < 2 or not self.low < self.high:
             raise InputError(f"{self}: at least 2 levels from low to a greater high are needed")
-
-    def values(self, like: Tensor) -> Tensor:
-        return torch.linspace(self.low, self.high, self.count, dtype=like.dtype, device=like.device)
 
 
 @dataclass(frozen=True)
@@ -84,18 +82,28 @@ class VariationalBound(PerSample):
         if self.levels is None:
             error = (x - mean(denoiser(x_t, t, batch.cond))) / std
             return _over_dimensions(0.5 * error**2) + 0.5 * math.log(2 * math.pi) + math.log(std)
-        values = self.levels.values(x)
-        if self.width is None:
-            near = x_t / expand(process.schedule.alpha(t), x)
-        else:
-            near, std = mean(denoiser(x_t, t, batch.cond)), self.width
-        log_p = (-0.5 * ((near[..., None] - values) / std) ** 2).log_softmax(-1)
         step = (self.levels.high - self.levels.low) / (self.levels.count - 1)
         true = ((x - self.levels.low) / step).round().long()
         off = (x - self.levels.low - true * step).abs() > 0.01 * step
         if bool((off | (true < 0) | (true >= self.levels.count)).any()):
             raise InputError(f"the data are not on the {self.levels}; scale them, or take levels=None for continuous data")
-        return -_over_dimensions(log_p.gather(-1, true[..., None])[..., 0])
+        if self.width is None:
+            near = x_t / expand(process.schedule.alpha(t), x)
+        else:
+            near, std = mean(denoiser(x_t, t, batch.cond)), self.width
+        above = (x + step / 2 - near).double() / std
+        above = torch.where(true == self.levels.count - 1, math.inf, above)
+        below = (x - step / 2 - near).double() / std
+        below = torch.where(true == 0, -math.inf, below)
+        return -_over_dimensions(_log_mass(below, above)).to(x.dtype)
+
+
+def _log_mass(low: Tensor, high: Tensor) -> Tensor:
+    """log (Phi(high) - Phi(low)) for low < high, however small: in the tail where both are negative, by symmetry."""
+    swap = low + high > 0
+    low, high = torch.where(swap, -high, low), torch.where(swap, -low, high)
+    log_high = torch.special.log_ndtr(high)
+    return log_high + torch.log1p(-(torch.special.log_ndtr(low) - log_high).exp())
 
 
 def _prior(process: Gaussian, x: Tensor) -> Tensor:
