@@ -19,6 +19,10 @@ from unnoise.recipes.run import Preview, Run
 from unnoise.recipes.sources import OpenTable, TableSource
 from unnoise.training.config import AdamWConfig, CosineDecay, TrainConfig
 
+_PASSES = 500
+"""Through the data. A small table is learnt by heart with more: at 4000 steps instead of 1000, no measure of likeness or use was
+better on 168 and on 615 rows, and made rows were closer to training rows than to held-out ones in 78 % and 67 % of cases, not 55 %."""
+
 
 def tables(opened: OpenTable, source: TableSource, options: Options) -> Run:
     data = opened.kept()
@@ -33,7 +37,7 @@ def tables(opened: OpenTable, source: TableSource, options: Options) -> Run:
     }
     fields = data.config.network_fields()
     batch = options.batch or min(256, len(data))
-    steps = options.steps if options.steps is not None else min(max(math.ceil(1000 * len(data) / batch), 4000), 20_000)
+    steps = options.steps if options.steps is not None else min(max(math.ceil(_PASSES * len(data) / batch), 1000), 20_000)
     return Run(
         data=source,
         model=ModelConfig(
