@@ -82,9 +82,10 @@ def to_text(sections: Sequence[Section]) -> str:
 
 
 def number(x: float | None) -> str:
-    """Four significant digits; empty for None."""
+    """Four significant digits; empty for None, 0 for what no figure of a report can tell from it."""
     if x is None:
         return ""
+    x = 0.0 if abs(x) < 1e-12 else x
     if not math.isfinite(x):
         return str(x)
     return f"{x:.4g}" if x == 0 or 1e-3 <= abs(x) < 1e5 else f"{x:.2e}"
