@@ -129,11 +129,12 @@ class Subject:
         n = min(len(self.held), len(self.train), 1000)
         model, seed = self.model, self.options.seed
         method = tightest(model, self.train, self.told[0], seed)
-        held, train = (
-            bits_per_dimension(model, rows.take(range(n)), told[:n], seed, method=method, progress=self.progress)
-            for rows, told in zip((self.held, self.train), reversed(self.told))
-        )
-        return held, train
+        bits = []
+        for rows, told in zip((self.held, self.train), reversed(self.told)):
+            some = spread(len(rows), n)
+            said = [told[i] for i in some]
+            bits.append(bits_per_dimension(model, rows.take(some), said, seed, method=method, progress=self.progress))
+        return bits[0], bits[1]
 
 
 def evaluate(
@@ -292,13 +293,19 @@ def _kept(file: Path, key: str) -> dict[str, Tensor]:
 
 def _sheets(it: Subject) -> Section:
     """Real rows held out beside made ones."""
-    n = min(8 * 8, len(it.held), len(it.made))
-    real, made = ([rows.draw(range(n))[i : i + 8] for i in range(0, n, 8)] for rows in (it.held, it.made))
-    drawings = tuple(
-        Drawing(title, plots.sheet(rows, (), [""] * len(rows)), about)
-        for title, rows, about in (("Made", made, "The first samples, not chosen."), ("Real", real, "Rows held out."))
+    wide, n = 6, min(6 * 8, len(it.held), len(it.made))
+    real, made = (rows.draw(spread(len(rows), n)) for rows in (it.held, it.made))
+    lines = [[*made[i : i + wide], *real[i : i + wide]] for i in range(0, n, wide)]
+    heads = ["made", *[""] * (wide - 1), "real, held out"]
+    drawing = Drawing(
+        "Made on the left, real on the right", plots.sheet(lines, heads, [""] * len(lines)), "Evenly spread, not chosen."
     )
-    return Section("What it looks like", drawings=drawings)
+    return Section("What it looks like", drawings=(drawing,))
+
+
+def spread(of: int, n: int) -> list[int]:
+    """At most n of so many rows, evenly spread: rows often lie sorted by class."""
+    return list(range(of)) if of <= n else [i * of // n for i in range(n)]
 
 
 def _two_sample(it: Subject) -> Section:
