@@ -10,9 +10,9 @@ from scipy import linalg, stats
 from sklearn.neighbors import NearestNeighbors
 
 from unnoise.core.errors import InputError
+from unnoise.core.intervals import Interval
 from unnoise.evaluation import manifold
 from unnoise.evaluation.frechet import Moments, distance, frechet, frechet_infinite
-from unnoise.evaluation.intervals import Interval
 from unnoise.evaluation.kernel import kid
 from unnoise.evaluation.manifold import density_coverage, precision_recall
 from unnoise.evaluation.quality import over_seeds

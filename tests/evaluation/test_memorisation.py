@@ -9,8 +9,8 @@ from PIL import Image
 from scipy import stats
 from stand_ins import Itself, noise_pictures
 
+from unnoise.core import intervals
 from unnoise.core.errors import InputError
-from unnoise.evaluation import intervals
 from unnoise.evaluation.memorisation import Losses, closeness, copy_score, memorisation_section, near_copies
 from unnoise.evaluation.neighbours import Nearest, Vectors, nearest
 from unnoise.modalities.image.measure import Pictures

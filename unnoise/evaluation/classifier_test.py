@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from unnoise.core.errors import InputError
+from unnoise.core.intervals import LEVEL, Interval
 from unnoise.core.random import Streams
-from unnoise.evaluation.intervals import LEVEL, Interval
 
 FEWEST = 40
 """Rows of each sample that a classifier needs to learn from at all: half of them."""

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from unnoise.core.intervals import mean, share
 from unnoise.core.measure import Measure
 from unnoise.evaluation.families.family import Family
-from unnoise.evaluation.intervals import mean, share
 from unnoise.evaluation.plots import Panel, curves
 from unnoise.evaluation.section import Drawing, Section
 from unnoise.training.config import TrainConfig

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from unnoise.core import intervals
 from unnoise.core.errors import InputError
+from unnoise.core.intervals import Interval
 from unnoise.core.measure import Examples, Measure
 from unnoise.core.random import Streams
-from unnoise.evaluation import intervals, plots
+from unnoise.evaluation import plots
 from unnoise.evaluation.encoders import Classifier, Encoder
-from unnoise.evaluation.intervals import Interval
 from unnoise.evaluation.maker import Maker, attribute_of, prompts_like
 from unnoise.evaluation.manifold import density_coverage
 from unnoise.evaluation.section import Section

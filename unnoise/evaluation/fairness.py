@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unnoise.core import intervals
 from unnoise.core.errors import InputError
+from unnoise.core.intervals import Interval
 from unnoise.core.measure import Attribute, Examples, Measure
-from unnoise.evaluation import intervals, plots
+from unnoise.evaluation import plots
 from unnoise.evaluation.encoders import Classifier, Encoder
-from unnoise.evaluation.intervals import Interval
 from unnoise.evaluation.maker import attribute_of, counts_of
 from unnoise.evaluation.section import Section
 from unnoise.evaluation.two_sample import Comparison, Energy, compare

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from unnoise.core.errors import InputError
+from unnoise.core.intervals import Interval, Z, student
 from unnoise.core.random import Streams
-from unnoise.evaluation.intervals import Interval, Z, student
 
 _BLOCK = 4096
 _NULL = 1e-10

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from unnoise.core.errors import InputError
+from unnoise.core.intervals import Interval
 from unnoise.core.measure import Attribute, Examples, Measure
 from unnoise.evaluation.encoders import Classifier, Encoder, train_classifier, train_self_supervised
 from unnoise.evaluation.frechet import frechet
-from unnoise.evaluation.intervals import Interval
 from unnoise.evaluation.kernel import kid
 from unnoise.evaluation.maker import attribute_of, counts_of, prompts_like
 from unnoise.evaluation.manifold import density_coverage, precision_recall

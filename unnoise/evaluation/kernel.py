@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unnoise.core.intervals import Interval
 from unnoise.evaluation.frechet import paired
-from unnoise.evaluation.intervals import Interval
 from unnoise.evaluation.two_sample import Kernel, KernelDistance, compare_pooled
 
 _SPLITS = 99

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from unnoise.core import intervals
 from unnoise.core.bound import Levels, VariationalBound
 from unnoise.core.codec import Codec
 from unnoise.core.denoisers import Denoiser
@@ -40,7 +41,7 @@ from unnoise.core.processes.gaussian import mean, tensor
 from unnoise.core.random import Streams
 from unnoise.core.state import Batch, Cond, State, fields_of, leaf, tree_map
 from unnoise.core.times import LowDiscrepancy, UniformTimes
-from unnoise.evaluation import intervals, plots
+from unnoise.evaluation import plots
 from unnoise.evaluation.section import Drawing, Section
 from unnoise.modalities.image.codec import Pixels
 from unnoise.modalities.image.measure import Pictures

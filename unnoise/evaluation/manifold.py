@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from unnoise.core.errors import InputError
+from unnoise.core.intervals import Interval, student
 from unnoise.core.random import Streams
 from unnoise.evaluation.frechet import paired
-from unnoise.evaluation.intervals import Interval, student
 
 _BLOCK = 1 << 22
 """float32 numbers of a block of distances (16 MiB)."""

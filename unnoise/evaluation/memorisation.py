@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unnoise.core import intervals
 from unnoise.core.errors import InputError
+from unnoise.core.intervals import Interval
 from unnoise.core.measure import Examples, Measure
 from unnoise.core.random import Streams
-from unnoise.evaluation import intervals, plots
+from unnoise.evaluation import plots
 from unnoise.evaluation.encoders import Encoder
-from unnoise.evaluation.intervals import Interval
 from unnoise.evaluation.neighbours import EXACT, Nearest, Vectors, nearest
 from unnoise.evaluation.section import Drawing, Section
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unnoise.core.errors import InputError
+from unnoise.core.intervals import Interval, Z, student
 from unnoise.core.measure import Examples, Measure
 from unnoise.evaluation.distances import drawn
 from unnoise.evaluation.encoders import Encoder
 from unnoise.evaluation.frechet import frechet, frechet_infinite
-from unnoise.evaluation.intervals import Interval, Z, student
 from unnoise.evaluation.kernel import kid
 from unnoise.evaluation.manifold import density_coverage, precision_recall
 from unnoise.evaluation.section import Section

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from unnoise.core.errors import InputError
+from unnoise.core.intervals import Z
 from unnoise.core.random import Streams
-from unnoise.evaluation.intervals import Z
 
 _BLOCK = 1 << 24
 """At most so many float64 numbers of a kernel matrix, or of sorted splits, are in memory at once (128 MiB)."""

@@ -21,12 +21,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from unnoise.core import intervals
 from unnoise.core.errors import InputError
+from unnoise.core.intervals import Interval
 from unnoise.core.measure import Attribute, Examples, Measure
 from unnoise.core.random import Streams, derive
-from unnoise.evaluation import intervals, plots
+from unnoise.evaluation import plots
 from unnoise.evaluation.encoders import train_classifier
-from unnoise.evaluation.intervals import Interval
 from unnoise.evaluation.maker import attribute_of
 from unnoise.evaluation.section import Drawing, Section
 from unnoise.modalities.table.learners import Boosted, Linear, probabilities

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from unnoise.core.errors import InputError
+from unnoise.core.intervals import Interval, Z
 from unnoise.evaluation.frechet import rows_of
-from unnoise.evaluation.intervals import Interval, Z
 
 _BLOCK = 4096
 

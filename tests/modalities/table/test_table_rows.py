@@ -10,7 +10,7 @@ from scipy import stats
 
 from unnoise.core.errors import InputError
 from unnoise.modalities.table.columns import Categorical, Column, Numeric, Table
-from unnoise.modalities.table.intervals import half_error, wilson
+from unnoise.modalities.table.halves import half_error
 from unnoise.modalities.table.likeness import pair_trends
 from unnoise.modalities.table.measure import TableRows
 from unnoise.modalities.table.vectors import normal_scores, vectors
@@ -125,12 +125,6 @@ def test_the_error_of_halves_is_that_of_a_difference_of_means() -> None:
     x, y = rng.normal(size=400), rng.normal(size=200)
     error = half_error(lambda keep: float(x[keep[0]].mean() - y[keep[1]].mean()), [400, 200])
     assert error == pytest.approx(math.sqrt(1 / 400 + 1 / 200), rel=0.6)
-
-
-def test_wilson_solves_its_equation() -> None:
-    for k, n in ((0, 10), (3, 10), (250, 1000), (10, 10)):
-        for p in wilson(k, n):
-            assert abs(k / n - p) == pytest.approx(1.96 * math.sqrt(p * (1 - p) / n), abs=1e-12)
 
 
 # -- all measures ------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from unnoise.modalities.table.columns import Categorical, Numeric, Table, modell
 from unnoise.modalities.table.data import TableData
 from unnoise.modalities.table.detection import detection
 from unnoise.modalities.table.efficacy import default_target, efficacy
-from unnoise.modalities.table.intervals import half_error
+from unnoise.modalities.table.halves import half_error
 from unnoise.modalities.table.learners import Boosted, Learner, Linear
 from unnoise.modalities.table.likeness import column_shapes, mean_score, pair_trends
 from unnoise.modalities.table.privacy import privacy

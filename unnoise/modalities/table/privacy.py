@@ -9,15 +9,16 @@ closest     the 5 % quantile of made rows' distances to their closest training r
 copies      made rows that equal a training row in every value, beside held-out ones that do: tables of few values repeat
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unnoise.core.errors import InputError
+from unnoise.core.intervals import share
 from unnoise.modalities.table.columns import Table, modelled
-from unnoise.modalities.table.intervals import half_error, wilson
+from unnoise.modalities.table.halves import half_error
 from unnoise.modalities.table.vectors import vectors
 
 _MADE, _KNOWN = 2000, 20_000  # rows at most: 160 MB of distances
@@ -61,7 +62,7 @@ def privacy(train: Table, held: Table, made: Table, seed: int = 0) -> Privacy:
         (value, max(value - error, 0.0), min(value + error, 1.0)),
         (float(nearest.quantile(_QUANTILE)), float(nearest[low]), float(nearest[high])),
         float(held_nearest.quantile(_QUANTILE)),
-        (float(copied.mean()), *wilson(int(copied.sum()), len(made))),
+        astuple(share(int(copied.sum()), len(made))),
         float(copied_held.mean()),
     )
 

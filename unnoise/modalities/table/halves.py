@@ -3,7 +3,6 @@
     halves      the figure is found again from a random half of the rows of every sample, 40 times; half the rows double the
                 variance, and that they are drawn without replacement halves it: the figure's standard error is the standard
                 deviation of these          (balanced repeated replication, McCarthy 1969; delete-d jackknife, Shao & Wu 1989)
-    Wilson      of a share k / n: the p for which |k / n - p| = z sqrt(p (1 - p) / n)                       (Wilson 1927, JASA 22)
 A bootstrap would repeat rows, and repeated rows are what distances to the closest record and distribution functions notice;
 a group left out at a time (the usual jackknife) fails where a figure is not smooth.
 """
@@ -23,10 +22,3 @@ def half_error(figure: Callable[[list[np.ndarray]], float], sizes: Sequence[int]
     rng = np.random.default_rng(seed)
     values = [figure([np.sort(rng.permutation(n)[: (n + 1) // 2]) for n in sizes]) for _ in range(_HALVES)]
     return float(np.std(values, ddof=1))
-
-
-def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """(low, high) of the share k / n."""
-    p, w = k / n, z**2 / n
-    middle, half = p + w / 2, (w * p * (1 - p) + w**2 / 4) ** 0.5
-    return max(0.0, (middle - half) / (1 + w)), min(1.0, (middle + half) / (1 + w))

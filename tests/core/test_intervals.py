@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
+from unnoise.core import intervals
 from unnoise.core.errors import InputError
-from unnoise.evaluation import intervals
 
 
 def test_shares_are_wilsons():
