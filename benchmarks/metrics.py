@@ -34,11 +34,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from unnoise.core.intervals import student
 from unnoise.core.measure import Attribute
 from unnoise.evaluation.classifier_test import classifier_test
 from unnoise.evaluation.distances import DIRECTIONS, drawn
 from unnoise.evaluation.encoders import Encoder, train_classifier, train_self_supervised
-from unnoise.evaluation.intervals import student
 from unnoise.evaluation.memorisation import closeness
 from unnoise.evaluation.neighbours import EXACT, Vectors, nearest
 from unnoise.evaluation.quality import METRICS, of_metric

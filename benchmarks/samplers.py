@@ -32,16 +32,16 @@ DETERMINISTIC = {
     "Heun": (Heun(), 2),
     "DPM-Solver++ 2M": (DPMpp(2), 2),
     "DPM-Solver++ 3M": (DPMpp(3), 3),
-    "UniPC-1": (UniPC(1), 2),
-    "UniPC-2": (UniPC(2), 3),
-    "UniPC-3": (UniPC(3), 4),
+    "UniPC-2": (UniPC(2), 2),
+    "UniPC-3": (UniPC(3), 3),
+    "UniPC-4": (UniPC(4), 4),
     "DEIS-2": (DEIS(2), 2),
     "DEIS-3": (DEIS(3), 3),
 }
 
 
 def orders() -> None:
-    print("\nOrder of convergence of the ODE from t = 0.8 to 0.3, exact history, 80 / 160 / 320 steps (UniPC-p is of order p + 1)")
+    print("\nOrder of convergence of the ODE from t = 0.8 to 0.3, exact history, 80 / 160 / 320 steps")
     print(f"{'':18} {'declared':>8}  " + "  ".join(f"{w:^36}" for w in ("2-D, linear VP", "64-D, rectified flow")))
     paths = [Path.of(2, LinearVP()), Path.of(64, RectifiedFlow())]
     for name, (sampler, order) in DETERMINISTIC.items():

@@ -26,11 +26,11 @@ DECLARED = [
     (Heun(), 2),
     (DPMpp(order=2), 2),
     (DEIS(order=2), 2),
-    (UniPC(order=1), 2),  # UniC-p raises UniP-p by one (Zhao et al. 2023, theorem 3.1)
+    (UniPC(order=2), 2),  # UniP-1 and UniC-1, which raises it by one (Zhao et al. 2023, theorem 3.1)
     (DPMpp(order=3), 3),
     (DEIS(order=3), 3),
-    (UniPC(order=2), 3),
-    (UniPC(order=3), 4),
+    (UniPC(order=3), 3),
+    (UniPC(order=4), 4),
 ]
 
 

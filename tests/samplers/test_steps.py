@@ -54,7 +54,7 @@ def test_euler_is_ddim_and_first_orders_agree():
     denoise = oracle(mixture(process, 2, [0.5] * 4))
     x, t, s = torch.randn(3, 2, dtype=torch.float64), row(1.0, 0.5, 0.2), row(0.6, 0.45, 0.0)
     want, _ = Ancestral(eta=0).step(denoise, process, x, t, s, None, rng)
-    for sampler in (Euler(), DPMpp(order=1), DEIS(order=1), DPMpp(order=3), DEIS(order=3), UniPC(order=3)):  # no history yet
+    for sampler in (Euler(), DPMpp(order=1), DEIS(order=1), DPMpp(order=3), DEIS(order=3), UniPC(order=4)):  # no history yet
         got, _ = sampler.step(denoise, process, x, t, s, sampler.start(x), rng)
         torch.testing.assert_close(got, want, msg=str(sampler))
 
@@ -97,7 +97,7 @@ def test_renoise_is_the_forward_transition():
 
 WRAPPED = [
     Restart(DPMpp(order=3)),
-    Restart(UniPC(order=3), repeats=1, steps=6),
+    Restart(UniPC(order=4), repeats=1, steps=6),
     Restart(DEIS(order=3)),
     Restart(Ancestral()),
     Restart(PredictorCorrector(Heun())),
@@ -148,7 +148,7 @@ def test_refusals():
     for make, said in [
         (lambda: DPMpp(order=4), "order 4"),
         (lambda: DPMpp(eta=-1), "eta -1"),
-        (lambda: UniPC(order=0), "order 0"),
+        (lambda: UniPC(order=1), "order 1"),
         (lambda: DEIS(order=5), "order 5"),
         (lambda: Heun(churn=0.5), r"churn 0.5 must lie in \[0, sqrt\(2\) - 1\]"),
         (lambda: Restart(Euler(), low=0.4, high=0.3), "0 < low < high"),

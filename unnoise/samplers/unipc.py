@@ -2,7 +2,8 @@
 
 The predictor UniP-p integrates the polynomial through the last p predictions (exponential.py). Once x0 is known at the predicted
 point, the corrector UniC-p repeats the last step with that prediction as one more node, at no extra call: the prediction made at
-the uncorrected point is kept (PEC mode). Of order p + 1 (theorem 3.1), as the corrector raises UniP-p's p by one.
+the uncorrected point is kept (PEC mode). The corrector raises UniP-p's order p by one (theorem 3.1). Here `order` is the order of
+convergence of the whole, as for every solver: 3 is UniP-2 with UniC-2, diffusers' solver_order = 2.
 
 The paper solves R a B(h) = phi for the weights a, with a free function B(h), B_1 = h or B_2 = e^h - 1. B divides out whenever the
 system is solved; it differs only in the paper's shortcut a = 1/2 for one unknown. Here the weights are always the solution.
@@ -33,17 +34,17 @@ class UniPCState:
 
 @dataclass(frozen=True)
 class UniPC(Sampler[UniPCState]):
-    """UniPC-`order`, order 1 to 3: one call a step."""
+    """UniPC of order 2 to 4 (p = order - 1): one call a step."""
 
-    order: int = 2
+    order: int = 3
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
-            raise InputError(f"UniPC order {self.order} must be 1, 2 or 3")
+        if self.order not in (2, 3, 4):
+            raise InputError(f"UniPC order {self.order} must be 2, 3 or 4")
 
     def start(self, x: State) -> UniPCState:
         x = tensor(x)
-        return UniPCState(x, times_like(1.0, x), History.empty(x, self.order))
+        return UniPCState(x, times_like(1.0, x), History.empty(x, self.order - 1))
 
     def step(
         self, denoise: Denoise, process: Process, x: State, t: Tensor, s: Tensor, state: UniPCState, rng: Streams
@@ -56,7 +57,7 @@ class UniPC(Sampler[UniPCState]):
             process, state.x, state.t, t, [nodes[0], l_t, *nodes[1:]], [values[0], x0, *values[1:]]
         )  # row by row nonsense, yet finite or not used, where there is no past
         x = corrected.where(expand(has_past, x).bool(), x)
-        k = self.order - 1
+        k = self.order - 2
         x_s = advance(process, x, t, s, [l_t, *nodes[:k]], [x0, *values[:k]])
         return x_s, UniPCState(x, t, state.past.push(l_t, x0))
 
