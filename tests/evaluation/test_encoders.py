@@ -39,6 +39,9 @@ class Rows(Examples):
     def draw(self, rows):
         raise NotImplementedError
 
+    def look(self, made):
+        raise AssertionError("nobody looks at these")
+
     def measures(self, held, made, seed=0):
         raise NotImplementedError
 

@@ -186,7 +186,7 @@ class Others(Examples):
     def __len__(self):
         return 60
 
-    take = tensor = attributes = draw = measures = None
+    take = tensor = attributes = draw = look = measures = None
 
 
 def test_rows_that_it_cannot_look_at_are_refused(folders):

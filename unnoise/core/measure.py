@@ -70,5 +70,9 @@ class Examples(ABC):
         """One small picture a row, as this kind of data is looked at."""
 
     @abstractmethod
+    def look(self, made: "Examples") -> tuple[Image.Image, str]:
+        """A page on which real rows (self) and made ones are looked at side by side, as suits the kind, and which are which."""
+
+    @abstractmethod
     def measures(self, held: "Examples", made: "Examples", seed: int = 0) -> list[Measure]:
         """The measures of this kind alone; self are the real training rows, `held` the real ones held out, `made` the model's."""

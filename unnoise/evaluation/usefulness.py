@@ -91,6 +91,9 @@ class Joined(Examples):
     def draw(self, rows: Sequence[int]) -> list[Image.Image]:
         return [self.parts[p].draw([r])[0] for p, r in (self.places[i] for i in rows)]
 
+    def look(self, made: Examples) -> tuple[Image.Image, str]:
+        raise InputError("rows of several sets are not looked at together")
+
     def measures(self, held: Examples, made: Examples, seed: int = 0) -> list[Measure]:
         raise InputError("rows of several sets have no measures of their own")
 

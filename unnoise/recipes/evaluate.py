@@ -5,6 +5,7 @@ which samples are compared. A run that was trained with rows held out has kept b
 """
 
 import hashlib
+import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,6 @@ from unnoise.core.errors import InputError
 from unnoise.core.measure import Examples
 from unnoise.core.random import derive
 from unnoise.core.state import State
-from unnoise.evaluation import plots
 from unnoise.evaluation.control import control_section
 from unnoise.evaluation.distances import two_sample_section
 from unnoise.evaluation.encoders import Classifier, Encoder, train_classifier, train_self_supervised
@@ -292,15 +292,13 @@ def _kept(file: Path, key: str) -> dict[str, Tensor]:
 
 
 def _sheets(it: Subject) -> Section:
-    """Real rows held out beside made ones."""
-    wide, n = 6, min(6 * 8, len(it.held), len(it.made))
-    real, made = (rows.draw(spread(len(rows), n)) for rows in (it.held, it.made))
-    lines = [[*made[i : i + wide], *real[i : i + wide]] for i in range(0, n, wide)]
-    heads = ["made", *[""] * (wide - 1), "real, held out"]
-    drawing = Drawing(
-        "Made on the left, real on the right", plots.sheet(lines, heads, [""] * len(lines)), "Evenly spread, not chosen."
+    """Real rows held out and made ones, side by side."""
+    page, told = it.held.look(it.made)
+    png = io.BytesIO()
+    page.save(png, "PNG")
+    return Section(
+        "What it looks like", drawings=(Drawing("Real rows held out, and made ones", png.getvalue(), f"{told.capitalize()}."),)
     )
-    return Section("What it looks like", drawings=(drawing,))
 
 
 def spread(of: int, n: int) -> list[int]:

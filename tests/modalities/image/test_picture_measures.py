@@ -51,3 +51,13 @@ def test_spectrum_is_the_log_ratio_of_the_power():
     found = named(Pictures.of(even).measures(Pictures.of(even), Pictures.of(half)), "spectrum")
     assert found.value == pytest.approx(np.log10(4), abs=1e-3)
     assert found.floor == 0
+
+
+def test_made_pictures_stand_on_the_left():
+    black, white = (Pictures.of(np.full((20, 8, 8, 1), v, dtype=np.uint8)) for v in (0, 255))
+    page, told = black.look(white)
+    x = np.asarray(page.convert("L")).astype(int)
+    half = x.shape[1] // 2
+    assert (x[:, :half] == 255).sum() > 10_000 > 0 == (x[:, :half] == 0).sum()
+    assert (x[:, half:] == 0).sum() > 10_000 > 0 == (x[:, half:] == 255).sum()
+    assert told == "made on the left, real on the right"

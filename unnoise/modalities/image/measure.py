@@ -11,7 +11,7 @@ from torch import Tensor
 from unnoise.core.errors import InputError
 from unnoise.core.measure import Attribute, Examples, Measure
 from unnoise.modalities.image.data import InMemory, PictureData, Pixels
-from unnoise.modalities.image.show import to_image
+from unnoise.modalities.image.show import sheet, to_image
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,16 @@ class Pictures(Examples):
 
     def draw(self, rows: Sequence[int]) -> list[Image.Image]:
         return [to_image(picture) for picture in self.array(rows)]
+
+    def look(self, made: Examples) -> tuple[Image.Image, str]:
+        """Six made ones on the left of every row, six of these on the right; evenly spread over both, not chosen."""
+        if not isinstance(made, Pictures):
+            raise InputError("pictures are looked at beside pictures")
+        n = min(48, len(self), len(made))
+        real, new = (p.array([i * len(p) // n for i in range(n)]) for p in (self, made))
+        rows = [[*new[i : i + 6], *real[i : i + 6]] for i in range(0, n - n % 6, 6)] or [[*new, *real]]
+        page = sheet([picture for row in rows for picture in row], columns=len(rows[0]), smallest=64)
+        return page, "made on the left, real on the right"
 
     def measures(self, held: Examples, made: Examples, seed: int = 0) -> list[Measure]:
         if not isinstance(held, Pictures) or not isinstance(made, Pictures):

@@ -5,6 +5,7 @@ the floor is what a perfect model would get, and a model that copies its trainin
 A figure that cannot be found is NaN, and its note says why.
 """
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from unnoise.modalities.table.halves import half_error
 from unnoise.modalities.table.learners import Boosted, Learner, Linear
 from unnoise.modalities.table.likeness import column_shapes, mean_score, pair_trends
 from unnoise.modalities.table.privacy import privacy
+from unnoise.modalities.table.show import marginals
 from unnoise.modalities.table.vectors import vectors
 
 FEWEST = 50
@@ -76,6 +78,12 @@ class TableRows(Examples):
     def draw(self, rows: Sequence[int]) -> list[Image.Image]:
         """A line a column: its name, its value, and for numbers where the value lies among the column's, from least to greatest."""
         return [_drawn(self.table[r : r + 1]) for r in rows]
+
+    def look(self, made: Examples) -> tuple[Image.Image, str]:
+        """Every column's distribution, and the correlations of numbers, of these rows (grey) and of made ones (red)."""
+        if not isinstance(made, TableRows):
+            raise InputError("a table is looked at beside a table")
+        return Image.open(io.BytesIO(marginals(self.table, made.table))), "real in grey, made in red"
 
     def measures(self, held: Examples, made: Examples, seed: int = 0) -> list[Measure]:
         """Shapes and trends by column are had from `column_shapes` and `pair_trends`; here are their means."""

@@ -58,6 +58,17 @@ def _write(path: Path, text: str) -> None:
 
 
 def plot_marginals(real: Table, fake: Table, path: Path) -> None:
+    """The PNG file `path` of `marginals`, whole or not at all."""
+    png = marginals(real, fake)
+    half = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        half.write_bytes(png)
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def marginals(real: Table, fake: Table) -> bytes:
     """A PNG of the first 36 columns' histograms, data and samples, and of the numbers' correlations and their difference."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -89,12 +100,9 @@ def plot_marginals(real: Table, fake: Table, path: Path) -> None:
     axes[0].legend(fontsize=6)
     if len(numbers) > 1:
         _plot_correlations(parts[1, 0], correlations(real, numbers), correlations(fake, numbers))
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(half, format="png", dpi=100)
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=100)
+    return png.getvalue()
 
 
 def _plot_correlations(figure: Any, real: np.ndarray, fake: np.ndarray) -> None:
