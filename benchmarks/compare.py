@@ -14,12 +14,11 @@ import argparse
 import os
 from pathlib import Path
 
-from unnoise.cli.compare import budget_of
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.stacked import write_stacked_digits
 from unnoise.modalities.table.examples import write_breast_cancer
 from unnoise.recipes.compare import compare
-from unnoise.recipes.comparison import FAMILIES, Comparison
+from unnoise.recipes.comparison import FAMILIES, Comparison, budget_of
 
 
 def fashion() -> Path:
@@ -47,8 +46,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     sets = [("fashion", args.fashion, None, False), ("digits", args.digits, None, True), ("table", args.table, "diagnosis", False)]
     for name, text, condition, unconditional in sets:
-        budget, counted = budget_of(text)
-        if not budget:
+        if not budget_of(text)[0]:
             continue
         if name == "fashion":
             data = fashion()
@@ -62,7 +60,7 @@ def main() -> None:
                 write_breast_cancer(data)
         print(f"\n=== {name}: {data.name}, {text} a model, {args.seeds} seeds ===", flush=True)
         asked = Comparison(
-            str(data), tuple(args.families), args.seeds, budget, counted, tuple(args.scales), args.samples, condition, unconditional
+            str(data), tuple(args.families), args.seeds, text, tuple(args.scales), args.samples, condition, unconditional
         )
         compare(asked, args.out / name)
 

@@ -21,6 +21,7 @@ import unnoise.recipes.evaluate as recipe
 from unnoise.core.errors import InputError
 from unnoise.evaluation.report import to_text
 from unnoise.modalities.image.reading import read_pictures
+from unnoise.recipes.sections import Options
 
 
 def given(real: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
@@ -53,7 +54,7 @@ def main() -> None:
         for name, section in recipe.SECTIONS.items():
             recipe.SECTIONS = {**recipe.SECTIONS, name: _timed(name, section, seconds)}
         began = time.perf_counter()
-        options = recipe.Options(n=args.n, only=tuple(args.only))
+        options = Options(n=args.n, only=tuple(args.only))
         sections = recipe.evaluate(samples, found[0], Path(folder) / "report", options, progress=False)
         total = time.perf_counter() - began
     print(to_text([replace(s, drawings=()) for s in sections]))

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from unnoise.cli.main import main
-from unnoise.recipes.evaluate import shares
+from unnoise.core.errors import InputError
+from unnoise.recipes.sections import shares
 
 
 def write(folder: Path, seed: int, n: int, side: int = 8) -> Path:
@@ -119,23 +120,40 @@ def test_what_makes_no_sense_is_said_and_the_rest_is_measured(tmp_path: Path) ->
         (["DATA", "--data", "DATA", "--only", "distance"], "there is no section 'distance'"),
         (["DATA", "--data", "DATA", "--held-out", "1.5"], "held_out 1.5"),
         (["DATA", "--data", "DATA", "-n", "0"], "n 0"),
-        (["DATA", "--data", "DATA", "--features", "inception:missing.safetensors", "--only", "own"], ""),
     ],
 )
 def test_refusals(argv: list[str], said: str, real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["evaluate", *(str(real) if a == "DATA" else a for a in argv), "--out", str(tmp_path / "out")]
-    if not said:  # a feature network is asked for by the section that wants it alone
-        main(argv)
-        return
     with pytest.raises(SystemExit) as e:
         main(argv)
     assert e.value.code == 2
     assert said in capsys.readouterr().err
 
 
+def test_a_missing_feature_network_is_said_and_the_others_measure(real: Path, tmp_path: Path) -> None:
+    argv = [
+        str(real),
+        "--data",
+        str(real),
+        "--only",
+        "features",
+        "--feature-seeds",
+        "1",
+        "--features",
+        "inception:gone",
+    ]
+    found = evaluated(argv, tmp_path / "report")
+    sections = json.loads((tmp_path / "report" / "report.json").read_text())["sections"]
+    notes = {s["title"]: " ".join(s["notes"]) for s in sections}
+    assert "gone" in notes["Features of inception:gone"]
+    assert not found["Features of inception:gone"]
+    for title in ("Features of classifiers", "Features learnt without labels"):
+        assert found[title]["KID"]["low"] <= found[title]["KID"]["value"] <= found[title]["KID"]["high"]
+
+
 def test_targets() -> None:
     assert shares(["women=0.5", "a=b=0.25"]) == {"women": 0.5, "a=b": 0.25}
     assert shares([]) is None
     for wrong in ("women", "women=many", "women=-1", "women=inf"):
-        with pytest.raises(Exception, match="write group=share"):
+        with pytest.raises(InputError, match="write group=share"):
             shares([wrong])

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unnoise.cli.compare import budget_of
 from unnoise.core.errors import InputError
 from unnoise.evaluation import judge
 from unnoise.evaluation.encoders import train_classifier
 from unnoise.recipes.compare import compare
-from unnoise.recipes.comparison import Comparison
+from unnoise.recipes.comparison import Comparison, budget_of
 
 
 def write(file: Path, n: int = 90, labels: bool = True) -> Path:
@@ -27,7 +26,7 @@ def write(file: Path, n: int = 90, labels: bool = True) -> Path:
 
 
 def asked(file: Path, **more: object) -> Comparison:
-    given = {"families": ("gan", "vae"), "seeds": 1, "budget": 0.003, "counted": True, "samples": 50, **more}
+    given = {"families": ("gan", "vae"), "seeds": 1, "budget": "3GFLOP", "samples": 50, **more}
     return Comparison(str(file), **given)  # type: ignore[arg-type]
 
 
@@ -38,7 +37,7 @@ def asked(file: Path, **more: object) -> Comparison:
         ({"families": ("zzz",)}, "diffusion, gan, style-gan, vae, vq"),
         ({"families": ("gan", "gan")}, "each once"),
         ({"seeds": 0}, "seeds 0"),
-        ({"budget": float("nan")}, "positive"),
+        ({"budget": "0s"}, "positive"),
         ({"scales": (2.0,)}, "1 must be among"),
         ({"width": 50}, "multiple of 16"),
     ],
@@ -87,4 +86,4 @@ def test_a_comparison_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.M
     assert {"Speed", "Training stability", "Control"} <= {s.title for s in sections}
     assert (out / "sheets" / "gan.png").is_file()
     with pytest.raises(InputError, match="budget"):
-        compare(asked(file, budget=0.01), out, say=said.append)
+        compare(asked(file, budget="10GFLOP"), out, say=said.append)

@@ -10,7 +10,8 @@ import tyro
 from unnoise.cli.terminal import parse, refuse_existing
 from unnoise.core.errors import InputError
 from unnoise.evaluation.report import to_text
-from unnoise.recipes.evaluate import Options, evaluate
+from unnoise.recipes.evaluate import evaluate
+from unnoise.recipes.sections import Options
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from typing import Self
 from PIL import Image
 from torch import Tensor
 
+FEWEST = 50
+"""Real rows below which no figure is worth much, and nothing is learnt from them."""
+
 
 @dataclass(frozen=True)
 class Measure:

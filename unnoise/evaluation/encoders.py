@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from unnoise.checkpoints.folder import file_hash, tensors_hash
 from unnoise.core.errors import InputError
-from unnoise.core.measure import Attribute, Examples
+from unnoise.core.measure import FEWEST, Attribute, Examples
 from unnoise.core.random import derive
 from unnoise.evaluation.views import hidden, moved
 from unnoise.networks.features import feature_network
@@ -36,8 +36,6 @@ from unnoise.training.distributed import device
 
 VERSION = 1
 """Of what the kept networks were made by: to be raised with any change to networks or training, so that old ones are not found."""
-LEAST = 50
-"""Fewer rows teach a network nothing that could be trusted."""
 _KEPT = 1 << 26  # numbers (256 MB) up to which the training rows are held in memory; above, they are read again when needed
 _AT_ONCE = 4096  # rows that are read at once; a table's are scaled by its reference in every reading
 _OFTEN = 5  # times that each row is seen in training, above which it is moved a little: fewer, and moving it costs accuracy
@@ -284,8 +282,8 @@ class _Rows:
     """
 
     def __init__(self, real: Examples, reference: Examples, what: str) -> None:
-        if len(real) < LEAST:
-            raise InputError(f"{what} needs at least {LEAST} rows to learn from; there are {len(real)}")
+        if len(real) < FEWEST:
+            raise InputError(f"{what} needs at least {FEWEST} rows to learn from; there are {len(real)}")
         self.real, self.reference = real, reference
         first = self._read([0])
         self.shape = tuple(first.shape[1:])

@@ -27,7 +27,7 @@ from unnoise.evaluation import plots
 from unnoise.evaluation.encoders import Classifier, Encoder
 from unnoise.evaluation.maker import attribute_of, counts_of
 from unnoise.evaluation.section import Section
-from unnoise.evaluation.two_sample import Comparison, Energy, compare
+from unnoise.evaluation.two_sample import Compared, Energy, compare
 
 _DRAWS = 1000  # of the bootstrap
 _SIMULATED = 10_000  # counts under the hypothesis
@@ -148,7 +148,7 @@ def _rarer(counts: np.ndarray, simulated: np.ndarray, expected: np.ndarray) -> f
 class Quality:
     """Energy distance of a group's made rows to its held-out rows, and that of their halves."""
 
-    made: Comparison
+    made: Compared
     floor: float
 
     @property

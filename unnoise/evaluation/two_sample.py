@@ -197,7 +197,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Compared:
     """A distance, its 95 % interval, and the permutation test's p-value. `null`: the mean over random splits of the pooled rows."""
 
     value: float
@@ -222,7 +222,7 @@ def permutation_test(distance: Distance, x: Tensor, y: Tensor, permutations: int
     return Verdict(c.value, c.p_value)
 
 
-def compare(distance: Distance, x: Tensor, y: Tensor, permutations: int = 999, seed: int = 0) -> Comparison:
+def compare(distance: Distance, x: Tensor, y: Tensor, permutations: int = 999, seed: int = 0) -> Compared:
     """The permutation test, with an interval for the distance between the two distributions.
 
     value - null - 1.96 s ... value + 1.96 s. s: by the jackknife, whose variance is too large in the mean (Efron & Stein 1981, Ann.
@@ -235,7 +235,7 @@ def compare(distance: Distance, x: Tensor, y: Tensor, permutations: int = 999, s
     return compare_pooled(distance, *pool(x, y), permutations, seed)
 
 
-def compare_pooled(distance: Distance, pooled: Tensor, first: Tensor, permutations: int, seed: int) -> Comparison:
+def compare_pooled(distance: Distance, pooled: Tensor, first: Tensor, permutations: int, seed: int) -> Compared:
     """The same for rows that lie together (N, D), float64; first: (N,) bool, which of them are of the first sample."""
     if permutations < 1:
         raise InputError(f"permutations {permutations}: at least 1; 999 are usual")
@@ -247,7 +247,7 @@ def compare_pooled(distance: Distance, pooled: Tensor, first: Tensor, permutatio
     reach = Z * max(study.error(first), float(d[1:].std(unbiased=False)))
     low = value - null - reach
     p_value = float((d >= value - tolerance).double().mean())
-    return Comparison(value, max(low, 0.0) if value >= 0 else low, value + reach, p_value, null)
+    return Compared(value, max(low, 0.0) if value >= 0 else low, value + reach, p_value, null)
 
 
 def floor(distance: Distance, real_a: Tensor, real_b: Tensor, splits: int = 100, seed: int = 0) -> Floor:

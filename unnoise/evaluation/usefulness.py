@@ -110,7 +110,10 @@ def codes_of(x: Examples, attribute: Attribute) -> Tensor:
 class Learner(ABC):
     """A frozen dataclass."""
 
-    name: str
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """How a report calls it."""
 
     @abstractmethod
     def learn(self, rows: Joined, attribute: Attribute, seed: int) -> Callable[[Joined], Tensor]:
@@ -122,7 +125,10 @@ class Network(Learner):
     """The report's own kind of classifier, of pictures and of whatever has an encoder. steps None: as many as the rows ask for."""
 
     steps: int | None = None
-    name: str = "network"
+
+    @property
+    def name(self) -> str:
+        return "network"
 
     def learn(self, rows: Joined, attribute: Attribute, seed: int) -> Callable[[Joined], Tensor]:
         classifier = train_classifier(rows, attribute, seed, self.steps)
@@ -137,7 +143,7 @@ class Flat(Learner):
     learner: TableLearner
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         return self.learner.name
 
     def learn(self, rows: Joined, attribute: Attribute, seed: int) -> Callable[[Joined], Tensor]:

@@ -65,7 +65,8 @@ def convolution(inputs: int, outputs: int, side: int = 3) -> nn.Conv2d:
     """Keeps the size and, before leaky rectifiers, the variance (He et al. 2015, 1502.01852)."""
     layer = nn.Conv2d(inputs, outputs, side, padding=side // 2)
     nn.init.kaiming_normal_(layer.weight, SLOPE)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
     return layer
 
 

@@ -6,6 +6,7 @@ here; every other family gets as many operations, and what it takes in seconds i
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unnoise.core.errors import InputError
+from unnoise.core.measure import FEWEST
 from unnoise.evaluation.families.adversarial import Adversarial
 from unnoise.evaluation.families.family import Contender, Family, Subject, fitted_size, flops_per_step, parameters
 from unnoise.evaluation.families.quantised import Quantised
@@ -36,31 +38,33 @@ FAMILIES: Mapping[str, Callable[[Run], Family]] = {
     "vae": lambda run: Variational(),
     "vq": lambda run: Quantised(),
 }
-FEWEST = 50
-"""Real rows."""
 _STEPS = 3000  # that the diffusion model should be able to take within its budget: what its size is chosen by
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is asked for.
-
-    budget: seconds of the diffusion model's training, or, with `counted`, operations in TFLOP. scales: sizes relative to the
-    compared one, of which all but 1 are trained with the first seed alone. samples: made of each model. unconditional: the models
-    are not told the classes, which still judge. width: of the diffusion model; None: the largest that takes 3000 steps by then.
-    """
+    """What is asked for."""
 
     data: str
+    """Pictures (a folder, zip or npz) or a csv table."""
     families: tuple[str, ...] = tuple(FAMILIES)
+    """Of diffusion, gan, style-gan, vae, vq."""
     seeds: int = 3
-    budget: float = 600.0
-    counted: bool = False
+    """Models of each family."""
+    budget: str = "10m"
+    """Training time of a diffusion model here (90s, 10m, 1h), or what it may compute (5TFLOP); others get as many operations."""
     scales: tuple[float, ...] = (1.0,)
+    """Sizes of network to compare, relative to the usual: 0.5 1 2 shows the scaling. All but 1 with the first seed alone."""
     samples: int = 1000
+    """Rows that each model makes to be judged by, at most as many as half of the rows held out."""
     condition: str | None = None
+    """For tables: the column of categories that rows are told."""
     unconditional: bool = False
+    """Tell the models no classes; the classes still judge."""
     size: int | None = None
+    """Side of the pictures in pixels."""
     width: int | None = None
+    """Width of the diffusion model, a multiple of 16. Not given: the largest that takes 3,000 steps within the budget."""
 
     def __post_init__(self) -> None:
         for name in self.families:
@@ -72,12 +76,22 @@ class Comparison:
             raise InputError("name at least one family, and each once")
         if self.seeds < 1 or self.samples < FEWEST:
             raise InputError(f"seeds {self.seeds} must be at least 1 and samples {self.samples} at least {FEWEST}")
-        if not (self.budget > 0 and math.isfinite(self.budget)):
-            raise InputError(f"budget {self.budget:g}: must be positive")
+        if budget_of(self.budget)[0] <= 0:
+            raise InputError(f"budget {self.budget}: must be positive")
         if 1.0 not in self.scales or not all(0 < s <= 16 for s in self.scales):
             raise InputError(f"scales {self.scales}: relative sizes of up to 16, and 1 must be among them")
         if self.width is not None and (self.width < GRAIN or self.width % GRAIN):
             raise InputError(f"width {self.width}: a multiple of {GRAIN}, such as 64 or 128")
+
+
+def budget_of(text: str) -> tuple[float, bool]:
+    """90, 90s, 10m, 1.5h -> (seconds, False); 5TFLOP, 300GFLOP -> (TFLOP, True). InputError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|GFLOP|TFLOP|PFLOP|)", text.strip())
+    if found is None:
+        raise InputError(f"--budget {text!r} is neither a time nor a number of operations; say 90s, 10m, 1h or 5TFLOP")
+    unit = found[2]
+    each = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "GFLOP": 1e-3, "TFLOP": 1.0, "PFLOP": 1e3}[unit]
+    return float(found[1]) * each, unit.endswith("FLOP")
 
 
 @dataclass(frozen=True)
@@ -177,8 +191,9 @@ def read(asked: Comparison) -> Data:
 
 def planned(asked: Comparison, data: Data, out: Path, say: Callable[[str], None]) -> Plan:
     """The plan of an earlier call, if it is the same comparison, or a new one, with the diffusion model's size and the compute."""
+    amount, counted = budget_of(asked.budget)
     same = {
-        "data": data.train.fingerprint(), "budget": asked.budget, "counted": asked.counted, "condition": asked.condition,
+        "data": data.train.fingerprint(), "budget": amount, "counted": counted, "condition": asked.condition,
         "unconditional": asked.unconditional, "width": asked.width, "samples": asked.samples,
     }  # fmt: skip
     file = out / "plan.json"
@@ -195,18 +210,18 @@ def planned(asked: Comparison, data: Data, out: Path, say: Callable[[str], None]
         contender = family.contender(data.subject, size)
         rows = rows_for(data, family, contender)
         per_step = flops_per_step(contender, rows, data.run.train.batch)
-        if asked.counted:
-            steps = max(10, math.floor(asked.budget * 1e12 / per_step))
+        if counted:
+            steps = max(10, math.floor(amount * 1e12 / per_step))
         else:
             seconds = measure_step_seconds(contender, rows, family.training(100, data.run.train.batch, 0, 0))
-            steps = max(10, math.floor(asked.budget / seconds))
+            steps = max(10, math.floor(amount / seconds))
         if chosen is None or steps >= _STEPS:
             chosen = size, steps, per_step
         if steps < _STEPS:
             break
     assert chosen is not None
     size, steps, per_step = chosen
-    budget = f"{asked.budget:g} {'TFLOP' if asked.counted else 's'}"
+    budget = f"{amount:g} {'TFLOP' if counted else 's'}"
     say(f"{family.about}: width {GRAIN * size}, {steps:,} steps of {per_step / 1e9:.3g} GFLOP in the budget of {budget}")
     plan = Plan(same, float(steps) * per_step)
     count = _counted(family.contender(data.subject, size))

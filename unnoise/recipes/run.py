@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from unnoise.checkpoints.config import allow, decode, encode
 from unnoise.checkpoints.folder import VERSION, read_json
@@ -23,6 +24,8 @@ from unnoise.training.config import (
     MuonConfig,
     TrainConfig,
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,6 @@ RUN_CLASSES = allow(
 """What a run's file may name, beside what a model's configuration may."""
 
 
-def spread(items: Sequence[str], n: int) -> tuple[str, ...]:
+def spread(items: Sequence[T], n: int) -> tuple[T, ...]:
     """At most n of the items, evenly spread."""
     return tuple(items[i * len(items) // n] for i in range(n)) if len(items) > n else tuple(items)

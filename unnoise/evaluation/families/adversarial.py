@@ -15,7 +15,7 @@ whose last factor R2 has computed already. So the generator's turn costs no pass
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from torch.nn.functional import one_hot, softmax, softplus
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import State
-from unnoise.evaluation.families.family import Family, OneShot, Rows, Subject, parts
+from unnoise.evaluation.families.family import Family, OneShot, Rows, Subject, parts, usual_training
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.networks.gan import (
     ConditionalGeneratorConfig,
@@ -35,7 +35,7 @@ from unnoise.networks.gan import (
     RowGeneratorConfig,
     StyleGeneratorConfig,
 )
-from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
+from unnoise.training.config import AdamWConfig, TrainConfig
 from unnoise.training.data import Batch
 
 
@@ -88,18 +88,8 @@ class Adversarial(Family):
         return ConditionalGeneratorConfig(shape, size, self.latent, told).build()
 
     def training(self, steps: int, batch: int, seed: int, stage: int) -> TrainConfig:
-        return TrainConfig(
-            steps=steps,
-            batch=batch,
-            seed=seed,
-            optimiser=AdamWConfig(self.lr, self.betas),
-            warmup=min(100, steps // 10),
-            decay=LinearDecay(start=0.5),
-            clip=None,  # the penalties bound the gradients; clipping both players by one norm would tie them together
-            bf16=False,
-            snapshot_every=0,
-            checkpoint_every=max(1, steps // 4),
-        )
+        # the penalties bound the gradients; clipping both players by one norm would tie them together
+        return replace(usual_training(AdamWConfig(self.lr, self.betas), steps, batch, seed), clip=None)
 
     def sources(self) -> tuple[Callable[..., Any], ...]:
         return Adversarial, AdversarialTask, PictureAdversaries, RowAdversaries

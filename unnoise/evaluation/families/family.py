@@ -26,7 +26,7 @@ from unnoise.modalities.conditioning import LabelsConfig
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.networks.gan import PictureShape
-from unnoise.training.config import TrainConfig
+from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
 from unnoise.training.data import Batch, DataSet
 from unnoise.training.task import Task
 
@@ -108,6 +108,21 @@ class OneShot(Contender):
         device = next(self.parameters()).device
         prepared = {k: v.to(device) for k, v in self.conditioner.prepare(prompts).items()}
         return self.codec.decode(self.states(prepared, Streams.each(seeds).scoped("sample")))
+
+
+def usual_training(optimiser: AdamWConfig, steps: int, batch: int, seed: int) -> TrainConfig:
+    """How a stage is trained unless its family has a reason to do otherwise. In float32, all alike."""
+    return TrainConfig(
+        steps=steps,
+        batch=batch,
+        seed=seed,
+        optimiser=optimiser,
+        warmup=min(100, steps // 10),
+        decay=LinearDecay(start=0.5),
+        bf16=False,
+        snapshot_every=0,
+        checkpoint_every=max(1, steps // 4),
+    )
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from torch.nn.functional import cross_entropy
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import State
-from unnoise.evaluation.families.family import Family, OneShot, Subject, parts
+from unnoise.evaluation.families.family import Family, OneShot, Subject, parts, usual_training
 from unnoise.networks.autoregressive import CausalTransformer, CausalTransformerConfig
 from unnoise.networks.vq import QuantisedAutoencoder, QuantisedAutoencoderConfig
-from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
+from unnoise.training.config import AdamWConfig, TrainConfig
 from unnoise.training.data import Batch
 
 
@@ -58,17 +58,7 @@ class Quantised(Family):
         return QuantisedTask(subject, self, autoencoder, prior.build())
 
     def training(self, steps: int, batch: int, seed: int, stage: int) -> TrainConfig:
-        return TrainConfig(
-            steps=steps,
-            batch=batch,
-            seed=seed,
-            optimiser=AdamWConfig((self.lr, self.prior_lr)[stage], (0.9, 0.99)),
-            warmup=min(100, steps // 10),
-            decay=LinearDecay(start=0.5),
-            bf16=False,
-            snapshot_every=0,
-            checkpoint_every=max(1, steps // 4),
-        )
+        return usual_training(AdamWConfig((self.lr, self.prior_lr)[stage], (0.9, 0.99)), steps, batch, seed)
 
     def sources(self) -> tuple[Callable[..., Any], ...]:
         return Quantised, QuantisedTask

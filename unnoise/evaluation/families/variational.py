@@ -19,11 +19,11 @@ from torch.nn.functional import cross_entropy
 
 from unnoise.core.random import Streams
 from unnoise.core.state import State
-from unnoise.evaluation.families.family import Family, OneShot, Rows, Subject, parts
+from unnoise.evaluation.families.family import Family, OneShot, Rows, Subject, parts, usual_training
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.networks.gan import ConditionalGeneratorConfig, RowGeneratorConfig
 from unnoise.networks.vae import CouplingFlow, CouplingFlowConfig, PictureEncoderConfig, RowEncoderConfig
-from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
+from unnoise.training.config import AdamWConfig, TrainConfig
 from unnoise.training.data import Batch
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -62,17 +62,7 @@ class Variational(Family):
         return RowVariational(subject, self, encoder, decoder, prior, max(1, rows.numeric))
 
     def training(self, steps: int, batch: int, seed: int, stage: int) -> TrainConfig:
-        return TrainConfig(
-            steps=steps,
-            batch=batch,
-            seed=seed,
-            optimiser=AdamWConfig(self.lr, (0.9, 0.99)),
-            warmup=min(100, steps // 10),
-            decay=LinearDecay(start=0.5),
-            bf16=False,
-            snapshot_every=0,
-            checkpoint_every=max(1, steps // 4),
-        )
+        return usual_training(AdamWConfig(self.lr, (0.9, 0.99)), steps, batch, seed)
 
     def sources(self) -> tuple[Callable[..., Any], ...]:
         return Variational, VariationalTask, PictureVariational, RowVariational

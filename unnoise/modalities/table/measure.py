@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from unnoise.core.errors import InputError
-from unnoise.core.measure import Attribute, Examples, Measure
+from unnoise.core.measure import FEWEST, Attribute, Examples, Measure
 from unnoise.modalities.table.columns import Categorical, Numeric, Table, modelled
 from unnoise.modalities.table.data import TableData
 from unnoise.modalities.table.detection import detection
@@ -27,9 +27,6 @@ from unnoise.modalities.table.likeness import column_shapes, mean_score, pair_tr
 from unnoise.modalities.table.privacy import privacy
 from unnoise.modalities.table.show import marginals
 from unnoise.modalities.table.vectors import vectors
-
-FEWEST = 50
-"""Real rows; with fewer nothing that must learn is measured."""
 
 _HALVED = 20  # rows at least of which halves are compared
 _LEARNT = 5000  # rows at most of each table for what learns
