@@ -1,0 +1,57 @@
+"""The words of a world: what its things are called, which colours they have, and what else means the same."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+COLOURS: Mapping[str, tuple[int, int, int]] = {
+    "red": (222, 38, 38), "orange": (250, 140, 10), "yellow": (250, 214, 20), "green": (40, 160, 60), "blue": (35, 85, 225),
+    "purple": (140, 50, 190), "pink": (250, 130, 190), "brown": (128, 78, 38), "grey": (140, 140, 146), "black": (30, 30, 34),
+}  # fmt: skip
+"""What things can be coloured, as drawn (sRGB)."""
+
+BACKDROPS: Mapping[str, tuple[int, int, int]] = {
+    "white": (255, 255, 255), "cream": (253, 245, 222), "mint": (220, 246, 228), "sky": (216, 236, 252), "lilac": (236, 228, 250),
+    "silver": (228, 229, 232),
+}  # fmt: skip
+"""What lies behind: light, so that every colour of things stands out."""
+
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+_IRREGULAR = {"fish": "fish", "sheep": "sheep", "mouse": "mice", "leaf": "leaves", "knife": "knives", "ox": "oxen", "die": "dice"}
+
+
+def plural(name: str) -> str:
+    """The plural of a noun, by the rules of English and the few exceptions that drawn things have."""
+    *before, last = name.split(" ")
+    if last in _IRREGULAR:
+        last = _IRREGULAR[last]
+    elif last.endswith(("s", "x", "z", "ch", "sh")):
+        last += "es"
+    elif last.endswith("y") and last[-2:-1] not in "aeiou":
+        last = last[:-1] + "ies"
+    else:
+        last += "s"
+    return " ".join([*before, last])
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """names: singular nouns, one or more words each, lower case. colours: none for sprites with colours of their own."""
+
+    names: tuple[str, ...]
+    colours: tuple[str, ...] = tuple(COLOURS)
+    backdrops: tuple[str, ...] = tuple(BACKDROPS)
+
+    @cached_property
+    def nouns(self) -> Mapping[str, str]:
+        """Every form of every name -> the name."""
+        return {plural(n): n for n in self.names} | {n: n for n in self.names}
+
+
+SHAPES = (
+    "circle", "square", "triangle", "diamond", "star", "heart", "ring", "cross", "arrow", "moon", "tree", "house", "fish", "cup",
+    "apple", "flower",
+)  # fmt: skip
+"""What `shapes` draws."""
+DRAWN = Vocabulary(SHAPES)
