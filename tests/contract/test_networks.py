@@ -13,7 +13,7 @@ from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.networks.unet import UNetConfig
 
 State = Tensor | dict[str, Tensor]
-VECTOR, TOKEN, LENGTH = 6, 10, 7
+VECTOR, TOKEN, LENGTH, PICTURE = 6, 10, 7, 2
 FIELDS = {"numeric": (3, 0, 0), "categorical": (2, 5, 4), "angle": (2, 2, 0)}
 
 
@@ -30,6 +30,7 @@ class Case:
     config: object
     inputs: Callable[[int], State]
     words: bool
+    pictured: bool = False
 
 
 UNET = UNetConfig(3, None, 8, (1, 2), 1, (1,), (0, 1), VECTOR, TOKEN, head_dim=4, groups=4)
@@ -38,10 +39,18 @@ NETWORKS = {
     "unet, shift only": Case(replace(UNET, scale_shift=False), picture, True),
     "mp_unet": Case(MPUNetConfig(3, None, 8, (1, 2), 1, (1,), VECTOR, head_dim=4), picture, False),
     "transformer": Case(DiffusionTransformerConfig(3, 2, 16, 2, 2, 8, VECTOR, TOKEN), picture, True),
+    "unet, picture": Case(replace(UNET, picture_channels=PICTURE), picture, True, True),
+    "mp_unet, picture": Case(
+        MPUNetConfig(3, None, 8, (1, 2), 1, (1,), VECTOR, head_dim=4, picture_channels=PICTURE), picture, False, True
+    ),
+    "transformer, picture": Case(
+        DiffusionTransformerConfig(3, 2, 16, 2, 2, 8, VECTOR, TOKEN, picture_channels=PICTURE), picture, True, True
+    ),
     "table mlp": Case(TableNetworkConfig(FIELDS, 16, 2, 2, VECTOR), table, False),
     "table transformer": Case(TableTransformerConfig(FIELDS, 16, 2, 2, VECTOR), table, False),
 }
 PICTURES = [k for k, c in NETWORKS.items() if c.inputs is picture]
+PICTURED = [k for k, c in NETWORKS.items() if c.pictured]
 WORDS = [k for k, c in NETWORKS.items() if c.words]
 everything = pytest.mark.parametrize("name", NETWORKS)
 
@@ -75,7 +84,10 @@ def flat(x: State | Mapping[str, Tensor]) -> Tensor:
 
 def arguments(name: str, batch: int = 3) -> tuple[State, Tensor, dict[str, Tensor]]:
     torch.manual_seed(1)
-    return NETWORKS[name].inputs(batch), torch.randn(batch), condition(batch)
+    x, level, cond = NETWORKS[name].inputs(batch), torch.randn(batch), condition(batch)
+    if NETWORKS[name].pictured and isinstance(x, Tensor):
+        cond["picture"] = torch.randn(batch, PICTURE, *x.shape[2:])
+    return x, level, cond
 
 
 @everything
@@ -144,14 +156,41 @@ def test_all_tokens_masked_is_no_tokens_and_padding_is_nothing(name: str) -> Non
     x, level, cond = arguments(name)
     network = build(name)
     nothing = network(x, level, cond | {"mask": torch.zeros_like(cond["mask"])})
-    absent = network(x, level, {"vector": cond["vector"], "tokens": torch.zeros(3, 0, TOKEN)})
+    absent = network(x, level, {k: v for k, v in cond.items() if k != "mask"} | {"tokens": torch.zeros(3, 0, TOKEN)})
     torch.testing.assert_close(nothing, absent, rtol=1e-5, atol=1e-5)
-    longer = {
-        "vector": cond["vector"],
+    longer = cond | {
         "tokens": torch.nn.functional.pad(cond["tokens"], (0, 0, 0, 5)),
         "mask": torch.nn.functional.pad(cond["mask"], (0, 5)),
     }
     torch.testing.assert_close(network(x, level, longer), network(x, level, cond), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PICTURED)
+def test_a_picture_that_is_absent_is_one_of_zeros(name: str) -> None:
+    x, level, cond = arguments(name)
+    network = build(name)
+    without = network(x, level, {k: v for k, v in cond.items() if k != "picture"})
+    torch.testing.assert_close(network(x, level, cond | {"picture": torch.zeros_like(cond["picture"])}), without)
+
+
+@pytest.mark.parametrize("name", PICTURED)
+def test_a_picture_lies_where_the_state_lies(name: str) -> None:
+    """Before anything mixes positions: the gradient of the first features' centre pixel reaches the picture as it reaches x."""
+    x, level, cond = arguments(name)
+    network = build(name)
+    x, condition_picture = x.requires_grad_(), cond["picture"].requires_grad_()
+    reached: list[Tensor] = []
+
+    def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        h = inputs[0] if inputs[0].ndim == 4 else inputs[0].unflatten(1, (-1, x.shape[3] // 2)).permute(0, 3, 1, 2)
+        centre = h[:, :, h.shape[2] // 2, h.shape[3] // 2].square().sum()
+        reached.extend(g.abs().sum((0, 1)) > 0 for g in torch.autograd.grad(centre, [x, condition_picture], retain_graph=True))
+
+    handle = network.blocks[0].register_forward_pre_hook(look)
+    network(x, level, cond | {"picture": condition_picture})
+    handle.remove()
+    assert bool(reached[0].any())
+    assert torch.equal(reached[0], reached[1])
 
 
 @everything
@@ -162,6 +201,8 @@ def test_every_input_has_influence(name: str) -> None:
     changes = [(level + 0.5, cond), (level, cond | {"vector": cond["vector"] + 1})]
     if NETWORKS[name].words:
         changes += [(level, cond | {"tokens": cond["tokens"] + 1}), (level, cond | {"mask": ~cond["mask"]})]
+    if NETWORKS[name].pictured:
+        changes.append((level, cond | {"picture": cond["picture"] + 1}))
     for changed_level, changed in changes:
         difference = (flat(network(x, changed_level, changed)) - before).abs().amax(1)
         assert bool((difference > 1e-4).all())

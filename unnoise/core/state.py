@@ -15,7 +15,8 @@ Cond = Mapping[str, Tensor]
 """What the network is told; every entry has a leading batch axis.
 
 The names that networks understand: `vector` (B, D), one summary a sample; `tokens` (B, L, D), a sequence for
-cross-attention; `mask` (B, L), True where a token counts.
+cross-attention; `mask` (B, L), True where a token counts; `picture` (B, C', H, W), laid beside the channels of a state of the same
+size (a layout, a low-resolution picture, a masked one).
 """
 
 Shape = tuple[int, ...] | Mapping[str, tuple[int, ...]]

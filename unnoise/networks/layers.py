@@ -42,12 +42,32 @@ def context_of(cond: Mapping[str, Tensor], dtype: torch.dtype) -> tuple[Tensor, 
     return tokens.masked_fill(~mask[..., None], 0), mask
 
 
+def beside(x: Tensor, cond: Mapping[str, Tensor], channels: int) -> Tensor:
+    """x (B, C, H, W) and, behind its channels, the `picture` (B, channels, H, W) of the condition; zeros where there is none."""
+    if channels == 0:
+        return x
+    picture = cond["picture"].to(x.dtype) if "picture" in cond else x.new_zeros(len(x), channels, *x.shape[2:])
+    return torch.cat([x, picture], 1)
+
+
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """(B, C, H, W) with its last row and column repeated until both sides are divisible; the caller crops the result."""
     h, w = x.shape[-2:]
     if h % multiple == 0 and w % multiple == 0:
         return x
     return pad(x, (0, -w % multiple, 0, -h % multiple), mode="replicate")
+
+
+def patchify(x: Tensor, p: int) -> Tensor:
+    """(B, C, H, W), sides divisible by p -> (B, H/p W/p, C p p): patches row by row, each by channel, then row, then column."""
+    h = x.unflatten(2, (-1, p)).unflatten(4, (-1, p))  # (B, C, H/p, p, W/p, p)
+    return h.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def unpatchify(x: Tensor, rows: int, columns: int, p: int) -> Tensor:
+    """The way back: (B, rows columns, C p p) -> (B, C, rows p, columns p)."""
+    h = x.unflatten(1, (rows, columns)).unflatten(3, (-1, p, p)).permute(0, 3, 1, 4, 2, 5)
+    return h.flatten(4).flatten(2, 3)
 
 
 def rms_normalise(x: Tensor, eps: float = 1e-6) -> Tensor:

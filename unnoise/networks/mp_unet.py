@@ -20,7 +20,7 @@ from torch.nn.functional import avg_pool2d, conv2d, interpolate, linear, silu
 
 from unnoise.networks.attention import attend
 from unnoise.networks.embedding import Fourier, NoiseFeatures
-from unnoise.networks.layers import pad_to_multiple, run, wide
+from unnoise.networks.layers import beside, pad_to_multiple, run, wide
 
 EPS = 1e-4
 SILU_MAGNITUDE = 0.596  # sqrt(E[silu(x)^2]), x ~ N(0, 1)
@@ -28,7 +28,10 @@ SILU_MAGNITUDE = 0.596  # sqrt(E[silu(x)^2]), x ~ N(0, 1)
 
 @dataclass(frozen=True)
 class MPUNetConfig:
-    """As UNetConfig; it is told no words, only `vector`. residual and concat: the shares t of a block and of the skips."""
+    """As UNetConfig; it is told no words, only `vector` and `picture`.
+
+    residual and concat: the shares t of a block and of the skips.
+    """
 
     channels: int
     out_channels: int | None = None
@@ -42,6 +45,7 @@ class MPUNetConfig:
     residual: float = 0.3
     concat: float = 0.5
     features: NoiseFeatures = Fourier()
+    picture_channels: int = 0
 
     def __post_init__(self) -> None:
         for level in self.attention:
@@ -158,7 +162,7 @@ class MPUNet(nn.Module):
         self.features = config.features.build(config.width)
         self.noise = MPConv(config.width, c_emb, 0)
         self.vector = MPConv(config.vector_dim, c_emb, 0) if config.vector_dim else None
-        self.first = MPConv(config.channels + 1, widths[0], 3)  # a channel of ones stands for the bias
+        self.first = MPConv(config.channels + config.picture_channels + 1, widths[0], 3)  # a channel of ones stands for the bias
         self.blocks = nn.ModuleList()
         skips = [c := widths[0]]
         for level in levels:
@@ -178,7 +182,8 @@ class MPUNet(nn.Module):
         self.last, self.gain = MPConv(c, config.out_channels or config.channels, 3), nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """x (B, C, H, W) of unit variance, noise_level (B,), cond: `vector` (B, vector_dim), of any length -> as x."""
+        """x (B, C, H, W) of unit variance, noise_level (B,), cond: `vector` (B, vector_dim) of any length, `picture`
+        (B, picture_channels, H, W) of unit variance -> as x."""
         height, width = x.shape[-2:]
         dtype, levels = self.last.weight.dtype, range(len(self.config.multipliers))
         emb = self.noise(self.features(noise_level).to(dtype))
@@ -186,7 +191,7 @@ class MPUNet(nn.Module):
             emb = mp_sum(emb, self.vector(unit(cond["vector"].to(dtype), 1)), 0.5)
         emb = mp_silu(emb)
 
-        h = pad_to_multiple(x.to(dtype), 2 ** levels[-1])
+        h = pad_to_multiple(beside(x.to(dtype), cond, self.config.picture_channels), 2 ** levels[-1])
         h = self.first(torch.cat([h, torch.ones_like(h[:, :1])], 1))
         skips, blocks = [h], iter(self.blocks)
         for level in levels:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from unnoise.networks.embedding import Fourier, NoiseEmbedding, NoiseFeatures, rotary_2d, sincos_2d
-from unnoise.networks.layers import ModulatedBlock, context_of, modulated_norm, pad_to_multiple, run, zeroed
+from unnoise.networks.layers import ModulatedBlock, context_of, modulated_norm, pad_to_multiple, patchify, run, unpatchify, zeroed
 
 
 @dataclass(frozen=True)
 class DiffusionTransformerConfig:
-    """channels: of the picture; patch: its side in pixels; vector_dim and token_dim: of the condition, 0 for none.
+    """channels: of the picture; patch: its side in pixels; vector_dim, token_dim and picture_channels: of the
+    condition, 0 for none.
 
     `bottleneck` is the rank of the patch embedding, where a patch has more numbers than that. width / heads must be
     divisible by 4.
@@ -33,6 +34,7 @@ class DiffusionTransformerConfig:
     token_dim: int = 0
     dropout: float = 0.0
     features: NoiseFeatures = Fourier()
+    picture_channels: int = 0
 
     def __post_init__(self) -> None:
         if self.width % (4 * self.heads):
@@ -66,6 +68,9 @@ class DiffusionTransformer(nn.Module):
             )
         else:
             self.patches = nn.Linear(patch_dim, width)
+        # told nothing at first, so that a trained network that is given this layer goes on as it was
+        picture_dim = config.picture_channels * config.patch**2
+        self.picture = zeroed(nn.Linear(picture_dim, width, bias=False)) if picture_dim else None
         self.blocks = nn.ModuleList(
             ModulatedBlock(width, config.heads, config.token_dim, config.dropout) for _ in range(config.depth)
         )
@@ -73,7 +78,8 @@ class DiffusionTransformer(nn.Module):
         self.out = zeroed(nn.Linear(width, patch_dim))
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """x (B, C, H, W), noise_level (B,), cond: `vector` (B, vector_dim), `tokens` (B, L, token_dim), `mask` (B, L) -> as x.
+        """x (B, C, H, W), noise_level (B,), cond: `vector` (B, vector_dim), `tokens` (B, L, token_dim), `mask` (B, L),
+        `picture` (B, picture_channels, H, W) -> as x.
 
         Entries that this network was not built for are ignored, absent ones add nothing.
         """
@@ -85,12 +91,12 @@ class DiffusionTransformer(nn.Module):
         rotary = rotary_2d(rows, columns, self.config.width // self.config.heads, x.device)
         context = context_of(cond, dtype) if self.config.token_dim else None
 
-        h = h.unflatten(2, (rows, p)).unflatten(4, (columns, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        h = self.patches(h)
+        h = self.patches(patchify(h, p))
+        if self.picture is not None and "picture" in cond:
+            h = h + self.picture(patchify(pad_to_multiple(cond["picture"].to(dtype), p), p))
         h = h + sincos_2d(rows, columns, self.config.width, x.device).to(h.dtype)
         for block in self.blocks:
             h = run(block, self.checkpointing, h, emb, rotary, context)
         scale, shift = self.modulation(emb).chunk(2, -1)
         h = self.out(modulated_norm(h, scale, shift))
-        h = h.unflatten(1, (rows, columns)).unflatten(3, (-1, p, p)).permute(0, 3, 1, 4, 2, 5)
-        return h.flatten(4).flatten(2, 3)[..., :height, :width].to(x.dtype)
+        return unpatchify(h, rows, columns, p)[..., :height, :width].to(x.dtype)

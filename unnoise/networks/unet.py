@@ -25,7 +25,7 @@ class UNetConfig:
     """channels: of the picture (`out_channels` where the output differs); level i has width * multipliers[i] channels.
 
     attention and words: the levels with self-attention and with cross-attention to tokens (the middle has both always).
-    vector_dim and token_dim: of the condition, 0 for none. head_dim: channels of an attention head (0: one head).
+    vector_dim, token_dim and picture_channels: of the condition, 0 for none. head_dim: channels of an attention head (0: one).
     scale_shift: False for DDPM's modulation, which only shifts.
     """
 
@@ -43,6 +43,7 @@ class UNetConfig:
     dropout: float = 0.0
     scale_shift: bool = True
     features: NoiseFeatures = Sinusoidal()
+    picture_channels: int = 0
 
     def __post_init__(self) -> None:
         for level in (*self.attention, *self.words):
@@ -161,6 +162,9 @@ class UNet(nn.Module):
 
         self.embedding = NoiseEmbedding(config.features, config.width, 4 * config.width, config.vector_dim)
         self.first = nn.Conv2d(config.channels, config.width, 3, padding=1)
+        # told nothing at first, so that a trained network that is given this layer goes on as it was
+        pictured = nn.Conv2d(config.picture_channels, config.width, 3, padding=1, bias=False) if config.picture_channels else None
+        self.picture = None if pictured is None else zeroed(pictured)
         self.blocks = nn.ModuleList()
         skips, c = [config.width], config.width
         for level in levels:
@@ -182,7 +186,8 @@ class UNet(nn.Module):
         self.last = zeroed(nn.Conv2d(c, config.out_channels or config.channels, 3, padding=1))
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """x (B, C, H, W), noise_level (B,), cond: `vector` (B, vector_dim), `tokens` (B, L, token_dim), `mask` (B, L) -> as x.
+        """x (B, C, H, W), noise_level (B,), cond: `vector` (B, vector_dim), `tokens` (B, L, token_dim), `mask` (B, L),
+        `picture` (B, picture_channels, H, W) -> as x.
 
         Entries that this network was not built for are ignored, absent ones add nothing.
         """
@@ -192,6 +197,8 @@ class UNet(nn.Module):
         context = context_of(cond, dtype) if self.config.token_dim else None
 
         h = self.first(pad_to_multiple(x.to(dtype), 2 ** levels[-1]))
+        if self.picture is not None and "picture" in cond:
+            h = h + self.picture(pad_to_multiple(cond["picture"].to(dtype), 2 ** levels[-1]))
         skips, blocks = [h], iter(self.blocks)
         for level in levels:
             for _ in range(self.config.blocks):
