@@ -1,7 +1,9 @@
 """softmax(q k^T / sqrt(d)) v: the one place that chooses how it is computed."""
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 
@@ -30,3 +32,12 @@ def _plain(q: Tensor, k: Tensor) -> bool:
     """
     training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
     return q.device.type == "cpu" and training and q.dtype == torch.bfloat16 and k.shape[-2] <= 640
+
+
+class SelfAttending(nn.Module):
+    """Base of self-attention: N queries, and as the last N keys and values those of the same positions.
+
+    `attend` computes it; a copy of the module with another function there is a perturbed network (`control.perturbed`).
+    """
+
+    attend: Callable[..., Tensor] = staticmethod(attend)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 from torch.utils.checkpoint import checkpoint
 
-from unnoise.networks.attention import attend
+from unnoise.networks.attention import SelfAttending
 from unnoise.networks.embedding import rotate
 
 L = TypeVar("L", bound=nn.Linear | nn.Conv2d)
@@ -105,7 +105,7 @@ class SwiGLU(nn.Module):
         return self.out(self.dropout(silu(a) * b))
 
 
-class Attention(nn.Module):
+class Attention(SelfAttending):
     """Self-attention with RMS-normalised queries and keys (2302.05442); tokens of a context are further keys and values."""
 
     def __init__(self, dim: int, heads: int, context_dim: int = 0) -> None:
@@ -136,7 +136,7 @@ class Attention(nn.Module):
             mask = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
             k, v = torch.cat([self.k_norm(more_k), k], 2), torch.cat([more_v, v], 2)
             mask = torch.cat([valid, mask], 1)
-        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        return self.out(self.attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, interpolate, linear, silu
 
-from unnoise.networks.attention import attend
+from unnoise.networks.attention import SelfAttending
 from unnoise.networks.embedding import Fourier, NoiseFeatures
 from unnoise.networks.layers import beside, pad_to_multiple, run, wide
 
@@ -108,7 +108,7 @@ def renormalise_weights(network: nn.Module) -> None:
             module.renormalise()
 
 
-class MPSelfAttention(nn.Module):
+class MPSelfAttention(SelfAttending):
     def __init__(self, dim: int, head_dim: int) -> None:
         super().__init__()
         self.heads = dim // (head_dim or dim)
@@ -118,7 +118,7 @@ class MPSelfAttention(nn.Module):
         """The residual branch: (B, C, H, W) -> the same."""
         h = self.qkv(x.permute(0, 2, 3, 1).flatten(1, 2)).unflatten(-1, (3, self.heads, -1))
         q, k, v = unit(h, -1).transpose(1, 3).unbind(2)  # each (B, heads, N, D), mean square 1 over D
-        h = self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+        h = self.out(self.attend(q, k, v).transpose(1, 2).flatten(2))
         return h.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, silu
 
-from unnoise.networks.attention import attend
+from unnoise.networks.attention import SelfAttending, attend
 from unnoise.networks.embedding import NoiseEmbedding, NoiseFeatures, Sinusoidal
 from unnoise.networks.layers import context_of, pad_to_multiple, run, zeroed
 from unnoise.networks.norm import GroupNorm
@@ -85,7 +85,7 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + self.conv2(self.dropout(silu(h)))
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(SelfAttending):
     def __init__(self, dim: int, head_dim: int, groups: int) -> None:
         super().__init__()
         self.heads = dim // (head_dim or dim)
@@ -96,7 +96,7 @@ class SelfAttention(nn.Module):
         """(B, C, H, W) -> the same."""
         h = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, C), no copy where x is channels_last
         q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
-        h = self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+        h = self.out(self.attend(q, k, v).transpose(1, 2).flatten(2))
         return x + h.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
