@@ -2,7 +2,8 @@
 
 In this order, the first that exists for a picture:
 1. `metadata.jsonl`, `metadata.csv` (Hugging Face's imagefolder: `file_name`, `text`), `captions.jsonl`, `captions.csv` (`file`,
-   `caption`), each speaking of the pictures of its own folder; a list of texts is several captions of one picture.
+   `caption`), each speaking of the pictures of its own folder; a list of texts is several captions of one picture. What else they
+   say of a picture (`name`, `keywords`, `group`, `style`) is kept too: captions of other lengths can be made of it.
 2. `name.txt` beside `name.png`: one caption a line.
 And where nothing has a caption: `labels.csv` (`file`, `class`), or else the folder that each picture lies in.
 """
@@ -16,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from unnoise.core.errors import InputError
+from unnoise.modalities.image.recaption import Facts
 from unnoise.modalities.image.sources import Entry
 
 _CAPTIONS = frozenset({"metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv"})
@@ -32,20 +34,23 @@ Captions = tuple[str, ...]
 class Annotations:
     """captions: one tuple a picture, empty for none. classes: the names in order, None where the texts are free.
 
-    note: where they come from, in words. used: the files that were read for it.
+    note: where they come from, in words. used: the files that were read for it. facts: what the sheets of captions say of each
+    picture beside its caption, None where it is not even named.
     """
 
     captions: tuple[Captions, ...]
     classes: tuple[str, ...] | None
     note: str
     used: frozenset[str]
+    facts: tuple[Facts | None, ...] = ()
 
 
 def annotate(pictures: Sequence[Entry], others: Sequence[Entry]) -> Annotations:
     """Finds what is said of `pictures` in the `others`. Raises InputError for files that cannot be read as what they are named."""
     by_name = {e.name: i for i, e in enumerate(pictures)}
     sheets = [e for e in others if _base(e) in _CAPTIONS]
-    texts, missing = _from_sheets(sheets, by_name, _TEXT_KEYS)
+    rows, missing = _rows_of(sheets, by_name)
+    texts, facts = [_texts(r, _TEXT_KEYS) for r in rows], tuple(_facts(r) for r in rows)
     sources = [f"captions from {_and(sorted({_base(e) for e in sheets}))}"] if any(texts) else []
 
     sidecars = {e.stem: e for e in others if e.suffix == ".txt"}
@@ -61,10 +66,11 @@ def annotate(pictures: Sequence[Entry], others: Sequence[Entry]) -> Annotations:
         note = _and(sources) + _absent(missing)
         if several := sum(len(t) > 1 for t in texts):
             note += f"; {several:,} pictures have several, one of them drawn each time"
-        return Annotations(tuple(texts), None, note, used)
+        return Annotations(tuple(texts), None, note, used, facts)
 
     sheets = [e for e in others if _base(e) in _CLASSES]
-    texts, missing = _from_sheets(sheets, by_name, _CLASS_KEYS)
+    rows, missing = _rows_of(sheets, by_name)
+    texts = [_texts(r, _CLASS_KEYS) for r in rows]
     if any(texts):
         for e, t in zip(pictures, texts):
             if len(t) > 1:
@@ -74,13 +80,13 @@ def annotate(pictures: Sequence[Entry], others: Sequence[Entry]) -> Annotations:
         texts, note = _from_folders(pictures), "classes from the sub-folders"
     names = tuple(sorted({t[0] for t in texts if t}))
     if len(names) < 2:
-        return Annotations(((),) * len(pictures), None, "", used)
-    return Annotations(tuple(texts), names, note, used)
+        return Annotations(((),) * len(pictures), None, "", used, facts)
+    return Annotations(tuple(texts), names, note, used, facts)
 
 
-def _from_sheets(sheets: Sequence[Entry], by_name: Mapping[str, int], keys: Sequence[str]) -> tuple[list[Captions], list[str]]:
-    """The texts of every picture, and the names that no picture has."""
-    texts: list[Captions] = [()] * len(by_name)
+def _rows_of(sheets: Sequence[Entry], by_name: Mapping[str, int]) -> tuple[list[list[dict[str, Any]]], list[str]]:
+    """The rows that speak of every picture, and the names that no picture has."""
+    rows: list[list[dict[str, Any]]] = [[] for _ in by_name]
     missing: list[str] = []
     known = set(by_name)
     for sheet in sheets:
@@ -97,15 +103,24 @@ def _from_sheets(sheets: Sequence[Entry], by_name: Mapping[str, int], keys: Sequ
                 missing.append(name)
                 continue
             speaks_of += 1
-            value = next((row[k] for k in keys if row.get(k)), None)
-            new = _clean(value if isinstance(value, list) else [value] if isinstance(value, str) else [])
-            i = by_name[name]
-            texts[i] = tuple(dict.fromkeys(texts[i] + new))
+            rows[by_name[name]].append(row)
         if missing and not speaks_of:
             raise InputError(
                 f"{sheet.name} names no picture that is there (first: {missing[0]}); names are relative to its own folder"
             )
-    return texts, missing
+    return rows, missing
+
+
+def _texts(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Captions:
+    """What the first of these keys that a row has says, row by row."""
+    values = [next((row[k] for k in keys if row.get(k)), None) for row in rows]
+    lists = [v if isinstance(v, list) else [v] if isinstance(v, str) else [] for v in values]
+    return _clean([text for several in lists for text in several])
+
+
+def _facts(rows: Sequence[Mapping[str, Any]]) -> Facts | None:
+    """Of the first row that names the picture."""
+    return next((f for f in map(Facts.of, rows) if f is not None), None)
 
 
 def _rows(sheet: Entry) -> Iterator[tuple[int, dict[str, Any]]]:

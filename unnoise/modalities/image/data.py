@@ -1,7 +1,7 @@
 """A set of pictures of one size, with what is said of them; and the same as batches to train on."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 from zipfile import BadZipFile
@@ -17,6 +17,7 @@ from unnoise.core.state import State
 from unnoise.modalities.image.annotations import Captions
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.decode import Target, Unreadable, decode
+from unnoise.modalities.image.recaption import Recaption
 from unnoise.modalities.image.sources import Entry
 
 
@@ -40,6 +41,10 @@ class PictureOptions:
     """Longer captions are cut at a word."""
     held_out: float = 0.0
     """Share of the pictures kept back from training, chosen by their names: the same ones every time."""
+    recaption: Recaption | None = None
+    """Make several captions of different lengths for each picture, of the name, keywords, group and style that the set gives it."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """How often pictures of a group are drawn in training, against the others; `variants` (skin tones) are a group of their own."""
     memory: float = 2.0
     """GiB that decoded pictures may fill; larger sets are decoded again each time they are read."""
     threads: int = 4
@@ -54,6 +59,9 @@ class PictureOptions:
             raise InputError(f"caption_drop {self.caption_drop} is a share of the pictures: 0 to 1")
         if not 0 <= self.held_out < 1:
             raise InputError(f"held_out {self.held_out} is a share of the pictures: from 0 to below 1")
+        for group, weight in self.weights.items():
+            if not 0 < weight <= 100:
+                raise InputError(f"weight {weight} of the group {group!r}: above 0, and 100 at most; 1 is as often as any other")
         if self.caption_bytes < 8 or self.threads < 1 or not self.memory >= 0:
             raise InputError("caption_bytes must be at least 8, threads at least 1, and memory not negative")
 
@@ -123,6 +131,8 @@ class PictureData:
     notes: tuple[str, ...]
     options: PictureOptions = PictureOptions()
     rows: tuple[int, ...] | None = field(default=None, repr=False)
+    weights: tuple[float, ...] | None = field(default=None, repr=False)
+    """How often each picture is drawn, against the others; None: all alike."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -156,6 +166,7 @@ class PictureData:
             names=tuple(self.names[i] for i in rows),
             captions=tuple(self.captions[i] for i in rows),
             rows=tuple(i if self.rows is None else self.rows[i] for i in rows),
+            weights=None if self.weights is None else tuple(self.weights[i] for i in rows),
         )
 
     def split(self, share: float) -> tuple["PictureData", "PictureData"]:
@@ -174,7 +185,8 @@ class PictureData:
 
 @dataclass(frozen=True)
 class TrainingPictures:
-    """What the training loop reads. A row's flip, caption and withheld caption come from its own stream alone."""
+    """What the training loop reads. A row's flip, caption and withheld caption come from its own stream alone, and so does what
+    stands in its place where rows have weights."""
 
     data: PictureData
     codec: Codec
@@ -185,6 +197,8 @@ class TrainingPictures:
 
     def batch(self, rows: Sequence[int], rng: Streams) -> dict[str, State | dict[str, Tensor]]:
         """{"x": encoded pictures (B, C, H, W), "cond": prepared conditions}; rng has one stream a row."""
+        if self.data.weights is not None:
+            rows = reweighted(rows, np.asarray(self.data.weights), rng)
         x = self.codec.encode(self.data.pictures(rows))
         if self.data.options.flip and isinstance(x, Tensor):
             flipped = rng.uniform("flip") < 0.5
@@ -201,3 +215,16 @@ class TrainingPictures:
             texts = self.data.captions[int(row)]
             told.append(texts[int(u * len(texts))] if texts and not drop else None)
         return told
+
+
+def reweighted(rows: Sequence[int], weights: np.ndarray, rng: Streams) -> list[int]:
+    """Rows that were drawn evenly -> rows drawn in proportion to weights (N,), all positive.
+
+    With the largest weight 1: row i stays with probability w_i, and gives way otherwise to one that is drawn by weight. So row i
+    comes up with probability w_i / N + (1 - mean w) w_i / sum w = w_i / sum w.
+    """
+    w = weights / weights.max()
+    ends = w.cumsum() / w.sum()
+    stay, place = (rng.uniform(f"weights/{name}", dtype=torch.float64).numpy() for name in ("stay", "place"))
+    others = np.searchsorted(ends, place, side="right").clip(max=len(w) - 1)
+    return np.where(stay < w[np.asarray(rows)], rows, others).tolist()

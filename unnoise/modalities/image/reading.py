@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 from zipfile import BadZipFile
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from unnoise.core.errors import InputError
 from unnoise.modalities.conditioning import normalised
-from unnoise.modalities.image.annotations import Captions, annotate
+from unnoise.modalities.image.annotations import Annotations, Captions, annotate
 from unnoise.modalities.image.arrays import read_arrays
 from unnoise.modalities.image.data import InMemory, OnDisk, PictureData, PictureOptions, Pixels, Skipped
 from unnoise.modalities.image.decode import (
@@ -29,6 +30,7 @@ from unnoise.modalities.image.decode import (
     flatten,
     inspect,
 )
+from unnoise.modalities.image.recaption import Recaption, row_weights
 from unnoise.modalities.image.sources import LARGEST_FILE, Entry, entries
 
 _SIZES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -105,6 +107,9 @@ def _read_files(path: Path, options: PictureOptions, progress: bool) -> PictureD
         where = f"they would fill more than {options.memory:g} GiB, so each is decoded when it is needed"
 
     said = annotate(kept, others)
+    if options.recaption is not None:
+        said = _recaptioned(path, said, kept, options.recaption)
+    weights = row_weights(said.facts, options.weights) if options.weights else None
     captions, cut = _shortened(said.captions, options.caption_bytes, said.classes)
     ignored = [e for e in others if e.name not in said.used]
     notes = (
@@ -119,11 +124,27 @@ def _read_files(path: Path, options: PictureOptions, progress: bool) -> PictureD
     skipped.sort(key=lambda s: s.name)
     names = tuple(e.name for e in kept)
     return PictureData(
-        pixels, height, width, channels, names, captions, said.classes, tuple(skipped), tuple(n for n in notes if n), options
-    )
+        pixels, height, width, channels, names, captions, said.classes, tuple(skipped), tuple(n for n in notes if n), options,
+        weights=weights,
+    )  # fmt: skip
+
+
+def _recaptioned(path: Path, said: Annotations, pictures: Sequence[Entry], mix: Recaption) -> Annotations:
+    """New captions for every picture of which enough is said."""
+    known = sum(f is not None for f in said.facts)
+    if not known:
+        raise InputError(
+            f"{path}: no picture has a name to make captions of; metadata.jsonl or captions.jsonl must give `name`, and may give "
+            "`keywords`, `group` and `style`"
+        )
+    captions = tuple(c if f is None else mix.captions(f, e.name) for c, f, e in zip(said.captions, said.facts, pictures))
+    note = f"{mix.count} captions made for each of {known:,} pictures, {mix.short:.0%} of them short"
+    return replace(said, captions=captions, classes=None, note=note)
 
 
 def _read_npz(path: Path, options: PictureOptions) -> PictureData:
+    if options.recaption is not None or options.weights:
+        raise InputError(f"{path}: an npz says nothing of its pictures but labels; captions and groups come from a metadata.jsonl")
     found = read_arrays(path)
     n, h, w, c = found.pixels.shape
     if min(h, w) < 4 or h * w > LARGEST_PIXELS:
