@@ -8,7 +8,7 @@ import pytest
 
 from unnoise.checkpoints.config import allow, decode, encode
 from unnoise.core.errors import InputError
-from unnoise.recipes.run import Run
+from unnoise.recipes.runs import load_run, save_run
 from unnoise.recipes.train import RECIPES, example_run
 
 
@@ -49,8 +49,8 @@ def test_an_integer_is_read_where_a_number_belongs() -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_survives_its_file(recipe: str, tmp_path: Path) -> None:
     run = example_run(recipe)
-    run.save(tmp_path / "run.json", "some data")
-    assert Run.load(tmp_path / "run.json") == (run, "some data")
+    save_run(run, tmp_path, "some data")
+    assert load_run(tmp_path) == (run, "some data")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import tyro
 
 from unnoise.cli.terminal import parse, parse_known
 from unnoise.recipes.options import Options
-from unnoise.recipes.run import Run
 from unnoise.recipes.train import example_run, first_process, override, plan, refuse_run, start
 from unnoise.recipes.train import resume as go_on
 
@@ -47,7 +46,11 @@ def run(argv: list[str]) -> None:
     options = Options(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Options)})
     planned = plan(str(args.data), options, args.recipe)
     if rest:
-        planned = override(planned, options, lambda run: parse(tyro.conf.AvoidSubcommands[Run], rest, "unnoise train", run))
+        planned = override(
+            planned,
+            options,
+            lambda run: parse(tyro.conf.AvoidSubcommands[type(run)], rest, "unnoise train", run),  # type: ignore[misc]
+        )
     start(planned, out)
     if not first_process():
         return
@@ -62,4 +65,5 @@ def _help(argv: list[str]) -> None:
         tyro.cli(Train, args=["--help"], prog="unnoise train")
     except SystemExit:
         print(f"\nEvery field of a run, as the recipe {recipe or 'pictures'!r} sets it for 1000 small pictures with captions:\n")
-    tyro.cli(tyro.conf.AvoidSubcommands[Run], args=["--help"], prog="unnoise train DATA", default=example_run(recipe))
+    run = example_run(recipe)
+    tyro.cli(tyro.conf.AvoidSubcommands[type(run)], args=["--help"], prog="unnoise train DATA", default=run)  # type: ignore[misc]

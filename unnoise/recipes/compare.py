@@ -40,8 +40,8 @@ from unnoise.recipes.comparison import (
     say_plan,
     write_json,
 )
+from unnoise.recipes.run import Interrupted
 from unnoise.recipes.sources import Opened
-from unnoise.recipes.train import Interrupted
 from unnoise.training.files import atomically
 from unnoise.training.loop import fit
 

@@ -33,13 +33,14 @@ def demo(out: Path, overwrite: bool = False, steps: int | None = None) -> Diffus
     _make_room(out, overwrite)
     write_digits(out / "digits")
     planned = plan(str(out / "digits"), Options(batch=64))
-    network = planned.run.model.network
+    run = planned.run
+    assert isinstance(run, Run)
+    network = run.model.network
     if isinstance(network, DiffusionTransformerConfig):  # strokes of 8 x 8 pixels need no more than 16 patches
-        network = replace(network, patch=2, width=128, depth=4)
-    planned = replace(planned, run=_shortened(replace(planned.run, model=replace(planned.run.model, network=network)), 1000))
+        run = replace(run, model=replace(run.model, network=replace(network, patch=2, width=128, depth=4)))
     if steps is None:
-        steps = max(300, min(4000, math.floor(SECONDS / step_seconds(planned))))
-    model = start(replace(planned, run=_shortened(planned.run, steps)), out / "run")
+        steps = max(300, min(4000, math.floor(SECONDS / step_seconds(replace(planned, run=_shortened(run, 1000))))))
+    model = start(replace(planned, run=_shortened(run, steps)), out / "run")
     _draw(model, out)
     return model
 

@@ -26,7 +26,7 @@ from unnoise.evaluation.section import Section
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.data import PictureOptions
 from unnoise.model import DiffusionModel, load
-from unnoise.recipes.run import Run
+from unnoise.recipes.runs import load_run
 from unnoise.recipes.sections import SECTIONS, Options, Subject, look
 from unnoise.recipes.sources import Opened, PictureSource, Source, source_of
 from unnoise.training.files import atomically
@@ -92,7 +92,7 @@ def _is_model(path: Path) -> bool:
 def _source(subject: Path, data: str, model: DiffusionModel | None, options: Options) -> tuple[Source, float]:
     """How the data is to be read so that it suits the model, and the share that the model's training held out."""
     if (subject / "run.json").is_file():
-        run, _ = Run.load(subject / "run.json")
+        run, _ = load_run(subject)
         kind = run.data.options.held_out if isinstance(run.data, PictureSource) else run.data.held_out
         if isinstance(source_of(data), type(run.data)):
             return replace(run.data, path=data), kind

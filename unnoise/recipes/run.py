@@ -1,31 +1,38 @@
-"""A run: one frozen value that says everything about a training, from the data to the sheets that are drawn on the way."""
+"""A run: one frozen value that says everything about a training, from the data to the sheets that are drawn on the way.
 
-import json
-from collections.abc import Sequence
+A run's folder, beside what the training loop keeps there (see `training.loop`):
+
+    run.json    this value, and the fingerprint of the data (see `runs`)
+    samples/    sheets drawn on the way
+    model/      what was trained, once it is
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from unnoise.checkpoints.config import allow, decode, encode
-from unnoise.checkpoints.folder import VERSION, read_json
-from unnoise.core import bound, coupling, losses, objectives, times, weights
+import torch
+
 from unnoise.core.errors import InputError
-from unnoise.core.objectives import PerSample
-from unnoise.modalities.image.data import PictureOptions
-from unnoise.model import MODEL_CLASSES, ModelConfig
-from unnoise.recipes.sources import PictureSource, TableSource
-from unnoise.training.config import (
-    AdamWConfig,
-    Constant,
-    CosineDecay,
-    GuardConfig,
-    InverseSqrtDecay,
-    LinearDecay,
-    MuonConfig,
-    TrainConfig,
-)
+from unnoise.core.objectives import LearnedUncertainty, PerSample
+from unnoise.model import DiffusionModel, ModelConfig, Samples, load
+from unnoise.recipes.sources import Opened, PictureSource, TableSource
+from unnoise.recipes.task import DenoisingTask
+from unnoise.training.config import TrainConfig
+from unnoise.training.data import DataSet
+from unnoise.training.distributed import device
+from unnoise.training.ema import reconstruct
+from unnoise.training.loop import fit, measure_step_seconds
+from unnoise.training.task import Task
 
 T = TypeVar("T")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop, and has saved where it stands."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,25 @@ class Preview:
     seed: int = 0
 
 
+class AnyRun(ABC):
+    """Everything about a training, whatever is trained; a frozen dataclass, which the run's file holds."""
+
+    data: PictureSource | TableSource
+    train: TrainConfig
+    preview: Preview
+
+    @abstractmethod
+    def fit(self, opened: Opened, out: Path, resume: bool) -> Any:
+        """Train in the folder `out`, or go on there; returns what was trained, which also lies in out/model. Raises Interrupted."""
+
+    def averaged(self, out: Path, width: float) -> DiffusionModel:
+        """The model of the run in `out` with averaged weights of any relative width. InputError if it has none."""
+        raise InputError(f"{out}: this run trains no diffusion model; averages of other widths can be rebuilt of those alone")
+
+
 @dataclass(frozen=True)
-class Run:
-    """Everything about a training."""
+class Run(AnyRun):
+    """Everything about the training of a diffusion model."""
 
     data: PictureSource | TableSource
     model: ModelConfig
@@ -51,38 +74,109 @@ class Run:
     checkpointing: bool = False
     """Keep only the inputs of the network's blocks for the backward pass: less memory, a third more time."""
 
-    def save(self, file: Path, fingerprint: str) -> None:
-        document = {"unnoise": VERSION, "data": fingerprint, "run": encode(self)}
-        partial = file.with_name(file.name + ".partial")
-        partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(file)
+    def fit(self, opened: Opened, out: Path, resume: bool) -> DiffusionModel:
+        return fit_denoiser(self, self.model.build, lambda m: opened.training(m.codec, m.conditioner), opened, out, resume)
 
-    @staticmethod
-    def load(file: Path) -> tuple["Run", str]:
-        """The run and the fingerprint of its data. InputError for what is not a run."""
-        if not file.is_file():
-            raise InputError(
-                f"{file.parent}: not a training run (it has no {file.name}); `unnoise train DATA --out {file.parent}` starts one"
-            )
-        document = read_json(file)
-        if not isinstance(document, dict) or not {"unnoise", "data", "run"} <= set(document):
-            raise InputError(f"{file}: not the description of an unnoise run")
-        if not isinstance(document["unnoise"], int) or document["unnoise"] > VERSION:
-            raise InputError(f"{file}: format version {document['unnoise']!r}; this unnoise reads up to {VERSION}: upgrade unnoise")
-        return decode(Run, document["run"], {**MODEL_CLASSES, **RUN_CLASSES}, f"{file}: run"), document["data"]
+    def averaged(self, out: Path, width: float) -> DiffusionModel:
+        return averaged_denoiser(self, self.model.build, out, width)
+
+    def task(self, build: Callable[[], DiffusionModel]) -> tuple[DiffusionModel, DenoisingTask]:
+        """A model with its first weights, and the task that trains it."""
+        torch.manual_seed(self.train.seed)
+        model = build()
+        objective = LearnedUncertainty(self.objective) if self.learned_uncertainty else self.objective
+        return model, DenoisingTask(model, objective, self.checkpointing)
 
 
-RUN_CLASSES = allow(
-    Run, Preview, PictureSource, PictureOptions, TableSource,
-    TrainConfig, AdamWConfig, MuonConfig, Constant, CosineDecay, InverseSqrtDecay, LinearDecay, GuardConfig,
-    objectives.Denoising, objectives.SlicedScoreMatching, bound.VariationalBound, bound.Levels,
-    coupling.Independent, coupling.OptimalTransport,
-    losses.SquaredError, losses.CrossEntropy, losses.CategoricalBound, losses.TangentError, losses.FieldLosses,
-    times.UniformTimes, times.LogitNormal, times.LogNormalSigma, times.LowDiscrepancy,
-    weights.DataWeight, weights.Simple, weights.VWeight, weights.VelocityWeight, weights.EDMWeight, weights.TruncatedSNR,
-    weights.MinSNR, weights.SigmoidWeight, weights.Likelihood,
-)  # fmt: skip
-"""What a run's file may name, beside what a model's configuration may."""
+def fit_denoiser(
+    run: Run,
+    build: Callable[[], DiffusionModel],
+    training: Callable[[DiffusionModel], DataSet],
+    opened: Opened,
+    out: Path,
+    resume: bool,
+) -> DiffusionModel:
+    """Train the denoiser and the conditioner of the model that `build` makes, on what `training` makes of the data for it."""
+    model, task = run.task(build)
+    task.to(device())
+    data = training(model)
+    if first_process() and not resume:
+        print(account(run.train, opened, type(run.model.network).__name__.removesuffix("Config"), task, data), flush=True)
+    hook = _Sheets(run.train.sample_every, build(), run.preview, opened, out)
+    result = fit(task, data, run.train, out, [hook], resume)
+    if not first_process():
+        return model
+    finished = build()
+    task.weights_for(finished, result.ema[run.train.ema_widths[-1]])
+    finished.save(out / "model")
+    say_what_was_skipped(opened)
+    if result.interrupted:
+        raise interrupted(result.steps, run.train, out)
+    return load(out / "model")
+
+
+def averaged_denoiser(run: Run, build: Callable[[], DiffusionModel], out: Path, width: float) -> DiffusionModel:
+    model, task = run.task(build)
+    task.weights_for(model, reconstruct(out, width))
+    return model
+
+
+@dataclass
+class _Sheets:
+    """The hook that draws samples while training."""
+
+    every: int
+    model: DiffusionModel
+    preview: Preview
+    opened: Opened
+    out: Path
+
+    def __call__(self, step: int, task_with_ema_weights: Task) -> None:
+        if isinstance(task_with_ema_weights, DenoisingTask):
+            task_with_ema_weights.weights_for(self.model)
+        self.opened.preview(preview_samples(self.model, self.preview), sheet_file(self.out, step))
+
+
+def preview_samples(model: DiffusionModel, preview: Preview) -> Samples:
+    return model.sample(list(preview.prompts) or None, preview.n, preview.seed)
+
+
+def sheet_file(out: Path, step: int) -> Path:
+    """Where the sheet of this step goes, in a folder that is there."""
+    (out / "samples").mkdir(parents=True, exist_ok=True)
+    return out / "samples" / f"step-{step:08d}.png"
+
+
+def account(train: TrainConfig, opened: Opened, network: str, task: Task, data: DataSet) -> str:
+    """One short paragraph: what was found, what was chosen, how long it should take."""
+    parameters = sum(p.numel() for p in task.parameters() if p.requires_grad)
+    seconds = measure_step_seconds(task, data, train)
+    epochs = train.steps * train.batch / len(data)
+    return (
+        f"{opened.account()} Training a {network} of {parameters / 1e6:.1f}M parameters, "
+        f"{train.steps:,} steps of {train.batch} ({epochs:.0f} times through the data) at {1 / seconds:.1f} steps/s: "
+        f"about {_duration(seconds * train.steps)} here."
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def say_what_was_skipped(opened: Opened) -> None:
+    if skipped := opened.skipped():
+        print(f"{len(skipped):,} files were skipped:\n" + "\n".join(f"  {line}" for line in skipped), flush=True)
+
+
+def interrupted(steps: int, train: TrainConfig, out: Path) -> Interrupted:
+    return Interrupted(f"stopped after {steps:,} of {train.steps:,} steps; `unnoise resume {out}` goes on")
+
+
+def first_process() -> bool:
+    """Whether this is the first (or only) process of a run: the one that speaks and writes."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def spread(items: Sequence[T], n: int) -> tuple[T, ...]:

@@ -1,0 +1,49 @@
+"""A run's file: what the run is, and the fingerprint of its data. The one place that knows every kind of run."""
+
+import json
+from pathlib import Path
+
+from unnoise.checkpoints.config import allow, decode, encode
+from unnoise.checkpoints.folder import VERSION, read_json
+from unnoise.core import bound, coupling, losses, objectives, times, weights
+from unnoise.core.errors import InputError
+from unnoise.modalities.image.data import PictureOptions
+from unnoise.model import MODEL_CLASSES
+from unnoise.recipes.run import AnyRun, Preview, Run
+from unnoise.recipes.sources import PictureSource, TableSource
+from unnoise.training import config as training
+from unnoise.training.files import atomically
+
+RUN_FILE = "run.json"
+RUN_CLASSES = allow(
+    Run, Preview, PictureSource, PictureOptions, TableSource,
+    training.TrainConfig, training.AdamWConfig, training.MuonConfig, training.Constant, training.CosineDecay,
+    training.InverseSqrtDecay, training.LinearDecay, training.GuardConfig,
+    objectives.Denoising, objectives.SlicedScoreMatching, bound.VariationalBound, bound.Levels,
+    coupling.Independent, coupling.OptimalTransport,
+    losses.SquaredError, losses.CrossEntropy, losses.CategoricalBound, losses.TangentError, losses.FieldLosses,
+    times.UniformTimes, times.LogitNormal, times.LogNormalSigma, times.LowDiscrepancy,
+    weights.DataWeight, weights.Simple, weights.VWeight, weights.VelocityWeight, weights.EDMWeight, weights.TruncatedSNR,
+    weights.MinSNR, weights.SigmoidWeight, weights.Likelihood,
+)  # fmt: skip
+"""What a run's file may name, beside what a model's configuration may."""
+
+
+def save_run(run: AnyRun, out: Path, fingerprint: str) -> None:
+    """Write the run's file into the folder `out`."""
+    document = {"unnoise": VERSION, "data": fingerprint, "run": encode(run)}
+    with atomically(out / RUN_FILE) as partial:
+        partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_run(out: Path) -> tuple[AnyRun, str]:
+    """The run in the folder `out` and the fingerprint of its data. InputError for what is not a run."""
+    file = out / RUN_FILE
+    if not file.is_file():
+        raise InputError(f"{out}: not a training run (it has no {file.name}); `unnoise train DATA --out {out}` starts one")
+    document = read_json(file)
+    if not isinstance(document, dict) or not {"unnoise", "data", "run"} <= set(document):
+        raise InputError(f"{file}: not the description of an unnoise run")
+    if not isinstance(document["unnoise"], int) or document["unnoise"] > VERSION:
+        raise InputError(f"{file}: format version {document['unnoise']!r}; this unnoise reads up to {VERSION}: upgrade unnoise")
+    return decode(AnyRun, document["run"], {**MODEL_CLASSES, **RUN_CLASSES}, f"{file}: run"), document["data"]
