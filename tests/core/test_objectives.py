@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from unnoise.core.denoisers import Denoiser
+from unnoise.core.denoisers import Denoiser, NetworkDenoiser, middle
+from unnoise.core.errors import InputError
 from unnoise.core.losses import SquaredError
-from unnoise.core.objectives import Denoising, LearnedUncertainty, PerSample, SlicedScoreMatching
+from unnoise.core.objectives import Denoising, DenoisingTwice, LearnedUncertainty, PerSample, SlicedScoreMatching
 from unnoise.core.oracles import ExactGaussian, ExactMixture
+from unnoise.core.preconditioning import Data, Velocity
 from unnoise.core.predictions import Mean
 from unnoise.core.processes import Gaussian, Masked
 from unnoise.core.random import Streams
@@ -105,6 +107,57 @@ def test_both_objectives_have_the_same_minimum():
         (whole,) = torch.autograd.grad(losses.mean(), denoiser.scale, retain_graph=True)
         parts = torch.stack([torch.autograd.grad(c.mean(), denoiser.scale, retain_graph=True)[0] for c in losses.split(200)])
         assert whole.abs() < 6 * parts.std() / math.sqrt(len(parts))  # Student, 99 degrees of freedom: false alarm 4e-8
+
+
+class Heads(nn.Module):
+    """Says first * x, and halfway second * x."""
+
+    def __init__(self, first, second, has_middle=True):
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.tensor(first)), nn.Parameter(torch.tensor(second))
+        self.has_middle = has_middle
+
+    def forward(self, x, noise_level, cond):
+        return self.first * x
+
+    def both(self, x, noise_level, cond):
+        return self.first * x, self.second * x
+
+
+@pytest.mark.parametrize("preconditioner", [Data(), Velocity()], ids=str)
+def test_both_heads_are_trained_as_two_denoisers_on_the_same_noise(preconditioner):
+    """Loss and gradients are those of two networks trained apart, the second's times its share."""
+    process, rng = Gaussian(RectifiedFlow()), Streams.of(6, 16)
+    batch, plain = Batch(rng.normal("data", (3,))), Denoising(SquaredError(Simple()), LogitNormal())
+    heads = Heads(0.7, -0.3)
+    together = NetworkDenoiser(heads, process, preconditioner)
+    out = DenoisingTwice(plain, share=0.25)(together, batch, rng)
+    out["loss"].backward()
+    alone = [NetworkDenoiser(Heads(f, 0.0), process, preconditioner) for f in (0.7, -0.3)]
+    losses = [plain(denoiser, batch, rng) for denoiser in alone]
+    for a in losses:
+        a["loss"].backward()
+    torch.testing.assert_close(out["loss"], losses[0]["loss"] + 0.25 * losses[1]["loss"])
+    torch.testing.assert_close(out["per_sample"], losses[0]["per_sample"] + 0.25 * losses[1]["per_sample"])
+    torch.testing.assert_close(heads.first.grad, alone[0].network.first.grad)
+    torch.testing.assert_close(heads.second.grad, 0.25 * alone[1].network.first.grad)
+    t = torch.full((16,), 0.3, dtype=torch.float64)
+    said = middle(together)(batch.x, t, {})
+    torch.testing.assert_close(said.x0, alone[1](batch.x, t, {}).x0)
+    torch.testing.assert_close(together.both(batch.x, t, {})[0].x0, together(batch.x, t, {}).x0)
+
+
+def test_a_denoiser_without_a_middle_head_is_refused():
+    process = Gaussian(RectifiedFlow())
+    for denoiser in (
+        ExactGaussian(process, torch.zeros(3), 1.0),
+        NetworkDenoiser(Heads(1.0, 1.0, has_middle=False), process, Data()),
+        NetworkDenoiser(nn.Identity(), process, Data()),
+    ):
+        with pytest.raises(InputError, match="no middle head"):
+            middle(denoiser)
+        with pytest.raises(InputError, match="no middle head"):
+            DenoisingTwice(Denoising(SquaredError()))(denoiser, Batch(torch.zeros(2, 3)), Streams.of(0, 2))
 
 
 class Known(PerSample):

@@ -1,10 +1,12 @@
 """The diffusion transformer: sizes, patches, presets."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from unnoise.networks.transformer import DiffusionTransformerConfig, medium, small
+from unnoise.networks.transformer import DiffusionTransformer, DiffusionTransformerConfig, medium, small
 
 
 def test_presets_have_their_sizes() -> None:
@@ -39,3 +41,53 @@ def test_the_patch_embedding_has_the_rank_of_its_bottleneck() -> None:
 def test_head_width_for_two_dimensional_positions() -> None:
     with pytest.raises(ValueError, match="divisible by 4"):
         DiffusionTransformerConfig(3, width=30, heads=5)
+
+
+CONFIG = DiffusionTransformerConfig(3, 2, 16, 3, 2, vector_dim=5, head_at=2)
+
+
+def perturbed(config: DiffusionTransformerConfig) -> DiffusionTransformer:
+    torch.manual_seed(0)
+    network = config.build()
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return network
+
+
+def test_the_middle_head_is_a_shallower_network() -> None:
+    """Its last block and head taken away and the middle head in their place, a network says what its middle head said."""
+    network, cond = perturbed(CONFIG), {"vector": torch.randn(2, 5)}
+    shallow = replace(CONFIG, depth=2, head_at=0).build()
+    weights = {k: v for k, v in network.state_dict().items() if k in shallow.state_dict()}
+    renamed = {k.removeprefix("middle_"): v for k, v in network.state_dict().items() if k.startswith("middle_")}
+    shallow.load_state_dict(weights | renamed)
+    x, level = torch.randn(2, 3, 5, 7), torch.randn(2)
+    out, middle = network.both(x, level, cond)
+    torch.testing.assert_close(middle, shallow(x, level, cond))
+    assert torch.equal(out, network(x, level, cond))
+
+
+def test_the_middle_head_takes_part_in_nothing_else() -> None:
+    network = perturbed(CONFIG)
+    plain = replace(CONFIG, head_at=0).build()
+    plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("middle_")})
+    x, level = torch.randn(2, 3, 4, 4), torch.randn(2)
+    assert torch.equal(network(x, level, {}), plain(x, level, {}))
+    with pytest.raises(ValueError, match="no middle head"):
+        plain.both(x, level, {})
+    for head_at in (-1, 3):
+        with pytest.raises(ValueError, match="1 to 2"):
+            replace(CONFIG, head_at=head_at)
+
+
+def test_checkpointing_leaves_both_heads_as_they_are() -> None:
+    network = perturbed(CONFIG)
+    x, level, results = torch.randn(2, 3, 4, 4), torch.randn(2), []
+    for network.checkpointing in (False, True):
+        network.zero_grad()
+        out, middle = network.both(x, level, {})
+        (out.square().sum() + middle.square().sum()).backward()
+        results.append([p.grad for p in network.parameters() if p.grad is not None])
+    assert len(results[0]) == len(list(network.parameters())) - 2  # all but the layer of the absent vector
+    assert all(torch.equal(a, b) for a, b in zip(*results))

@@ -1,10 +1,12 @@
-"""Denoisers: a network plus its preconditioning, tied to a process."""
+"""Denoisers: a network plus its preconditioning, tied to a process; and the middle head of such a network."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.predictions import Prediction
 from unnoise.core.processes import Process
@@ -38,3 +40,55 @@ class NetworkDenoiser(Denoiser):
     def forward(self, x_t: State, t: Tensor, cond: Cond) -> Prediction:
         inputs, noise_level = self.preconditioner.before(self.process, x_t, t)
         return self.preconditioner.after(self.process, self.network(inputs, noise_level, cond), x_t, t)
+
+    def both(self, x_t: State, t: Tensor, cond: Cond) -> tuple[Prediction, Prediction]:
+        """What `forward` says, and what the network's middle head says, in one call.
+
+        Raises InputError for a network that has no such head.
+        """
+        network = _two_headed(self.network)
+        inputs, noise_level = self.preconditioner.before(self.process, x_t, t)
+        out, middle = network.both(inputs, noise_level, cond)
+        return self.preconditioner.after(self.process, out, x_t, t), self.preconditioner.after(self.process, middle, x_t, t)
+
+
+@runtime_checkable
+class TwoHeaded(Protocol):
+    """A network that, asked for `both`, also gives what it believes halfway; `has_middle` says whether it was built to."""
+
+    @property
+    def has_middle(self) -> bool: ...
+
+    def both(self, x: State, noise_level: Tensor, cond: Cond) -> tuple[State, State]: ...
+
+
+class MiddleDenoiser(Denoiser):
+    """What the middle head of a denoiser's network says: a weaker denoiser that shares its weights."""
+
+    def __init__(self, denoiser: NetworkDenoiser) -> None:
+        super().__init__()
+        self.process, self.denoiser = denoiser.process, denoiser
+
+    def forward(self, x_t: State, t: Tensor, cond: Cond) -> Prediction:
+        return self.denoiser.both(x_t, t, cond)[1]
+
+
+def two_headed(denoiser: Denoiser) -> NetworkDenoiser:
+    """The denoiser itself, known to have a middle head. Raises InputError for one that has none."""
+    if not isinstance(denoiser, NetworkDenoiser):
+        raise InputError(f"a {type(denoiser).__name__} has no network, and so no middle head")
+    _two_headed(denoiser.network)
+    return denoiser
+
+
+def _two_headed(network: nn.Module) -> TwoHeaded:
+    if isinstance(network, TwoHeaded) and network.has_middle:
+        return network
+    raise InputError(
+        f"this {type(network).__name__} has no middle head; internal guidance needs a network trained with one (head_at)"
+    )
+
+
+def middle(denoiser: Denoiser) -> Denoiser:
+    """The denoiser that the middle head is (2512.24176). Raises InputError where there is none."""
+    return MiddleDenoiser(two_headed(denoiser))

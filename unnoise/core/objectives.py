@@ -1,6 +1,7 @@
 """Objectives: what training makes small. Each takes (denoiser, batch, streams) and gives "loss" and what is worth plotting.
 
     Denoising            E over t, x_0 and the noise of  loss(what the denoiser says about x_t, x_0)
+    DenoisingTwice       the same for the middle head too, a share of its loss added     (Zhou et al. 2025, 2512.24176)
     SlicedScoreMatching  the same minimum without x_0: Song et al. 2019 (1905.07088, eq. 8), for the score s of p(x_t),
                          E over directions v of  v^T (ds/dx) v + |s|^2 / 2, weighted by sigma^2
     LearnedUncertainty   any of them, with the scale of its per-sample losses learned along
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from unnoise.core.coupling import Coupling, Independent
-from unnoise.core.denoisers import Denoiser
+from unnoise.core.denoisers import Denoiser, two_headed
 from unnoise.core.losses import Loss
 from unnoise.core.processes import Gaussian, Process, gaussian
 from unnoise.core.processes.gaussian import mean, tensor
@@ -48,10 +49,31 @@ class Denoising(PerSample):
     coupling: Coupling = Independent()
 
     def losses(self, denoiser: Denoiser, batch: Batch, rng: Streams) -> tuple[Tensor, Tensor]:
-        process = denoiser.process
+        x_t, t = self.noisy(denoiser.process, batch, rng)
+        return self.loss(denoiser.process, denoiser(x_t, t, batch.cond), batch.x, x_t, t), t
+
+    def noisy(self, process: Process, batch: Batch, rng: Streams) -> tuple[State, Tensor]:
+        """x_t and its times t (B,)."""
         t = on_device(self.times.draw(rng, process), batch.x)
-        x_t = self.coupling.corrupt(process, batch.x, t, rng)
-        return self.loss(process, denoiser(x_t, t, batch.cond), batch.x, x_t, t), t
+        return self.coupling.corrupt(process, batch.x, t, rng), t
+
+
+@dataclass(frozen=True)
+class DenoisingTwice(PerSample):
+    """`denoising` of what the network says last, plus `share` times that of what its middle head says of the same x_t.
+
+    The middle head learns to be internal guidance's weaker model; the blocks before it learn faster. Raises InputError where the
+    denoiser has no such head.
+    """
+
+    denoising: Denoising
+    share: float = 0.5
+
+    def losses(self, denoiser: Denoiser, batch: Batch, rng: Streams) -> tuple[Tensor, Tensor]:
+        process, loss = denoiser.process, self.denoising.loss
+        x_t, t = self.denoising.noisy(process, batch, rng)
+        last, middle = (loss(process, said, batch.x, x_t, t) for said in two_headed(denoiser).both(x_t, t, batch.cond))
+        return last + self.share * middle, t
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 After DiT (Peebles & Xie 2022, 2212.09748: adaLN-zero) and JiT (Li & He 2025, 2511.13720: low-rank patch embedding, RMSNorm,
 rotary positions, SwiGLU, QK-norm). Words are further keys and values of every block: they cost no queries and no MLP.
 Patches see the words as lying at the centre of the picture, where rotary positions have their origin.
+
+A middle head, like the last one, says after block `head_at` what the network believes so far: a weaker guess at the same, learnt
+along and all but free, which internal guidance leads away from (Zhou et al. 2025, 2512.24176).
 """
 
 from collections.abc import Mapping
@@ -21,7 +24,7 @@ class DiffusionTransformerConfig:
     condition, 0 for none.
 
     `bottleneck` is the rank of the patch embedding, where a patch has more numbers than that. width / heads must be
-    divisible by 4.
+    divisible by 4. head_at: the number of blocks before the middle head; 0 for no such head.
     """
 
     channels: int
@@ -35,10 +38,13 @@ class DiffusionTransformerConfig:
     dropout: float = 0.0
     features: NoiseFeatures = Fourier()
     picture_channels: int = 0
+    head_at: int = 0
 
     def __post_init__(self) -> None:
         if self.width % (4 * self.heads):
             raise ValueError(f"width {self.width} / {self.heads} heads must be divisible by 4")
+        if self.head_at and not 0 < self.head_at < self.depth:
+            raise ValueError(f"a middle head after {self.head_at} of {self.depth} blocks: 1 to {self.depth - 1}, or 0 for none")
 
     def build(self) -> "DiffusionTransformer":
         return DiffusionTransformer(self)
@@ -76,6 +82,12 @@ class DiffusionTransformer(nn.Module):
         )
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, patch_dim))
+        self.middle_modulation = zeroed(nn.Linear(width, 2 * width)) if config.head_at else None
+        self.middle_out = zeroed(nn.Linear(width, patch_dim)) if config.head_at else None
+
+    @property
+    def has_middle(self) -> bool:
+        return self.middle_out is not None
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """x (B, C, H, W), noise_level (B,), cond: `vector` (B, vector_dim), `tokens` (B, L, token_dim), `mask` (B, L),
@@ -83,7 +95,18 @@ class DiffusionTransformer(nn.Module):
 
         Entries that this network was not built for are ignored, absent ones add nothing.
         """
-        height, width = x.shape[-2:]
+        h, _, emb = self._features(x, noise_level, cond)
+        return self._said(h, emb, self.modulation, self.out, x)
+
+    def both(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, and what the middle head says. Raises ValueError where there is no such head."""
+        if self.middle_modulation is None or self.middle_out is None:
+            raise ValueError("this network has no middle head: its head_at is 0")
+        h, middle, emb = self._features(x, noise_level, cond)
+        return self._said(h, emb, self.modulation, self.out, x), self._said(middle, emb, self.middle_modulation, self.middle_out, x)
+
+    def _features(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Patches after the last block and after block `head_at`, each (B, N, width), and the embedding (B, width)."""
         dtype, p = self.out.weight.dtype, self.config.patch
         h = pad_to_multiple(x.to(dtype), p)
         rows, columns = h.shape[-2] // p, h.shape[-1] // p
@@ -95,8 +118,16 @@ class DiffusionTransformer(nn.Module):
         if self.picture is not None and "picture" in cond:
             h = h + self.picture(patchify(pad_to_multiple(cond["picture"].to(dtype), p), p))
         h = h + sincos_2d(rows, columns, self.config.width, x.device).to(h.dtype)
-        for block in self.blocks:
+        middle = h
+        for i, block in enumerate(self.blocks, 1):
             h = run(block, self.checkpointing, h, emb, rotary, context)
-        scale, shift = self.modulation(emb).chunk(2, -1)
-        h = self.out(modulated_norm(h, scale, shift))
-        return unpatchify(h, rows, columns, p)[..., :height, :width].to(x.dtype)
+            middle = h if i == self.config.head_at else middle
+        return h, middle, emb
+
+    def _said(self, h: Tensor, emb: Tensor, modulation: nn.Module, out: nn.Module, like: Tensor) -> Tensor:
+        """A head: patches (B, N, width) -> a picture of the size of `like`."""
+        height, width = like.shape[-2:]
+        p = self.config.patch
+        scale, shift = modulation(emb).chunk(2, -1)
+        h = out(modulated_norm(h, scale, shift))
+        return unpatchify(h, -(-height // p), -(-width // p), p)[..., :height, :width].to(like.dtype)

@@ -19,7 +19,7 @@ RUN_CLASSES = allow(
     Run, Preview, PictureSource, PictureOptions, TableSource,
     training.TrainConfig, training.AdamWConfig, training.MuonConfig, training.Constant, training.CosineDecay,
     training.InverseSqrtDecay, training.LinearDecay, training.GuardConfig,
-    objectives.Denoising, objectives.SlicedScoreMatching, bound.VariationalBound, bound.Levels,
+    objectives.Denoising, objectives.DenoisingTwice, objectives.SlicedScoreMatching, bound.VariationalBound, bound.Levels,
     coupling.Independent, coupling.OptimalTransport,
     losses.SquaredError, losses.CrossEntropy, losses.CategoricalBound, losses.TangentError, losses.FieldLosses,
     times.UniformTimes, times.LogitNormal, times.LogNormalSigma, times.LowDiscrepancy,
