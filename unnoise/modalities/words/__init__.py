@@ -1,0 +1,1 @@
+"""Words: the prompt language, frozen text encoders of other makers, several at once, and spelling."""
