@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unnoise.checkpoints.config import decode, encode
 from unnoise.core.errors import InputError
+from unnoise.core.hashing import tensors_hash as tensors_hash
 
 VERSION = 1
 
@@ -30,16 +30,6 @@ def file_hash(path: Path) -> str:
     with open(path, "rb") as f:
         while block := f.read(1 << 20):
             h.update(block)
-    return h.hexdigest()
-
-
-def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over names, dtypes, shapes and bytes: the same for the same weights, wherever they lie."""
-    h = hashlib.sha256()
-    for name in sorted(tensors):
-        v = tensors[name].detach().cpu().contiguous()
-        h.update(f"{name} {v.dtype} {tuple(v.shape)}".encode())
-        h.update(v.reshape(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
 

@@ -166,7 +166,7 @@ class _Reader:
                 out.append(self.round())
             elif c == "[":
                 out.append(self.square())
-            elif ends == ")" and (weight := _WEIGHT.match(self.prompt, self.i)):
+            elif ends == ")" and _WEIGHT.match(self.prompt, self.i):
                 break
             else:
                 out.extend(self.words())
