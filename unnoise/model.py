@@ -14,7 +14,7 @@ from unnoise.checkpoints.config import allow
 from unnoise.checkpoints.folder import read_folder, tensors_hash, write_folder
 from unnoise.control.exact import MICRO_BATCH, microbatched
 from unnoise.control.guidance import classifier_free
-from unnoise.core.codec import Codec, Conditioner
+from unnoise.core.codec import Codec, Conditioner, Following
 from unnoise.core.denoisers import Denoiser, NetworkDenoiser
 from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Preconditioner
@@ -173,12 +173,14 @@ class DiffusionModel:
         bf16: bool = False,
         batch: int = 64,
         watch: Callable[[int, int, State], None] | None = None,
+        given: Cond | None = None,
     ) -> Samples:
         """n samples for every prompt (n in all without prompts); None among the prompts asks for anything.
 
         Sample i has the seed derived from (seed, i), or sample_seeds[i], the same alone and in any batch: to rounding, or bit for
         bit with `exact` (fixed-shape micro-batches, in float32). negative: a prompt to lead away from. bf16: run the network in
         bfloat16. batch: how many go through the network together. watch: called with (step, steps, x) for each batch.
+        given: for a model that goes on from what another made, that, prepared (`Following.from_made`), one row a sample.
         Raises InputError for prompts and settings that cannot be right.
         """
         usual = self.config.sampling
@@ -193,13 +195,20 @@ class DiffusionModel:
             raise InputError(f"{len(seeds)} sample seeds for {len(wanted)} samples: one each is needed")
         chosen = find_sampler(how.sampler)
         times = (find_grid(how.grid) if how.grid else chosen.grid).times(how.steps, self.config.process)
+        given = given or {}
+        if given and not isinstance(self.conditioner, Following):
+            raise InputError(f"{self.config.about.name} goes on from no other model: it is told a prompt alone")
+        for name, rows_given in given.items():
+            if len(rows_given) != len(wanted):
+                raise InputError(f"{len(rows_given)} rows of {name!r} for {len(wanted)} samples: one each is needed")
         self.parts.eval()
         self.conditioner.prepare(wanted)  # refuse bad prompts before any work
         chunks = []
         size = 1 if exact else batch  # alone, so that no kernel of the sampler's own arithmetic sees company either
         for i in range(0, len(wanted), size):
             rows = slice(i, i + size)
-            x = self._sample_batch(wanted[rows], seeds[rows], times, chosen.sampler, how, negative, exact, bf16, watch)
+            some = {k: v[rows] for k, v in given.items()}
+            x = self._sample_batch(wanted[rows], seeds[rows], times, chosen.sampler, how, negative, exact, bf16, watch, some)
             chunks.append(x)
         data = self.codec.decode(tree_map(lambda *c: torch.cat(c), *chunks))
         settings = {
@@ -211,20 +220,23 @@ class DiffusionModel:
 
     def _sample_batch(
         self, prompts: Sequence[str | None], seeds: Sequence[int], times: Tensor, solver: Any, how: Sampling, negative: str | None,
-        exact: bool, bf16: bool, watch: Callable[[int, int, State], None] | None,
+        exact: bool, bf16: bool, watch: Callable[[int, int, State], None] | None, given: Cond,
     ) -> State:  # fmt: skip
         device, rng = self.device, Streams.each(seeds)
         denoiser: Denoiser = microbatched(self.denoiser, MICRO_BATCH) if exact else self.denoiser
         with _precision(device, bf16 and not exact):
-            cond, away = self._told(prompts), self._told([negative] * len(prompts))
-            scale = how.guidance if any(p is not None for p in prompts) else 1.0  # told nothing: there is nothing to exaggerate
+            kept = self.conditioner.kept(given) if isinstance(self.conditioner, Following) else {}
+            cond, away = self._told(prompts, given), self._told([negative] * len(prompts), kept)
+            told = any(p is not None for p in prompts) or len(kept) < len(given)
+            scale = how.guidance if told else 1.0  # told nothing: there is nothing to exaggerate
             denoise = classifier_free(denoiser, cond, away, scale, how.interval, how.rescale)
             x = self.config.process.prior(self.codec.shape(), rng, device)
             return sample(denoise, self.config.process, x, times, solver, rng.scoped("sampler"), watch)
 
-    def _told(self, prompts: Sequence[str | None]) -> Cond:
+    def _told(self, prompts: Sequence[str | None], given: Cond) -> Cond:
         """What the network is told, on its device."""
-        return self.conditioner({k: v.to(self.device) for k, v in self.conditioner.prepare(prompts).items()})
+        prepared = {**self.conditioner.prepare(prompts), **given}
+        return self.conditioner({k: v.to(self.device) for k, v in prepared.items()})
 
 
 def _or(given: T | None, usual: T) -> T:

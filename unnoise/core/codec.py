@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from unnoise.core.errors import InputError
+from unnoise.core.random import Streams
 from unnoise.core.state import Cond, Shape, State
 
 
@@ -50,6 +51,26 @@ class Conditioner(nn.Module, ABC):
     def null(self, n: int) -> Cond:
         """The null condition for n samples, prepared: what guidance leads away from."""
         return self.prepare([None] * n)
+
+
+class Following(Conditioner, ABC):
+    """Of a model that goes on from what another one made: a small picture, an embedding. It is told this beside the prompt.
+
+    `prepare` gives the same entries for samples that nothing was made for.
+    """
+
+    @abstractmethod
+    def from_data(self, data: Any, rng: Streams) -> Cond:
+        """In training: raw data (B rows, as the codec encodes them) -> the entries that stand for what another model would have
+        made on the way to these, prepared; rng has one stream a row."""
+
+    @abstractmethod
+    def from_made(self, made: Any, rng: Streams) -> Cond:
+        """In sampling: what the other model made, decoded (B rows) -> the same entries. InputError for what does not fit."""
+
+    @abstractmethod
+    def kept(self, given: Cond) -> Cond:
+        """Those of the entries that guidance does not lead away from."""
 
 
 @dataclass(frozen=True)

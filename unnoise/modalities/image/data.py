@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unnoise.core.codec import Codec, Conditioner, Unconditional
+from unnoise.core.codec import Codec, Conditioner, Following, Unconditional
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import State
@@ -33,6 +33,8 @@ class PictureOptions:
     """Pad other shapes with the background; otherwise they are cropped about the centre."""
     background: str = "white"
     """What lies behind transparent parts: a CSS colour name or #rrggbb."""
+    alpha: bool = False
+    """Keep transparency: where any picture has some, all become RGBA, and nothing is laid behind them."""
     flip: bool = False
     """Mirror every other picture left to right; wrong for letters, digits, and captions that say "left"."""
     caption_drop: float = 0.1
@@ -154,6 +156,8 @@ class PictureData:
     def data_std(self) -> float:
         """Standard deviation of the pictures in [-1, 1], from at most 1024 of them, spread evenly."""
         x = self.pictures(np.linspace(0, len(self) - 1, min(len(self), 1024)).astype(int).tolist())
+        if self.channels == 4:  # premultiplied, as they are encoded
+            x = np.where(np.arange(4) < 3, x * (x[..., 3:] / np.float32(255)), x)
         return max(float(x.std(dtype=np.float64)) / 127.5, 1e-3)
 
     def codec(self) -> PixelsConfig:
@@ -199,11 +203,13 @@ class TrainingPictures:
         """{"x": encoded pictures (B, C, H, W), "cond": prepared conditions}; rng has one stream a row."""
         if self.data.weights is not None:
             rows = reweighted(rows, np.asarray(self.data.weights), rng)
-        x = self.codec.encode(self.data.pictures(rows))
-        if self.data.options.flip and isinstance(x, Tensor):
-            flipped = rng.uniform("flip") < 0.5
-            x = torch.where(flipped[:, None, None, None], x.flip(-1), x)
-        return {"x": x, "cond": dict(self.conditioner.prepare(self._told(rows, rng)))}
+        pixels = torch.from_numpy(self.data.pictures(rows))
+        if self.data.options.flip:  # before they are encoded: a codec need not know mirrors
+            pixels = torch.where((rng.uniform("flip") < 0.5)[:, None, None, None], pixels.flip(-2), pixels)
+        x, cond = self.codec.encode(pixels), dict(self.conditioner.prepare(self._told(rows, rng)))
+        if isinstance(self.conditioner, Following):
+            cond.update(self.conditioner.from_data(pixels, rng))
+        return {"x": x, "cond": cond}
 
     def _told(self, rows: Sequence[int], rng: Streams) -> list[str | None]:
         if isinstance(self.conditioner, Unconditional):
