@@ -1,6 +1,6 @@
 """Guidance: Denoise -> Denoise. The scale is 1 = conditional, 0 = unconditional, above 1 = further than the condition asks.
 
-    D_w = D_away + w (D_cond - D_away)                      Ho & Salimans 2022 (2207.12598, eq. 6, with their w + 1 as w)
+    D_w = D_away + w (D_cond - D_away)                      Ho & Salimans 2022 (2207.12598, eq. 6); APG and CFG-Zero*: `rules`
     outside an interval of times w = 1                      Kynkaanniemi et al. 2024 (2404.07724)
     rescale phi: D <- phi D std(D_cond) / std(D) + (1 - phi) D     Lin et al. 2023 (2305.08891, eq. 15-16)
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from unnoise.control.rules import Combine, linear
 from unnoise.core.denoisers import Denoise
 from unnoise.core.errors import InputError
 from unnoise.core.predictions import Fields, Mean, Prediction
@@ -40,15 +41,17 @@ def classifier_free(
     scale: float | Tensor,
     interval: Interval = (0.0, 1.0),
     rescale: float = 0.0,
+    combine: Combine = linear,
 ) -> Denoise:
     """Guidance towards `cond` and away from `away` (the null condition, or a negative prompt's), in one network call a step.
 
-    cond, away: B rows each, with the same entries. scale: one number, or (B,), one a sample. Only samples that need the second
-    half are in it: none where the scale is 1 or the time is outside the interval, and where the scale is 0 for all, `away` alone is
-    called. Raises InputError for a scale that is not finite, an empty interval, or rescale outside [0, 1].
+    cond, away: B rows each, with the same entries. scale: one number, or (B,), one a sample. combine: a rule, started for this
+    walk. Only samples that need the second half are in it: none where the scale is 1 or the time is outside the interval, and
+    where the scale is 0 for all, `away` alone is called. Raises InputError for a scale that is not finite, an empty interval, or
+    rescale outside [0, 1].
     """
-    w = _checked(scale, interval, rescale)
-    if bool((w == 0).all()) and rescale == 0 and interval[0] <= 0 and interval[1] >= 1:
+    w = check(scale, interval, rescale)
+    if bool((w == 0).all()) and rescale == 0 and interval[0] <= 0 and interval[1] >= 1 and combine is linear:
         return bind(denoiser, away)
 
     def denoise(x_t: State, t: Tensor) -> Prediction:
@@ -60,24 +63,27 @@ def classifier_free(
         both = tree_map(lambda a: torch.cat([a, a[rows]]), x_t)
         said = denoiser(both, torch.cat([t, t[rows]]), concatenate(cond, {k: v[rows.to(v.device)] for k, v in away.items()}))
         towards = said[:n]
-        if len(rows) == n:
-            return _guide(towards, said[n:], weight, rescale)
-        guided = _guide(towards.map(lambda a: a[rows]), said[n:], weight[rows], rescale)
-        return towards.map(lambda a, b: a.index_copy(0, rows, b), guided)
+        from_there = towards.map(lambda a, b: a.index_copy(0, rows, b), said[n:])
+        return _guide(towards, from_there, weight, x_t, t, rescale, combine)
 
     return denoise
 
 
 def guided(
-    towards: Denoise, away: Denoise, scale: float | Tensor, interval: Interval = (0.0, 1.0), rescale: float = 0.0
+    towards: Denoise,
+    away: Denoise,
+    scale: float | Tensor,
+    interval: Interval = (0.0, 1.0),
+    rescale: float = 0.0,
+    combine: Combine = linear,
 ) -> Denoise:
     """Guidance between any two: with a weaker model as `away`, autoguidance (Karras et al. 2024, 2406.02507). Two calls a step."""
-    w = _checked(scale, interval, rescale)
+    w = check(scale, interval, rescale)
 
     def denoise(x_t: State, t: Tensor) -> Prediction:
         weight = _weights(w, t, interval)
         said = towards(x_t, t)
-        return said if bool((weight == 1).all()) else _guide(said, away(x_t, t), weight, rescale)
+        return said if bool((weight == 1).all()) else _guide(said, away(x_t, t), weight, x_t, t, rescale, combine)
 
     return denoise
 
@@ -108,7 +114,8 @@ def _same_length(*conds: Cond) -> list[Cond]:
     return out
 
 
-def _checked(scale: float | Tensor, interval: Interval, rescale: float) -> Tensor:
+def check(scale: float | Tensor, interval: Interval, rescale: float = 0.0) -> Tensor:
+    """The scale as float64, () or (B,). Raises InputError for what cannot guide."""
     w = torch.as_tensor(scale, dtype=torch.float64)
     if w.ndim > 1 or not bool(w.isfinite().all()):
         raise InputError(f"guidance {scale} must be a finite number, or one for each sample (1 = conditional, 0 = unconditional)")
@@ -127,10 +134,10 @@ def _weights(w: Tensor, t: Tensor, interval: Interval) -> Tensor:
     return torch.where(inside, w.to(device=t.device, dtype=t.dtype), 1)
 
 
-def _guide(towards: Prediction, away: Prediction, w: Tensor, rescale: float) -> Prediction:
-    # counted from the conditional end, so that the scale 1 gives it back bit by bit
-    out = towards.lerp(away, lambda a: expand(1 - w, a))
-    return out if rescale == 0 else _rescaled(out, towards, rescale)
+def _guide(towards: Prediction, away: Prediction, w: Tensor, x_t: State, t: Tensor, rescale: float, combine: Combine) -> Prediction:
+    out = combine(towards, away, w, x_t, t)
+    out = out if rescale == 0 else _rescaled(out, towards, rescale)
+    return towards.map(lambda a, b: torch.where(expand(w == 1, a).bool(), a, b), out)  # bit by bit where nothing was asked
 
 
 def _rescaled(said: Prediction, like: Prediction, phi: float) -> Prediction:

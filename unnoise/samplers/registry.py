@@ -57,15 +57,16 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
 
 def find_sampler(name: str) -> Choice:
     """The sampler of that name and its grid. Raises InputError, with the nearest names, if there is none."""
-    return _find("sampler", name, SAMPLERS)
+    return find("sampler", name, SAMPLERS)
 
 
 def find_grid(name: str) -> Grid:
     """The time grid of that name. Raises InputError, with the nearest names, if there is none."""
-    return _find("time grid", name, GRIDS)
+    return find("time grid", name, GRIDS)
 
 
-def _find(kind: str, name: str, table: Mapping[str, T]) -> T:
+def find(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """The entry of that name. Raises InputError, with the nearest names, if there is none; `kind` says what they name."""
     if name in table:
         return table[name]
     near = get_close_matches(name.lower(), table, n=3, cutoff=0.4)
