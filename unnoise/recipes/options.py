@@ -23,6 +23,8 @@ class Options:
     """Blocks of the network."""
     background: str = "white"
     """What transparent pictures are laid over: a colour name or #rrggbb."""
+    alpha: bool = False
+    """Keep the transparency of pictures, instead of laying them over the background."""
     flip: bool = False
     """Mirror half of the pictures at random; wrong for letters, digits and faces of clocks."""
     muon: bool = False

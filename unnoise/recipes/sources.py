@@ -15,6 +15,7 @@ from unnoise.core.codec import Codec, Conditioner, Unconditional
 from unnoise.core.errors import InputError
 from unnoise.core.measure import Examples
 from unnoise.modalities.image.data import PictureData, PictureOptions
+from unnoise.modalities.image.decode import MODES
 from unnoise.modalities.image.measure import Pictures, class_of
 from unnoise.modalities.image.reading import read_pictures
 from unnoise.modalities.image.show import save_png, sheet, to_image
@@ -142,7 +143,7 @@ class OpenPictures(Opened):
 
     def read_made(self, path: Path) -> tuple[Pictures, str]:
         ours = self.pictures
-        theirs = read_pictures(path, PictureOptions(largest=4096), progress=False)
+        theirs = read_pictures(path, PictureOptions(largest=4096, alpha=ours.channels == 4), progress=False)
         array = theirs.pictures(range(len(theirs)))
         note = ""
         if array.shape[1:3] != (ours.height, ours.width):
@@ -150,7 +151,7 @@ class OpenPictures(Opened):
                 f"the samples have {theirs.width} x {theirs.height} pixels and were resized to the data's {ours.width} x "
                 f"{ours.height}: detail finer or coarser than that is not judged"
             )
-        mode, size = ("L" if ours.channels == 1 else "RGB"), (ours.width, ours.height)
+        mode, size = MODES[ours.channels], (ours.width, ours.height)
         images = [to_image(a).convert(mode) for a in array]
         same = [i if i.size == size else i.resize(size, Image.Resampling.LANCZOS) for i in images]
         pixels = np.stack([np.asarray(i).reshape(ours.height, ours.width, ours.channels) for i in same])

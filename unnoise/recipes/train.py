@@ -50,7 +50,11 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} {value}: must be at least 1")
-    source = source_of(data, PictureOptions(size=options.size, background=options.background, flip=options.flip), options.condition)
+    source = source_of(
+        data,
+        PictureOptions(size=options.size, background=options.background, alpha=options.alpha, flip=options.flip),
+        options.condition,
+    )
     is_picture = isinstance(source, PictureSource)
     name = recipe or ("pictures" if is_picture else "tables")
     if (name == "tables") == is_picture:

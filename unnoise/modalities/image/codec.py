@@ -1,4 +1,7 @@
-"""Pictures <-> state: uint8 pixels (B, H, W, C) <-> float32 (B, C, H, W) in [-1, 1], x / 127.5 - 1."""
+"""Pictures <-> state: uint8 pixels (B, H, W, C) <-> float32 (B, C, H, W) in [-1, 1], x / 127.5 - 1.
+
+Pictures with transparency (C = 4) have straight alpha outside and premultiplied inside (see `alpha`).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +15,13 @@ from torch import Tensor
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
 from unnoise.core.state import State
+from unnoise.modalities.image.alpha import premultiplied, straight
 from unnoise.modalities.image.show import write_pictures
 
 
 @dataclass(frozen=True)
 class PixelsConfig:
-    """Pictures of `height` x `width` pixels; `channels` 1 (grey) or 3 (RGB).
+    """Pictures of `height` x `width` pixels; `channels` 1 (grey), 3 (RGB) or 4 (RGBA).
 
     data_std: the standard deviation of the encoded training pictures, which preconditioning divides by.
     """
@@ -28,8 +32,8 @@ class PixelsConfig:
     data_std: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1 or self.channels not in (1, 3):
-            raise InputError(f"pictures of {self.height} x {self.width} x {self.channels}: sides are positive, channels 1 or 3")
+        if self.height < 1 or self.width < 1 or self.channels not in (1, 3, 4):
+            raise InputError(f"pictures of {self.height} x {self.width} x {self.channels}: sides are positive, channels 1, 3 or 4")
         if not 0 < self.data_std < float("inf"):
             raise InputError(f"data_std {self.data_std} must be positive")
 
@@ -52,13 +56,19 @@ class Pixels(Codec):
         if x.dtype != torch.uint8 or tuple(x.shape[1:]) != (height, width, channels):
             wanted = f"(B, {height}, {width}, {channels}) of torch.uint8"
             raise InputError(f"pictures {tuple(x.shape)} of {x.dtype} do not fit; this model takes {wanted}")
-        return (x.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
+        x = x.permute(0, 3, 1, 2)
+        if channels == 4:
+            return (premultiplied(x.float() / 255) * 2 - 1).contiguous()
+        return (x.float() / 127.5 - 1).contiguous()
 
     def decode(self, state: State) -> Tensor:
-        """float (B, C, H, W) -> uint8 (B, H, W, C) on the CPU, rounded; what lies outside [-1, 1] is clamped, nan is black."""
+        """float (B, C, H, W) -> uint8 (B, H, W, C) on the CPU, rounded; what lies outside [-1, 1] is clamped, nan is 0."""
         if not isinstance(state, Tensor):
             raise InputError("pixels decode one tensor (B, C, H, W), not a mapping of fields")
-        x = ((state.detach().float() + 1) * 127.5).nan_to_num(nan=0.0).round().clamp(0, 255)
+        x = ((state.detach().float() + 1) * 127.5).nan_to_num(nan=0.0)
+        if self.config.channels == 4:
+            x = straight(x / 255) * 255
+        x = x.round().clamp(0, 255)
         return x.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
 
     def write(self, data: Tensor, out: Path, meta: Sequence[Mapping[str, Any]]) -> list[Path]:

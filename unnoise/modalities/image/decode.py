@@ -15,6 +15,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", 
 LARGEST_PIXELS = 90_000_000
 """A picture that unpacks to more pixels is taken for a decompression bomb, and not decoded."""
 SMALLEST_SIDE = 4
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Pillow's names, by channels."""
 _GREY = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L"})
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "DIB")
 
@@ -35,7 +37,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Target:
-    """What every picture of a set becomes."""
+    """What every picture of a set becomes; `channels` 1 (grey), 3 (RGB) or 4 (RGBA, straight alpha)."""
 
     height: int
     width: int
@@ -91,24 +93,26 @@ def decode(file: IO[bytes], target: Target) -> np.ndarray:
 
 
 def flatten(im: Image.Image, target: Target) -> Image.Image:
-    """Any mode -> "L" or "RGB", transparent parts over the background."""
+    """Any mode -> "L" or "RGB", transparent parts over the background; or "RGBA"."""
     if im.mode.startswith("I") or im.mode == "F":
         im = Image.fromarray(to_bytes(np.asarray(im)))
-    elif im.has_transparency_data:
+    elif im.has_transparency_data and target.channels < 4:
         im = im.convert("RGBA")
         im = Image.alpha_composite(Image.new("RGBA", im.size, (*target.background, 255)), im)
-    return im.convert("L" if target.channels == 1 else "RGB")
+    return im.convert(MODES[target.channels])
 
 
 def fit(im: Image.Image, target: Target) -> np.ndarray:
-    """Resized with antialiasing (Lanczos) and cropped about the centre, or padded with the background."""
+    """Resized with antialiasing (Lanczos) and cropped about the centre, or padded with the background (with nothing, for RGBA)."""
     size = (target.width, target.height)
     if target.pad:
-        fill = target.background if im.mode == "RGB" else ImageColor.getcolor("rgb({},{},{})".format(*target.background), "L")
+        grey = ImageColor.getcolor("rgb({},{},{})".format(*target.background), "L")
+        fill = {1: grey, 3: target.background, 4: (0, 0, 0, 0)}[target.channels]
         im = ImageOps.pad(im, size, method=Image.Resampling.LANCZOS, color=fill)
     else:
         im = ImageOps.fit(im, size, method=Image.Resampling.LANCZOS)
-    return np.asarray(im, dtype=np.uint8).reshape(target.height, target.width, target.channels)
+    x = np.asarray(im, dtype=np.uint8).reshape(target.height, target.width, target.channels)
+    return x if target.channels < 4 else np.where(x[..., 3:] > 0, x, np.uint8(0))  # what cannot be seen has no colour
 
 
 def to_bytes(x: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unnoise.core.errors import InputError
 from unnoise.core.measure import Attribute, Examples, Measure
+from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.data import InMemory, PictureData, Pixels
 from unnoise.modalities.image.show import sheet, to_image
 
@@ -56,14 +57,14 @@ class Pictures(Examples):
         return self.pixels(self.rows if rows is None else [self.rows[i] for i in rows])
 
     def tensor(self, reference: Examples, rows: Sequence[int] | None = None) -> Tensor:
-        """(n, C, H, W) in [-1, 1]"""
+        """(n, C, H, W) in [-1, 1], as the pixels' codec encodes them: colours of transparent pictures premultiplied."""
         if not isinstance(reference, Pictures) or reference.shape != self.shape:
             theirs = "x".join(map(str, reference.shape)) + " pixels" if isinstance(reference, Pictures) else f"a {reference.kind}"
             raise InputError(
                 f"pictures of {'x'.join(map(str, self.shape))} (height, width, channels) cannot be compared with {theirs}; "
                 "make or read them at one size"
             )
-        return torch.from_numpy(self.array(rows)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        return PixelsConfig(*self.shape).build().encode(self.array(rows))
 
     def attributes(self) -> tuple[Attribute, ...]:
         return self.known

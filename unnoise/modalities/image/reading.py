@@ -36,6 +36,7 @@ from unnoise.modalities.image.sources import LARGEST_FILE, Entry, entries
 _SIZES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _WANTED = "a folder or .zip of jpg, png, webp, gif, bmp or tiff pictures, or an .npz"
 _DEFAULTS = PictureOptions()
+_COLOURS = {1: "grey", 3: "colour", 4: "colour and transparency"}
 T = TypeVar("T")
 
 
@@ -73,13 +74,10 @@ def _read_files(path: Path, options: PictureOptions, progress: bool) -> PictureD
     if not kept:
         raise _none_left(path, skipped)
     height, width, chosen = _choose_size([(h.height, h.width) for h in headers], options)
-    grey = all(h.grey for h in headers)
     background = colour(options.background)
-    if any(h.alpha for h in headers) and len(set(background)) > 1:
-        grey = False
-    target = Target(height, width, 1 if grey else 3, background, options.pad)
-
     alpha = [h.alpha for h in headers]
+    grey = all(h.grey for h in headers) and not (any(alpha) and len(set(background)) > 1)
+    target = Target(height, width, _channels(grey, any(alpha), options), background, options.pad)
     pixels: Pixels
     if len(kept) * height * width * target.channels <= options.memory * 2**30:
 
@@ -114,7 +112,7 @@ def _read_files(path: Path, options: PictureOptions, progress: bool) -> PictureD
     ignored = [e for e in others if e.name not in said.used]
     notes = (
         f"{len(kept):,} pictures ({_suffixes(kept)}) in {path}{_transparency(sum(alpha), len(kept), options)}",
-        f"{'colour' if channels == 3 else 'grey'}, {chosen}",
+        f"{_COLOURS[channels]}, {chosen}",
         _what_is_said(captions, said.classes, said.note),
         cut,
         _variation(options, any(captions)),
@@ -153,16 +151,17 @@ def _read_npz(path: Path, options: PictureOptions) -> PictureData:
         )
     height, width, chosen = _choose_size([(h, w)] * n, options)
     background = colour(options.background)
-    target = Target(height, width, 1 if c == 1 or (c == 2 and len(set(background)) == 1) else 3, background, options.pad)
+    grey = c == 1 or (c == 2 and len(set(background)) == 1)
+    target = Target(height, width, _channels(grey, c in (2, 4), options), background, options.pad)
     array = found.pixels
-    if c in (2, 4) or (h, w) != (height, width):
+    if c in (2, 4) or c != target.channels or (h, w) != (height, width):
         mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[c]
         flat = (flatten(Image.frombytes(mode, (w, h), np.ascontiguousarray(x).tobytes()), target) for x in array)
         array = np.stack([fit(im, target) for im in flat])
     captions, cut = _shortened(found.captions, options.caption_bytes, found.classes)
     notes = (
         f"{path}, {found.layout}{_transparency(n if c in (2, 4) else 0, n, options)}",
-        f"{'colour' if target.channels == 3 else 'grey'}, {chosen}",
+        f"{_COLOURS[target.channels]}, {chosen}",
         _what_is_said(captions, found.classes, found.labels),
         cut,
         _variation(options, any(captions)),
@@ -252,10 +251,15 @@ def _what_is_said(captions: Sequence[Captions], classes: tuple[str, ...] | None,
     return what + (f"; {rest:,} pictures have none, and are learnt without" if rest else "")
 
 
+def _channels(grey: bool, transparent: bool, options: PictureOptions) -> int:
+    return 4 if options.alpha and transparent else 1 if grey else 3
+
+
 def _transparency(n: int, of: int, options: PictureOptions) -> str:
     if not n:
-        return ""
-    return f", {'all' if n == of else format(n, ',')} with transparency, which is laid over {options.background}"
+        return ", none with transparency that could be kept" if options.alpha else ""
+    kept = "is kept" if options.alpha else f"is laid over {options.background}"
+    return f", {'all' if n == of else format(n, ',')} with transparency, which {kept}"
 
 
 def _variation(options: PictureOptions, told: bool) -> str:

@@ -19,14 +19,14 @@ _KEY = "unnoise"
 _MOST = 256  # pictures on one sheet
 _INK, _PAPER, _GAP, _FONT = (40, 40, 40), (238, 238, 238), 8, 13
 Picture = np.ndarray | Tensor
-"""uint8 (H, W, C), C 1 or 3."""
+"""uint8 (H, W, C), C 1, 3 or 4 (straight alpha)."""
 
 
 def to_image(picture: Picture) -> Image.Image:
-    """InputError for what is not uint8 (H, W, 1 or 3)."""
+    """InputError for what is not uint8 (H, W, 1, 3 or 4)."""
     x = np.asarray(picture)
-    if x.dtype != np.uint8 or x.ndim != 3 or x.shape[2] not in (1, 3):
-        raise InputError(f"a picture is uint8 (H, W, 1 or 3); this is {x.dtype} {x.shape}")
+    if x.dtype != np.uint8 or x.ndim != 3 or x.shape[2] not in (1, 3, 4):
+        raise InputError(f"a picture is uint8 (H, W, 1, 3 or 4); this is {x.dtype} {x.shape}")
     return Image.fromarray(np.ascontiguousarray(x[..., 0] if x.shape[2] == 1 else x))
 
 
@@ -109,7 +109,8 @@ def sheet(
 ) -> Image.Image:
     """A contact sheet: pictures of one size in rows, each over its caption; `columns` None makes it about square.
 
-    Pictures under `smallest` pixels are enlarged by whole factors, each pixel a crisp square.
+    Pictures under `smallest` pixels are enlarged by whole factors, each pixel a crisp square. What is transparent shows a light
+    chequered ground.
     """
     if not len(pictures):
         raise InputError("a contact sheet needs at least one picture")
@@ -133,7 +134,7 @@ def sheet(
         draw.text((_GAP, _GAP), _cut(title, font.getlength, width - 2 * _GAP), fill=_INK, font=font)
     for i, (im, wrapped) in enumerate(zip(images, texts)):
         x, y = _GAP + i % columns * (cell_w + _GAP), tops[i // columns]
-        page.paste(im.resize((im.width * scale, im.height * scale), Image.Resampling.NEAREST), (x, y))
+        page.paste(_on_ground(im.resize((im.width * scale, im.height * scale), Image.Resampling.NEAREST)), (x, y))
         for k, text in enumerate(wrapped):
             draw.text((x + (cell_w - font.getlength(text)) / 2, y + cell_h + 4 + k * line), text, fill=_INK, font=font)
     return page
@@ -162,6 +163,15 @@ def _wrapped(text: str, length: Callable[[str], float], width: float, lines: int
     if len(out) > lines:
         out = [*out[: lines - 1], " ".join(out[lines - 1 :])]
     return [_cut(s, length, width) for s in out]
+
+
+def _on_ground(im: Image.Image) -> Image.Image:
+    """Squares of white and near white behind what is transparent."""
+    if im.mode != "RGBA":
+        return im
+    row, column = np.indices((im.height, im.width)) // 8
+    ground = np.where((row + column) % 2, 255, 244).astype(np.uint8)
+    return Image.alpha_composite(Image.fromarray(ground).convert("RGBA"), im).convert("RGB")
 
 
 def _cut(text: str, length: Callable[[str], float], width: float) -> str:
