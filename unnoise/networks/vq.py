@@ -40,6 +40,13 @@ class FiniteScalars(nn.Module):
         squashed = torch.tanh(z + torch.atanh(offset / half)) * half - offset
         return (squashed + (squashed.round() - squashed).detach()) / (levels // 2)
 
+    def nearest(self, values: Tensor) -> Tensor:
+        """Any numbers -> the nearest of the levels, each in -1 ... 1; what is not a number counts as 0."""
+        levels = self.levels[:, *[None] * (values.ndim - 2)]
+        half = levels // 2
+        digits = (values.nan_to_num(nan=0.0) * half).round()
+        return torch.minimum(torch.maximum(digits, -half), levels - 1 - half) / half
+
     def symbols(self, values: Tensor) -> Tensor:
         shape = [None] * (values.ndim - 2)
         digits = (values * (self.levels // 2)[:, *shape]).round().long() + (self.levels // 2)[:, *shape]
