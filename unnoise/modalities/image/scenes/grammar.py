@@ -22,7 +22,7 @@ from unnoise.modalities.image.scenes.world import Group, Part, Relation, Request
 Choose = Callable[[int], int]
 """Of so many wordings, which: 0 ... n - 1. The wording 0 is the plainest everywhere."""
 
-LEADS = ("", "a picture of", "there is", "a drawing of", "an image of", "a scene with")
+LEADS = ("", "a picture of", "a drawing of", "an image of", "a scene with", "show me")
 SIZE_WORDS: Mapping[str, tuple[str, ...]] = {
     "small": ("small", "little", "tiny"), "medium": ("medium", "medium-sized"), "large": ("large", "big", "huge"),
 }  # fmt: skip
@@ -46,25 +46,22 @@ BACKDROPS = ("on a {} background", "against a {} background")
 
 def caption(request: Request, choose: Choose) -> str:
     """One wording of a request. `choose` decides each choice; `lambda n: 0` gives the plainest."""
+    lead = LEADS[choose(len(LEADS))]
     said = [_said(part, choose) for part in request.parts]
     if request.relation is not None:
-        rest = "".join(f" and {s}" for s in said[2:])
-        text = _linked(request, said, choose) + rest
+        linked = _linked(request, request.relation, said, choose)
+        text = linked[choose(2 if lead else 3)]
     else:
         text = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
-    lead = LEADS[choose(len(LEADS))]
-    if lead == "there is" and _several(request.parts[0]):
-        lead = "there are"
     behind = f" {BACKDROPS[choose(len(BACKDROPS))].format(request.backdrop)}" if request.backdrop else ""
     return f"{lead} {text}{behind}".strip()
 
 
-def _linked(request: Request, said: Sequence[str], choose: Choose) -> str:
-    assert request.relation is not None
-    words = RELATION_WORDS[request.relation]
-    how = words[choose(len(words))]
+def _linked(request: Request, relation: Relation, said: Sequence[str], choose: Choose) -> tuple[str, str, str]:
+    """The ways to join two parts; the last is a sentence and takes no lead."""
+    how = RELATION_WORDS[relation][choose(len(RELATION_WORDS[relation]))]
     are, it = ("are" if _several(request.parts[0]) else "is"), ("them" if _several(request.parts[1]) else "it")
-    return (f"{said[0]} {how} {said[1]}", f"{said[0]} {are} {how} {said[1]}", f"{said[1]} with {said[0]} {how} {it}")[choose(3)]
+    return f"{said[0]} {how} {said[1]}", f"{said[1]} with {said[0]} {how} {it}", f"{said[0]} {are} {how} {said[1]}"
 
 
 def _several(part: Part) -> bool:
@@ -137,10 +134,8 @@ def _part(rest: "_Words", vocabulary: Vocabulary) -> Part:
     noun = rest.takes(*sorted(vocabulary.nouns, key=lambda n: -len(n.split(" "))))
     if noun is None:
         raise rest.error(f"a thing such as {vocabulary.names[0]!r} or {vocabulary.names[-1]!r}")
-    if colour is None and rest.takes("in"):
-        colour = _colour(rest, vocabulary.colours)
-        if colour is None:
-            raise rest.error("a colour")
+    if colour is None:
+        colour = _colour(rest, vocabulary.colours, "in ")
     return Group(vocabulary.nouns[noun], count, colour, size)
 
 
@@ -154,9 +149,9 @@ def _counted(rest: "_Words") -> int:
     return 1  # "red circle left of blue square"
 
 
-def _colour(rest: "_Words", colours: Sequence[str]) -> str | None:
-    told = rest.takes(*colours, *(w for w, colour in COLOUR_WORDS.items() if colour in colours))
-    return None if told is None else COLOUR_WORDS.get(told, told)
+def _colour(rest: "_Words", colours: Sequence[str], before: str = "") -> str | None:
+    words = {c: c for c in colours} | {w: c for w, c in COLOUR_WORDS.items() if c in colours}
+    return next((colour for word, colour in words.items() if rest.takes(before + word)), None)
 
 
 def _relation(rest: "_Words") -> Relation | None:
@@ -200,7 +195,7 @@ class _Words:
             raise self.error(" or ".join(map(repr, phrases)))
 
     def lead(self) -> None:
-        self.takes(*LEADS[1:], "there are")
+        self.takes(*LEADS[1:], "there is", "there are")
 
     def word(self) -> str:
         """The word of a sign, whatever it is."""

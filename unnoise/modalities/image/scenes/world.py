@@ -1,7 +1,7 @@
 """What a scene is, what a prompt asks of one, and whether a scene gives it: all by geometry, with no network.
 
 A scene holds things (a shape or sprite, a colour, a size, a box, a depth) and signs (a word, a box). A request is what a caption
-says: one to three parts - so many things of one kind, or a sign with a word - and at most one relation, of the first part to the
+says: parts - so many things of one kind, or a sign with a word - and, where there are two, perhaps a relation of the first to the
 second. With boxes (x0, y0, x1, y1), y down, and a slack e >= 0 for detected boxes:
 
     A left of B      every x1 of A <= every x0 of B + e          right of, above, below: likewise
@@ -39,10 +39,11 @@ class Thing:
 
 @dataclass(frozen=True)
 class Sign:
-    """A board with a word of capital letters and digits."""
+    """A board with a word of capital letters. board: a name of the drawing's boards."""
 
     word: str
     box: Box
+    board: str = "white"
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Saying:
-    """A sign that says a word. InputError for what is not 1 to LONGEST capital letters A-Z or digits."""
+    """A sign that says a word. InputError for what is not 1 to LONGEST capital letters A-Z."""
 
     word: str
 
     def __post_init__(self) -> None:
-        plain = self.word.isascii() and self.word.isalnum() and self.word == self.word.upper()
+        plain = self.word.isascii() and self.word.isalpha() and self.word.isupper()
         if not plain or len(self.word) > LONGEST:
-            raise InputError(f"the sign's word {self.word!r}: 1 to {LONGEST} capital letters A-Z or digits are wanted")
+            raise InputError(f"the sign's word {self.word!r}: 1 to {LONGEST} capital letters A-Z are wanted")
 
 
 Part = Group | Saying
@@ -119,7 +120,7 @@ Part = Group | Saying
 class Request:
     """What a caption says. relation: of parts[0] to parts[1]; backdrop: a colour's name, None where nothing is said of it.
 
-    Raises InputError without parts, for a relation that lacks its second part, and for one that only single things can have.
+    Raises InputError without parts, for a relation of any number of parts but two, and for one that only single things can have.
     """
 
     parts: tuple[Part, ...]
@@ -131,9 +132,9 @@ class Request:
             raise InputError("a request asks for at least one thing or sign")
         if self.relation is None:
             return
-        if len(self.parts) < 2:
-            raise InputError(f"{self.relation.value!r} is said of one part alone; say of what")
-        if self.relation in OVERLAPPING and not all(isinstance(p, Group) and p.count == 1 for p in self.parts[:2]):
+        if len(self.parts) != 2:
+            raise InputError(f"{self.relation.value!r} joins two parts of a request, and this one has {len(self.parts)}")
+        if self.relation in OVERLAPPING and not all(isinstance(p, Group) and p.count == 1 for p in self.parts):
             raise InputError(f"{self.relation.value!r} holds between one thing and one other, not between several or with a sign")
 
     @property
@@ -169,7 +170,7 @@ def relation_holds(scene: Scene, request: Request, slack: float = 0.0) -> bool:
     """Whether the first part lies to the second as asked; without a relation, yes. A part that is missing: no."""
     if request.relation is None:
         return True
-    a, b = (_placed(scene, part) for part in request.parts[:2])
+    a, b = (_placed(scene, part) for part in request.parts)
     return bool(a) and bool(b) and _RELATIONS[request.relation](a, b, slack)
 
 

@@ -1,0 +1,75 @@
+"""An endless set of captioned scenes: row i of a world is a function of the world and i alone, made when it is asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import overload
+
+import numpy as np
+
+from unnoise.core.random import derive
+from unnoise.modalities.image.annotations import Captions
+from unnoise.modalities.image.scenes.draw import render
+from unnoise.modalities.image.scenes.grammar import caption
+from unnoise.modalities.image.scenes.place import place
+from unnoise.modalities.image.scenes.requests import draw_request
+from unnoise.modalities.image.scenes.shapes import Shapes
+from unnoise.modalities.image.scenes.split import Split
+from unnoise.modalities.image.scenes.sprites import Sprites
+from unnoise.modalities.image.scenes.world import Request, Scene
+
+
+@dataclass(frozen=True)
+class World:
+    """What scenes are made of. Nothing that `split` holds out is ever shown or said."""
+
+    sprites: Sprites = Shapes()
+    seed: int = 0
+    split: Split = field(default=Split())
+
+    def request(self, row: int) -> Request:
+        return draw_request(self._rng(row, "request"), self.sprites, self.split)
+
+    def scene(self, row: int) -> Scene:
+        return place(self.request(row), self._rng(row, "scene"), self.sprites, self.split)
+
+    def captions(self, row: int, wordings: int = 3) -> Captions:
+        """The plainest wording first, then others at random; different ones, so perhaps fewer."""
+        request, rng = self.request(row), self._rng(row, "captions")
+        said = [caption(request, lambda n: 0)]
+        said += [caption(request, lambda n: int(rng.integers(n))) for _ in range(wordings - 1)]
+        return tuple(dict.fromkeys(said))
+
+    def _rng(self, row: int, what: str) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=[derive(self.seed, row), derive(0, what)]))
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The pixels of a world's rows, drawn when they are asked for."""
+
+    world: World
+    size: int
+
+    def __call__(self, rows: Sequence[int]) -> np.ndarray:
+        """uint8 (len(rows), size, size, 3)"""
+        return np.stack([render(self.world.scene(int(r)), self.world.sprites, self.size) for r in rows])
+
+
+@dataclass(frozen=True)
+class Told(Sequence[Captions]):
+    """The captions of a world's first rows, made when they are asked for: a million of them take no room."""
+
+    world: World
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, row: int) -> Captions: ...
+    @overload
+    def __getitem__(self, row: slice) -> "list[Captions]": ...
+    def __getitem__(self, row: int | slice) -> "Captions | list[Captions]":
+        if isinstance(row, slice):
+            return [self.world.captions(r) for r in range(self.length)[row]]
+        return self.world.captions(range(self.length)[row])
