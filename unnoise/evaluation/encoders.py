@@ -4,7 +4,7 @@
                      equally frequent, and its mistakes are balanced (logit adjustment, Menon et al. 2020, 2007.07314, eq. 10)
     self-supervised  a denoising autoencoder (Vincent et al. 2010, JMLR 11): from a row of which a part is hidden, the network's F
                      features and one linear layer are to foretell the whole row, |x - D f(hidden(x))|^2 / dimensions
-Both: AdamW (Loshchilov & Hutter 2017, 1711.05101) under one cycle of the learning rate (Smith & Topin 2017, 1708.07120).
+Both are learned as in `learning`.
 """
 
 import hashlib
@@ -30,6 +30,7 @@ from unnoise.checkpoints.folder import file_hash, tensors_hash
 from unnoise.core.errors import InputError
 from unnoise.core.measure import FEWEST, Attribute, Examples
 from unnoise.core.random import derive
+from unnoise.evaluation.learning import drawing_from, trained
 from unnoise.evaluation.views import hidden, moved
 from unnoise.networks.features import feature_network
 from unnoise.training.distributed import device
@@ -347,25 +348,18 @@ def _learned(task: _Task, rows: _Rows, plan: _Plan, folder: Path | None, progres
     settings = {**task.settings, "version": VERSION, **asdict(plan)}
     if folder is not None:
         settings["rows"] = fingerprint(rows.reference)
-    with _drawing_from(0):  # building what a kept network is put into draws too
+    with drawing_from(0):  # building what a kept network is put into draws too
         return cached(folder, settings, task.build, lambda: _learn(task, rows, plan, progress))
 
 
 def _learn(task: _Task, rows: _Rows, plan: _Plan, progress: bool) -> nn.Module:
-    where = device()
-    with torch.inference_mode(False), torch.enable_grad(), _drawing_from(derive(plan.seed, task.settings["what"])):
-        network = task.build().to(where).train()
-        optimiser = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=0.05)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.rate, plan.steps)
-        for which in tqdm(
-            _batches(len(rows), plan), total=plan.steps, desc=task.title, unit="step", disable=not progress, leave=False
-        ):
-            loss = task.loss(network, rows(which), which, where)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            cycle.step()
-    return network.eval().requires_grad_(False)
+    batches = _batches(len(rows), plan)
+
+    def loss(network: nn.Module, where: torch.device) -> Tensor:
+        which = next(batches)
+        return task.loss(network, rows(which), which, where)
+
+    return trained(task.build, loss, plan.steps, plan.rate, derive(plan.seed, task.settings["what"]), task.title, progress)
 
 
 def _batches(n: int, plan: _Plan) -> Iterator[Tensor]:
@@ -376,14 +370,6 @@ def _batches(n: int, plan: _Plan) -> Iterator[Tensor]:
             left = torch.randperm(n)
         which, left = left[: plan.batch], left[plan.batch :]
         yield which
-
-
-@contextmanager
-def _drawing_from(seed: int) -> Iterator[None]:
-    """Everything that torch draws on the CPU comes from this seed; the caller's generator is left where it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def _through(network: nn.Module, shape: tuple[int, ...], x: Examples, reference: Examples, name: str, progress: bool) -> Tensor:

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import normalize, relu
 
 
 class Features(nn.Module, ABC):
@@ -53,14 +53,32 @@ class PictureFeatures(Features):
         for i, (w_in, w_out) in enumerate(zip([channels, *widths], widths)):
             stride = first if i == 0 else 2
             left = -(-left[0] // stride), -(-left[1] // stride)
-            layers.append(_convolution(w_in, w_out, sides, stride))
+            layers.append(normalised_convolution(w_in, w_out, sides, stride))
             if i >= levels - 3:
-                layers.append(_Residual(w_out, sides))
+                layers.append(NormalisedResidual(w_out, sides))
         self.layers = nn.Sequential(*layers)
         self.gather = _linear(math.prod(left) * widths[-1], self.width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.gather(self.layers(x.contiguous(memory_format=torch.channels_last)).flatten(1))
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """What every layer makes of pictures, finest first: each (n, c, h, w), none of it negative."""
+        out = [self.layers[0](x.contiguous(memory_format=torch.channels_last))]
+        for layer in self.layers[1:]:
+            out.append(layer(out[-1]))
+        return out[1:]  # without the padding
+
+
+def feature_distance(network: PictureFeatures, x: Tensor, y: Tensor) -> Tensor:
+    """How far pictures (n, C, H, W) are apart as the network sees them: (n,), 0 to 2.
+
+    Mean over layers and places of |u(x) - u(y)|^2, u the features of a place at unit length (LPIPS, Zhang et al. 2018, 1801.03924,
+    eq. 1, with all weights alike).
+    """
+    pairs = zip(network.maps(x), network.maps(y))
+    each = [(normalize(a.float(), dim=1) - normalize(b.float(), dim=1)).square().sum(1).flatten(1).mean(1) for a, b in pairs]
+    return torch.stack(each).mean(0)
 
 
 class SequenceFeatures(Features):
@@ -93,17 +111,17 @@ def _linear(w_in: int, w_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(w_in, w_out, bias=False), nn.BatchNorm1d(w_out), nn.ReLU(inplace=True))
 
 
-def _convolution(w_in: int, w_out: int, sides: tuple[bool, bool], stride: int) -> nn.Sequential:
-    """3x3 with stride 2; with a longer one, squares that lie side by side. Whatever is n long becomes ceil(n / stride)."""
-    kernel, padding = (3, 1) if stride == 2 else (stride, 0)
+def normalised_convolution(w_in: int, w_out: int, sides: tuple[bool, bool] = (True, True), stride: int = 2) -> nn.Sequential:
+    """3x3 with stride 1 or 2; with a longer one, squares that lie side by side. Whatever is n long becomes ceil(n / stride)."""
+    kernel, padding = (3, 1) if stride <= 2 else (stride, 0)
     convolve = nn.Conv2d(w_in, w_out, _along(sides, kernel, 1), _along(sides, stride, 1), _along(sides, padding, 0), bias=False)
     return nn.Sequential(convolve, nn.BatchNorm2d(w_out), nn.ReLU(inplace=True))
 
 
-class _Residual(nn.Module):
+class NormalisedResidual(nn.Module):
     """relu(x + normalise(convolve(x))); at first the identity."""
 
-    def __init__(self, width: int, sides: tuple[bool, bool]) -> None:
+    def __init__(self, width: int, sides: tuple[bool, bool] = (True, True)) -> None:
         super().__init__()
         self.convolve = nn.Conv2d(width, width, _along(sides, 3, 1), padding=_along(sides, 1, 0), bias=False)
         self.normalise = nn.BatchNorm2d(width)
