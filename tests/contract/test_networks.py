@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unnoise.networks.embedding import Fourier
+from unnoise.networks.flux import FluxConfig
 from unnoise.networks.mp_unet import MPUNetConfig
+from unnoise.networks.sd3 import SD3Config
 from unnoise.networks.table import TableNetworkConfig, TableTransformerConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.networks.unet import UNetConfig
@@ -45,6 +48,15 @@ NETWORKS = {
     ),
     "transformer, picture": Case(
         DiffusionTransformerConfig(3, 2, 16, 2, 2, 8, VECTOR, TOKEN, picture_channels=PICTURE), picture, True, True
+    ),
+    "sd3": Case(
+        SD3Config(3, 2, 16, 2, 2, VECTOR, TOKEN, True, (0,), positions=20, unit=8, picture_channels=PICTURE, features=Fourier()),
+        picture,
+        True,
+        True,
+    ),
+    "flux": Case(
+        FluxConfig(3, 2, 16, 1, 1, 2, (2, 2, 4), VECTOR, TOKEN, picture_channels=PICTURE, features=Fourier()), picture, True, True
     ),
     "table mlp": Case(TableNetworkConfig(FIELDS, 16, 2, 2, VECTOR), table, False),
     "table transformer": Case(TableTransformerConfig(FIELDS, 16, 2, 2, VECTOR), table, False),

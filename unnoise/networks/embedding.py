@@ -4,8 +4,10 @@ Noise level x (B,), of order 1, becomes features sqrt(2) cos(f_i x + p_i): unit 
     Sinusoidal  f_i geometric, p_i alternating sine and cosine       (Vaswani et al. 2017, 1706.03762, section 3.5)
     Fourier     f_i ~ 2 pi bandwidth N(0, 1), p_i ~ U(0, 2 pi)       (Karras et al. 2023, 2312.02696, MP-Fourier)
     Learned     the frequencies and phases of Fourier as parameters
+    Timesteps   plain cosines and sines of 1000 x, as Stable Diffusion's networks and FLUX read their timesteps
 Fourier takes the quantiles of the two laws (paired by the golden ratio) in place of random draws: nothing to store, the
 same in every process, and no loss of precision when a network is cast to bfloat16.
+Sizes and crops of pictures (Podell et al. 2023, 2307.01952, section 2.2) are told as the harmonics of Timesteps too, one by one.
 
 Positions are rotary (Su et al. 2021, 2104.09864) in two dimensions: half of the pairs turn with y, half with x, so q.k
 depends on the two positions only through their difference. Coordinates are patches from the centre of the picture.
@@ -57,6 +59,16 @@ class Learned(NoiseFeatures):
         return LearnedFeatures(self, dim)
 
 
+@dataclass(frozen=True)
+class Timesteps(NoiseFeatures):
+    """cos and sin of scale x / 10000^(2 i / dim), i = 0, 1, ...; of amplitude 1. For noise levels in [0, 1]."""
+
+    scale: float = 1000.0
+
+    def build(self, dim: int) -> nn.Module:
+        return TimestepFeatures(self, dim)
+
+
 def harmonics(x: Tensor, frequencies: Tensor, phases: Tensor) -> Tensor:
     """sqrt(2) cos(f x + p): (B,) -> (B, dim), in float32 at least: bfloat16 has no digits left for the angle."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -106,6 +118,30 @@ class LearnedFeatures(nn.Module):
         return harmonics(x, self.frequencies, self.phases)
 
 
+class TimestepFeatures(nn.Module):
+    def __init__(self, config: Timesteps, dim: int) -> None:
+        super().__init__()
+        self.config, self.dim = config, dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return number_features(x.to(torch.promote_types(x.dtype, torch.float32)) * self.config.scale, self.dim)
+
+
+def number_features(x: Tensor, dim: int) -> Tensor:
+    """Cosines, then sines, of x / 10000^(2 i / dim), i < dim / 2 (dim even): (...,) -> (..., dim)."""
+    f = torch.exp(-math.log(10_000) * torch.arange(dim // 2, device=x.device, dtype=torch.float32) / (dim // 2))
+    angle = x[..., None] * f.to(x.dtype)
+    return torch.cat([angle.cos(), angle.sin()], -1)
+
+
+def size_features(sizes: Tensor, dim: int = 256) -> Tensor:
+    """What SDXL is told of a picture beside its text: (B, 6) -> (B, 6 dim), for the end of its `vector`.
+
+    sizes, in pixels: the original height and width, the top and left of the crop, the height and width aimed at.
+    """
+    return number_features(sizes.float(), dim).flatten(1)
+
+
 class NoiseEmbedding(nn.Module):
     """Features of the noise level, an MLP, and the condition's `vector` added: (B,), (B, vector_dim) -> (B, dim)."""
 
@@ -143,6 +179,26 @@ def rotary_2d(height: int, width: int, dim: int, device: torch.device | None = N
     y, x = centred_grid(height, width, device)
     angle = torch.cat([y[:, None] * f, x[:, None] * f], -1)
     return angle.cos(), angle.sin()
+
+
+def rotary_axes(positions: Tensor, dims: tuple[int, ...], theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """cos and sin for `rotate_neighbours` of tokens at positions (N, axes): two of (N, sum(dims) / 2).
+
+    Axis a turns its own dims[a] channels (even) of a head, by its coordinate times theta^(-2 i / dims[a]).
+    """
+    angles = [
+        p[:, None].double() * theta ** (-torch.arange(0, d, 2, device=p.device, dtype=torch.float64) / d)
+        for p, d in zip(positions.unbind(1), dims)
+    ]
+    angle = torch.cat(angles, -1)
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As `rotate`, of the pairs (x_2i, x_2i+1): how FLUX was trained."""
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

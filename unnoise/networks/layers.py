@@ -12,6 +12,7 @@ from unnoise.networks.attention import SelfAttending
 from unnoise.networks.embedding import rotate
 
 L = TypeVar("L", bound=nn.Linear | nn.Conv2d)
+T = TypeVar("T")
 
 
 def zeroed(layer: L) -> L:
@@ -26,7 +27,7 @@ def wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def run(block: Callable[..., Tensor], checkpointing: bool, *inputs: Tensor | tuple[Tensor, Tensor] | None) -> Tensor:
+def run(block: Callable[..., T], checkpointing: bool, *inputs: Tensor | tuple[Tensor, Tensor] | None) -> T:
     """block(*inputs), keeping only its inputs for the backward pass if asked to (Chen et al. 2016, 1604.06174)."""
     if checkpointing and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)

@@ -1,0 +1,104 @@
+"""Networks of the diffusers library, tiny and with random weights, against ours with the same weights."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unnoise.checkpoints.diffusers_names import FLUX_TABLE, SD3_TABLE, SD3_UNUSED, flux_config, sd3_config, translate
+from unnoise.core.errors import InputError
+from unnoise.networks.layers import patchify, unpatchify
+
+diffusers = pytest.importorskip("diffusers", reason="the networks to compare with are diffusers'")
+TIMES = torch.tensor([0.003, 0.5, 0.987])
+
+
+def randomised(network: nn.Module) -> nn.Module:
+    """Weights of a size at which every part has its say; what starts at zero or one as well."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.randn_like(p) * (0.3 if p.ndim == 1 else p[0].numel() ** -0.5))
+    return network.eval()
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    """Within 1e-5 of the picture's own size, in float32."""
+    assert float(theirs.std()) > 0.05
+    assert float((ours - theirs).abs().max() / theirs.std()) < 1e-5
+
+
+def sd3(**changed: object) -> nn.Module:
+    sizes = {"sample_size": 16, "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 3, "attention_head_dim": 8}
+    more = {"num_attention_heads": 2, "joint_attention_dim": 12, "caption_projection_dim": 16, "pooled_projection_dim": 10}
+    return diffusers.SD3Transformer2DModel(**{**sizes, **more, "pos_embed_max_size": 12, **changed})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"qk_norm": "rms_norm", "dual_attention_layers": (0, 1)}, {"qk_norm": "rms_norm", "dual_attention_layers": (2,)}],
+    ids=["SD3", "SD3.5", "SD3.5 with a dual last block"],
+)
+def test_stable_diffusion_3(changed: dict) -> None:
+    theirs = randomised(sd3(**changed))
+    ours = sd3_config(theirs.config).build().eval()
+    made = ours.positions.clone()
+    ours.load_state_dict(translate(theirs.state_dict(), SD3_TABLE, ours.state_dict(), SD3_UNUSED))
+    torch.testing.assert_close(made, ours.positions, rtol=1e-6, atol=1e-6)  # computed here as there
+    x, tokens, vector = torch.randn(3, 4, 8, 14), torch.randn(3, 5, 12), torch.randn(3, 10)
+    with torch.no_grad():
+        expected = theirs(x, tokens, vector, TIMES * 1000).sample
+        close(ours(x, TIMES, {"tokens": tokens, "vector": vector}), expected)
+        masked = {"tokens": torch.cat([tokens, tokens], 1), "mask": torch.arange(10).expand(3, 10) < 5, "vector": vector}
+        close(ours(x, TIMES, masked), expected)
+
+
+def flux(**changed: object) -> nn.Module:
+    sizes = {"in_channels": 16, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2}
+    more = {"joint_attention_dim": 12, "pooled_projection_dim": 10, "axes_dims_rope": (4, 4, 8)}
+    return diffusers.FluxTransformer2DModel(**{**sizes, **more, **changed})
+
+
+@pytest.mark.parametrize("guidance", [False, True], ids=["schnell", "dev"])
+def test_flux(guidance: bool) -> None:
+    """Their pictures come as patches, with the coordinates of every token beside them."""
+    theirs = randomised(flux(guidance_embeds=guidance))
+    ours = flux_config(theirs.config).build().eval()
+    ours.load_state_dict(translate(theirs.state_dict(), FLUX_TABLE, ours.state_dict()))
+    x, tokens, vector, scale = torch.randn(3, 4, 6, 10), torch.randn(3, 5, 12), torch.randn(3, 10), torch.tensor([1.0, 3.5, 7.0])
+    y, column = torch.meshgrid(torch.arange(3.0), torch.arange(5.0), indexing="ij")
+    places = torch.stack([torch.zeros(3, 5), y, column], -1).flatten(0, 1)
+    with torch.no_grad():
+        expected = theirs(patchify(x, 2), tokens, vector, TIMES, places, torch.zeros(5, 3), scale if guidance else None).sample
+        expected = unpatchify(expected, 3, 5, 2)
+        close(ours(x, TIMES, {"tokens": tokens, "vector": vector, "guidance": scale}), expected)
+        masked = {"tokens": torch.cat([tokens, tokens], 1), "mask": torch.arange(10).expand(3, 10) < 5}
+        close(ours(x, TIMES, masked | {"vector": vector, "guidance": scale}), expected)
+
+
+def test_the_published_sizes() -> None:
+    """The published configurations, with nothing allocated: our networks have their parameters, all but the unused."""
+    with torch.device("meta"):
+        medium = diffusers.SD3Transformer2DModel(
+            sample_size=128, num_layers=24, attention_head_dim=64, num_attention_heads=24, caption_projection_dim=1536,
+            pos_embed_max_size=384, dual_attention_layers=tuple(range(13)), qk_norm="rms_norm",
+        )  # fmt: skip
+        dev = diffusers.FluxTransformer2DModel(guidance_embeds=True)
+        for theirs, config, table, unused in (
+            (medium, sd3_config(medium.config), SD3_TABLE, SD3_UNUSED),
+            (dev, flux_config(dev.config), FLUX_TABLE, ()),
+        ):
+            translate(theirs.state_dict(), table, config.build().state_dict(), unused)
+
+
+def test_a_checkpoint_that_is_something_else_is_refused() -> None:
+    theirs = sd3()
+    weights, wanted = theirs.state_dict(), sd3_config(theirs.config).build().state_dict()
+    for changed, message in (
+        ({k: v for k, v in weights.items() if k != "proj_out.weight"}, "lacks 'proj_out.weight'"),
+        ({**weights, "more.weight": torch.zeros(1)}, "has 'more.weight', which has no place"),
+        ({**weights, "proj_out.bias": torch.zeros(3)}, r"'proj_out.bias' is \(3,\), where \(16,\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            translate(changed, SD3_TABLE, wanted, SD3_UNUSED)
+    with pytest.raises(InputError, match="qk_norm 'layer_norm'"):
+        sd3_config({**theirs.config, "qk_norm": "layer_norm"})

@@ -1,0 +1,91 @@
+"""The transformer of FLUX.1 (Black Forest Labs 2024): joint blocks, then single blocks (`mmdit`), positions rotary on three axes.
+
+Words lie at (0, 0, 0), the patch in row y and column x at (0, y, x). A network distilled from guided sampling is told the scale.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from unnoise.networks.embedding import NoiseFeatures, Timesteps, rotary_axes
+from unnoise.networks.layers import beside, pad_to_multiple, patchify, run, unpatchify, zeroed
+from unnoise.networks.mmdit import Embedding, JointBlock, SingleBlock, modulated
+from unnoise.networks.sd3 import words_and_mask
+
+
+@dataclass(frozen=True)
+class FluxConfig:
+    """channels: of the picture; patch: its side in pixels; vector_dim, token_dim, picture_channels: of the condition.
+
+    joint and single: the number of blocks of each kind. axes: channels of a head that turn with each axis; they add up to
+    width / heads. guidance: whether the network is told the guidance scale.
+    """
+
+    channels: int = 16
+    patch: int = 2
+    width: int = 3072
+    joint: int = 19
+    single: int = 38
+    heads: int = 24
+    axes: tuple[int, int, int] = (16, 56, 56)
+    vector_dim: int = 768
+    token_dim: int = 4096
+    guidance: bool = False
+    picture_channels: int = 0
+    features: NoiseFeatures = Timesteps()
+
+    def __post_init__(self) -> None:
+        if sum(self.axes) * self.heads != self.width or any(a % 2 for a in self.axes):
+            raise ValueError(f"axes {self.axes} must be even and add up to {self.width} / {self.heads}, width by heads")
+
+    def build(self) -> "Flux":
+        return Flux(self)
+
+
+class Flux(nn.Module):
+    """Set `checkpointing` to trade time for memory in training."""
+
+    def __init__(self, config: FluxConfig) -> None:
+        super().__init__()
+        self.config, self.checkpointing = config, False
+        width, area = config.width, config.patch**2
+        self.patches = nn.Linear((config.channels + config.picture_channels) * area, width)
+        self.embedding = Embedding(config.features, 256, width, config.vector_dim, config.guidance)
+        self.tokens = nn.Linear(config.token_dim, width)
+        self.blocks = nn.ModuleList(JointBlock(width, config.heads, norm_qk=True) for _ in range(config.joint))
+        self.singles = nn.ModuleList(SingleBlock(width, config.heads) for _ in range(config.single))
+        self.modulation = zeroed(nn.Linear(width, 2 * width))
+        self.out = zeroed(nn.Linear(width, config.channels * area))
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """x (B, C, H, W), noise_level (B,), cond: `vector` (B, vector_dim), `tokens` (B, L, token_dim), `mask` (B, L),
+        `picture` (B, picture_channels, H, W), `guidance` (B,) -> as x.
+
+        Absent entries count as zeros, absent tokens as none, an absent guidance as 1: plainly conditional.
+        """
+        height, width = x.shape[-2:]
+        dtype, p = self.out.weight.dtype, self.config.patch
+        h = pad_to_multiple(beside(x.to(dtype), cond, self.config.picture_channels), p)
+        rows, columns = h.shape[-2] // p, h.shape[-1] // p
+        h = self.patches(patchify(h, p))
+        words, mask = words_and_mask(cond, self.tokens, h)
+        rotary = rotary_axes(where(words.shape[1], rows, columns, x.device), self.config.axes)
+        c = silu(self.embedding(noise_level, cond.get("vector"), cond.get("guidance")))
+        for block in self.blocks:
+            h, words = run(block, self.checkpointing, h, words, c, mask, rotary)
+        z = torch.cat([words, h], 1)
+        for block in self.singles:
+            z = run(block, self.checkpointing, z, c, mask, rotary)
+        scale, shift = self.modulation(c).chunk(2, -1)
+        h = self.out(modulated(z[:, words.shape[1] :], shift, scale))
+        return unpatchify(h, rows, columns, p)[..., :height, :width].to(x.dtype)
+
+
+def where(words: int, rows: int, columns: int, device: torch.device) -> Tensor:
+    """The three coordinates of every token, words first: (words + rows * columns, 3)."""
+    y, x = torch.arange(rows, device=device), torch.arange(columns, device=device)
+    patches = torch.stack([torch.zeros(rows * columns, device=device), y.repeat_interleave(columns), x.repeat(rows)], 1)
+    return torch.cat([torch.zeros(words, 3, device=device), patches])

@@ -1,0 +1,166 @@
+"""Blocks of multimodal diffusion transformers: words and picture, each with weights of its own, in one attention.
+
+After Esser et al. 2024 (2403.03206, figure 2), c the noise level's and the summary's embedding, LN without weights of its own:
+
+    JointBlock    x and w, each:   (b1, s1, g1, b2, s2, g2) = W silu(c),  q, k, v from (1 + s1) LN(x) + b1;
+                  one attention over the tokens of both;  x <- x + g1 out(attended),  x <- x + g2 mlp((1 + s2) LN(x) + b2)
+    dual          as in SD3.5 medium: x also attends to itself alone, with a second (b3, s3, g3), before its mlp
+    LastJointBlock   the words are only keys and values: nothing reads them any more
+    SingleBlock   as in FLUX (Black Forest Labs 2024): both in one sequence z with the same weights, attention and mlp side by side
+                  (Dehghani et al. 2023, 2302.05442):  z <- z + g out([attention(h), gelu(W h)]),  h = (1 + s) LN(z) + b
+Queries and keys may be RMS-normalised a head (SD3.5, FLUX) and turned by rotary positions (FLUX). Words come first in sequences.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, layer_norm, silu
+
+from unnoise.networks.attention import attend
+from unnoise.networks.embedding import NoiseFeatures, rotate_neighbours
+from unnoise.networks.layers import RMSNorm, zeroed
+
+Heads = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values, each (B, heads, N, D)."""
+
+
+class TwoLayers(nn.Module):
+    """W2 silu(W1 x)."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(c_in, c_out), nn.Linear(c_out, c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(silu(self.hidden(x.to(self.hidden.weight.dtype))))
+
+
+class Embedding(nn.Module):
+    """The sum of what two layers make of the noise level, of the summary `vector` and, if asked for, of a guidance scale."""
+
+    def __init__(self, features: NoiseFeatures, c_features: int, width: int, vector_dim: int, guidance: bool = False) -> None:
+        super().__init__()
+        self.features, self.vector_dim = features.build(c_features), vector_dim
+        self.noise = TwoLayers(c_features, width)
+        self.vector = TwoLayers(vector_dim, width) if vector_dim else None
+        self.guidance = TwoLayers(c_features, width) if guidance else None
+
+    def forward(self, noise_level: Tensor, vector: Tensor | None, guidance: Tensor | None = None) -> Tensor:
+        """noise_level (B,); vector (B, vector_dim), zeros where absent; guidance (B,), 1 where absent -> (B, width)."""
+        emb = self.noise(self.features(noise_level))
+        if self.vector is not None:
+            emb = emb + self.vector(emb.new_zeros(len(emb), self.vector_dim) if vector is None else vector)
+        if self.guidance is not None:
+            emb = emb + self.guidance(self.features(torch.ones_like(noise_level) if guidance is None else guidance))
+        return emb
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """(1 + scale) LN(x) + shift: x (B, N, width), shift and scale (B, width)."""
+    return torch.addcmul(shift[:, None], layer_norm(x, x.shape[-1:], eps=1e-6), (1 + scale)[:, None])
+
+
+def mlp(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
+
+
+class Projection(nn.Module):
+    """Queries, keys and values of one stream."""
+
+    def __init__(self, width: int, heads: int, norm_qk: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm = RMSNorm(width // heads) if norm_qk else nn.Identity()
+        self.k_norm = RMSNorm(width // heads) if norm_qk else nn.Identity()
+
+    def forward(self, x: Tensor) -> Heads:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
+        return self.q_norm(q), self.k_norm(k), v
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, width: int, heads: int, norm_qk: bool) -> None:
+        super().__init__()
+        self.project, self.out = Projection(width, heads, norm_qk), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(attend(*self.project(x)).transpose(1, 2).flatten(2))
+
+
+class Stream(nn.Module):
+    """The weights of one kind of token in a joint block: what stands before the attention, and what after."""
+
+    def __init__(self, width: int, heads: int, norm_qk: bool, dual: bool = False) -> None:
+        super().__init__()
+        self.modulation = zeroed(nn.Linear(width, (9 if dual else 6) * width))
+        self.project, self.out = Projection(width, heads, norm_qk), nn.Linear(width, width)
+        self.alone = SelfAttention(width, heads, norm_qk) if dual else None
+        self.mlp = mlp(width)
+
+    def before(self, x: Tensor, c: Tensor) -> tuple[Heads, tuple[Tensor, ...]]:
+        """x (B, N, width), c (B, width) -> its queries, keys and values, and what `after` needs."""
+        b1, s1, *rest = self.modulation(c).chunk(6 if self.alone is None else 9, -1)
+        return self.project(modulated(x, b1, s1)), tuple(rest)
+
+    def after(self, x: Tensor, attended: Tensor, rest: tuple[Tensor, ...]) -> Tensor:
+        g1, b2, s2, g2, *dual = rest
+        added = g1[:, None] * self.out(attended.transpose(1, 2).flatten(2))
+        if self.alone is not None:
+            b3, s3, g3 = dual
+            added = added + g3[:, None] * self.alone(modulated(x, b3, s3))
+        x = x + added
+        return torch.addcmul(x, g2[:, None], self.mlp(modulated(x, b2, s2)))
+
+
+class JointBlock(nn.Module):
+    def __init__(self, width: int, heads: int, norm_qk: bool, dual: bool = False) -> None:
+        super().__init__()
+        self.picture, self.words = Stream(width, heads, norm_qk, dual), Stream(width, heads, norm_qk)
+
+    def forward(
+        self, x: Tensor, words: Tensor, c: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x (B, N, width), words (B, L, width), c (B, width), mask (B, L + N) or None, rotary of L + N tokens -> x and words."""
+        of_words, rest_w = self.words.before(words, c)
+        of_x, rest_x = self.picture.before(x, c)
+        q, k, v = (torch.cat(both, 2) for both in zip(of_words, of_x))
+        if rotary is not None:
+            q, k = rotate_neighbours(q, *rotary), rotate_neighbours(k, *rotary)
+        a, b = attend(q, k, v, mask).split([words.shape[1], x.shape[1]], 2)
+        return self.picture.after(x, b, rest_x), self.words.after(words, a, rest_w)
+
+
+class LastJointBlock(nn.Module):
+    def __init__(self, width: int, heads: int, norm_qk: bool, dual: bool = False) -> None:
+        super().__init__()
+        self.heads, self.picture = heads, Stream(width, heads, norm_qk, dual)
+        self.modulation, self.kv = zeroed(nn.Linear(width, 2 * width)), nn.Linear(width, 2 * width)
+        self.k_norm = RMSNorm(width // heads) if norm_qk else nn.Identity()
+
+    def forward(self, x: Tensor, words: Tensor, c: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As JointBlock; the words come back as they were."""
+        (q, k, v), rest = self.picture.before(x, c)
+        scale, shift = self.modulation(c).chunk(2, -1)
+        more_k, more_v = self.kv(modulated(words, shift, scale)).unflatten(-1, (2, self.heads, -1)).transpose(1, 3).unbind(2)
+        attended = attend(q, torch.cat([self.k_norm(more_k), k], 2), torch.cat([more_v, v], 2), mask)
+        return self.picture.after(x, attended, rest), words
+
+
+class SingleBlock(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.modulation = zeroed(nn.Linear(width, 3 * width))
+        self.inner = nn.Linear(width, 7 * width)  # queries, keys, values and the mlp's 4 width
+        self.q_norm, self.k_norm = RMSNorm(width // heads), RMSNorm(width // heads)
+        self.out = nn.Linear(5 * width, width)
+
+    def forward(self, z: Tensor, c: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """z (B, L + N, width), c (B, width), mask (B, L + N) or None -> the same."""
+        width = z.shape[-1]
+        shift, scale, gate = self.modulation(c).chunk(3, -1)
+        qkv, hidden = self.inner(modulated(z, shift, scale)).split([3 * width, 4 * width], -1)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
+        q, k = rotate_neighbours(self.q_norm(q), *rotary), rotate_neighbours(self.k_norm(k), *rotary)
+        attended = attend(q, k, v, mask).transpose(1, 2).flatten(2)
+        return torch.addcmul(z, gate[:, None], self.out(torch.cat([attended, gelu(hidden, approximate="tanh")], -1)))
