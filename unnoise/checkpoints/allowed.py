@@ -8,7 +8,7 @@ from unnoise.modalities import conditioning
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.table import columns
 from unnoise.modalities.table.codec import TableCodecConfig
-from unnoise.networks import embedding, mp_unet, table, text, transformer, unet
+from unnoise.networks import embedding, flux, mp_unet, sd3, table, text, transformer, unet
 
 ALLOWED = allow(
     # core
@@ -18,8 +18,8 @@ ALLOWED = allow(
     preconditioning.Data, preconditioning.Noise, preconditioning.Score, preconditioning.V, preconditioning.Velocity,
     preconditioning.EDM, preconditioning.Categories, preconditioning.Circular, preconditioning.PerField,
     # networks
-    embedding.Sinusoidal, embedding.Fourier, embedding.Learned,
-    unet.UNetConfig, mp_unet.MPUNetConfig, transformer.DiffusionTransformerConfig,
+    embedding.Sinusoidal, embedding.Fourier, embedding.Learned, embedding.Timesteps,
+    unet.UNetConfig, mp_unet.MPUNetConfig, transformer.DiffusionTransformerConfig, sd3.SD3Config, flux.FluxConfig,
     table.TableNetworkConfig, table.TableTransformerConfig,
     text.TextEncoderConfig,
     # codecs and conditioners
