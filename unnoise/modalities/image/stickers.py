@@ -114,23 +114,35 @@ class Compositions:
         odd = any(w in _PEOPLE for w in words) or not s.noun.replace(" ", "").replace("-", "").isalpha()
         return s.facts.group in _GROUPS and len(words) <= _NARROW and not odd and s.facts.name not in VIEWS
 
-    def make(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
-        """uint8 (size, size, 4), straight alpha, and captions, the plainest first."""
+    def make(self, i: int) -> np.ndarray:
+        """uint8 (size, size, 4), straight alpha."""
+        pixels = np.asarray(self._plan(i).draw().resize((self.size, self.size), Image.Resampling.LANCZOS))
+        return np.where(pixels[..., 3:] > 0, pixels, np.uint8(0))
+
+    def captions(self, i: int) -> tuple[str, ...]:
+        """The plainest first; nothing is drawn for them."""
+        plan = self._plan(i)
+        return (*plan.captions, *((f"{plan.captions[0]}, in the style of {plan.style}",) if plan.style else ()))
+
+    def _plan(self, i: int) -> "Plan":
         rng = np.random.Generator(np.random.Philox(key=[self.seed, i]))
         ways = [w for w, possible in _WAYS if possible(self)]
         shares = np.array([_SHARES[w.__name__] for w in ways])
         while True:
-            way = ways[int(rng.choice(len(ways), p=shares / shares.sum()))]
-            made = way(self, rng)
-            if made is not None:
-                image, captions, style = made
-                styled = tuple(f"{c}, in the style of {style}" for c in captions[:1]) if style else ()
-                pixels = np.asarray(image.resize((self.size, self.size), Image.Resampling.LANCZOS))
-                return np.where(pixels[..., 3:] > 0, pixels, np.uint8(0)), (*captions, *styled)
+            plan = ways[int(rng.choice(len(ways), p=shares / shares.sum()))](self, rng)
+            if plan is not None:
+                return plan
 
 
-_Made = tuple[Image.Image, tuple[str, ...], str]
-"""A picture of 2 x the wanted size at least, captions, and the style that all of it has (or "")."""
+@dataclass(frozen=True)
+class Plan:
+    """What is drawn, at _CANVAS x _CANVAS, what it is called, and the style that all of it has (or "")."""
+
+    draw: Callable[[], Image.Image]
+    captions: tuple[str, ...]
+    style: str
+
+
 _CANVAS = 192
 
 
@@ -160,84 +172,106 @@ def _blank() -> Image.Image:
     return Image.new("RGBA", (_CANVAS, _CANVAS), (0, 0, 0, 0))
 
 
-def beside(c: Compositions, rng: np.random.Generator) -> _Made | None:
+def beside(c: Compositions, rng: np.random.Generator) -> Plan | None:
     a = _pick(rng, c.nouns)
     b = _pick(rng, c.nouns, a.facts.style) if a else None
     if a is None or b is None or a.noun == b.noun:
         return None
     words = list(_PLACES)[int(rng.integers(4))]
     dx, dy = _PLACES[words]
-    canvas, off, jitter = _blank(), 0.25, rng.uniform(-0.1, 0.1, 2)
-    side = float(rng.uniform(0.4, 0.47))
-    for s, sign, j in ((a, 1, jitter[0]), (b, -1, jitter[1])):
-        _paste(canvas, s.image, (0.5 + sign * dx * off + dy * j, 0.5 + sign * dy * off + dx * j), side)
+    jitter, side = rng.uniform(-0.1, 0.1, 2), float(rng.uniform(0.4, 0.47))
+
+    def draw() -> Image.Image:
+        canvas = _blank()
+        for s, sign, j in ((a, 0.25, jitter[0]), (b, -0.25, jitter[1])):
+            _paste(canvas, s.image, (0.5 + sign * dx + dy * j, 0.5 + sign * dy + dx * j), side)
+        return canvas
+
     first, second = _a(a.noun), _a(b.noun)
-    also = f"{first} and {second}" if rng.random() < 0.5 else f"{first} next to {second}" if dx else f"{first} and {second}"
-    return canvas, (f"{first} {words} {second}", also), a.facts.style
+    also = f"{first} next to {second}" if dx and rng.random() < 0.5 else f"{first} and {second}"
+    return Plan(draw, (f"{first} {words} {second}", also), a.facts.style)
 
 
-def counted(c: Compositions, rng: np.random.Generator) -> _Made | None:
+def counted(c: Compositions, rng: np.random.Generator) -> Plan | None:
     s, n = _pick(rng, c.nouns), int(rng.integers(2, 11))
     if s is None or _several(s.noun) or c.split.held_count(s.noun, n):
         return None
     columns = int(np.ceil(np.sqrt(n)))
     cells = [(x, y) for y in range(-(-n // columns)) for x in range(columns)]
     chosen = sorted(rng.permutation(len(cells))[:n].tolist()) if rng.random() < 0.5 else list(range(n))
-    canvas, rows = _blank(), -(-n // columns)
-    for k in chosen:
-        x, y = cells[k]
-        _paste(canvas, s.image, ((x + 0.5) / columns, 0.5 + (y + 0.5 - rows / 2) / columns), 0.86 / columns)
+    rows = -(-n // columns)
+
+    def draw() -> Image.Image:
+        canvas = _blank()
+        for x, y in (cells[k] for k in chosen):
+            _paste(canvas, s.image, ((x + 0.5) / columns, 0.5 + (y + 0.5 - rows / 2) / columns), 0.86 / columns)
+        return canvas
+
     several = plural(s.noun)
-    return canvas, (f"{NUMBERS[n - 1]} {several}", f"{n} {several}"), s.facts.style
+    return Plan(draw, (f"{NUMBERS[n - 1]} {several}", f"{n} {several}"), s.facts.style)
 
 
-def wearing(c: Compositions, rng: np.random.Generator) -> _Made | None:
+def wearing(c: Compositions, rng: np.random.Generator) -> Plan | None:
     head = _pick(rng, c.heads)
     hat = _pick(rng, c.hats, head.facts.style) if head else None
     if head is None or hat is None or c.split.held_colour(head.noun, hat.noun):
         return None
-    canvas, image = _blank(), head.image
-    height = 0.7
-    _paste(canvas, image, (0.5, 1 - height / 2 - 0.02), height)
-    alpha = np.asarray(canvas)[..., 3] > 128
-    top = int(alpha.any(1).argmax())
-    band = np.flatnonzero(alpha[top : top + _CANVAS // 8].any(0))  # the top of the head
-    middle, width = (band[0] + band[-1]) / 2 / _CANVAS, min(0.62, max(0.42, (band[-1] - band[0]) / _CANVAS * 1.05))
-    worn = hat.image
-    high = width * worn.height / max(worn.size)
-    _paste(canvas, worn, (float(middle), max(high / 2, top / _CANVAS + 0.1 - high / 2)), width)
     who, what = _a(head.noun), _a(hat.noun)
     plain = "a hat" if "hat" in hat.noun else what
-    return canvas, (f"{who} wearing {what}", f"{who} wearing {plain}", f"{who} with {what} on its head"), head.facts.style
+    captions = (f"{who} wearing {what}", f"{who} wearing {plain}", f"{who} with {what} on its head")
+    return Plan(lambda: _with_hat(head.image, hat.image), captions, head.facts.style)
 
 
-def before(c: Compositions, rng: np.random.Generator) -> _Made | None:
+def _with_hat(head: Image.Image, hat: Image.Image) -> Image.Image:
+    """The hat as wide as the top of the head, and down over a tenth of the picture."""
+    canvas = _blank()
+    _paste(canvas, head, (0.5, 0.63), 0.7)
+    alpha = np.asarray(canvas)[..., 3] > 128
+    top = int(alpha.any(1).argmax())
+    across = np.flatnonzero(alpha[top : top + _CANVAS // 8].any(0)) / _CANVAS
+    middle, width = float(across[0] + across[-1]) / 2, min(0.62, max(0.42, 1.05 * float(across[-1] - across[0])))
+    high = width * hat.height / max(hat.size)
+    _paste(canvas, hat, (middle, max(high / 2, top / _CANVAS + 0.1 - high / 2)), width)
+    return canvas
+
+
+def before(c: Compositions, rng: np.random.Generator) -> Plan | None:
     s = _pick(rng, c.nouns + c.heads)
     if s is None:
         return None
     colour = ("white", *COLOURS)[int(rng.integers(len(COLOURS) + 1))]
     view = _pick(rng, c.views, s.facts.style) if rng.random() < 0.6 else None
     if view is None:
-        rgb = np.asarray(COLOURS.get(colour, (255, 255, 255))) + rng.integers(-12, 13, 3)
-        canvas = Image.new("RGBA", (_CANVAS, _CANVAS), (*np.clip(rgb, 0, 255).tolist(), 255))
+        rgb = np.clip(np.asarray(COLOURS.get(colour, (255, 255, 255))) + rng.integers(-12, 13, 3), 0, 255)
+        behind = Image.new("RGBA", (1, 1), (*rgb.tolist(), 255))
         captions = (f"{_a(s.noun)} on {_a(colour)} background", f"{s.noun} before {colour}")
     else:
-        canvas = Image.fromarray(view.pixels).resize((_CANVAS, _CANVAS), Image.Resampling.LANCZOS)
+        behind = Image.fromarray(view.pixels)
         captions = (f"{_a(s.noun)} in front of {_a(view.noun)}", f"{s.noun}, {view.noun} behind it")
-    _paste(canvas, s.image, (0.5 + float(rng.uniform(-0.12, 0.12)), 0.58), float(rng.uniform(0.5, 0.68)))
-    return canvas, captions, s.facts.style
+    x, side = 0.5 + float(rng.uniform(-0.12, 0.12)), float(rng.uniform(0.5, 0.68))
+
+    def draw() -> Image.Image:
+        canvas = behind.resize((_CANVAS, _CANVAS), Image.Resampling.LANCZOS)
+        _paste(canvas, s.image, (x, 0.58), side)
+        return canvas
+
+    return Plan(draw, captions, s.facts.style)
 
 
-def painted(c: Compositions, rng: np.random.Generator) -> _Made | None:
+def painted(c: Compositions, rng: np.random.Generator) -> Plan | None:
     s = _pick(rng, c.paintable)
     colour = _HUES[int(rng.integers(len(_HUES)))]
     if s is None or c.split.held_colour(s.noun, colour):
         return None
-    canvas = Image.fromarray(recoloured(s.pixels, COLOURS[colour])).resize((_CANVAS, _CANVAS), Image.Resampling.LANCZOS)
-    return canvas, (_a(f"{colour} {s.noun}"), f"{colour} {s.noun}"), s.facts.style
+
+    def draw() -> Image.Image:
+        painted = Image.fromarray(recoloured(s.pixels, COLOURS[colour]))
+        return painted.resize((_CANVAS, _CANVAS), Image.Resampling.LANCZOS)
+
+    return Plan(draw, (_a(f"{colour} {s.noun}"), f"{colour} {s.noun}"), s.facts.style)
 
 
-_WAYS: Sequence[tuple[Callable[[Compositions, np.random.Generator], _Made | None], Callable[[Compositions], bool]]] = (
+_WAYS: Sequence[tuple[Callable[[Compositions, np.random.Generator], Plan | None], Callable[[Compositions], bool]]] = (
     (beside, lambda c: True),
     (counted, lambda c: True),
     (wearing, lambda c: bool(c.hats and c.heads)),
