@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from unnoise.checkpoints.allowed import ALLOWED
 from unnoise.checkpoints.config import allow
-from unnoise.checkpoints.folder import read_folder, tensors_hash, write_folder
+from unnoise.checkpoints.folder import load_weights, read_folder, tensors_hash, write_folder
 from unnoise.control.exact import MICRO_BATCH, microbatched
-from unnoise.control.guidance import classifier_free
+from unnoise.control.guidance import bind, check, classifier_free, guided
+from unnoise.control.rules import Linear, Rule, rule_name
+from unnoise.control.self_guidance import SelfGuidance, self_guidance_settings
+from unnoise.control.thresholding import thresholded
 from unnoise.core.codec import Codec, Conditioner, Following
 from unnoise.core.denoisers import Denoiser, NetworkDenoiser
 from unnoise.core.errors import InputError
@@ -40,7 +43,9 @@ class Sampling:
 
     steps: sampler steps, at least 1. sampler, grid: names of the samplers' table; grid None takes the sampler's own.
     guidance: 1 conditional, 0 unconditional, above 1 exaggerates the prompt. interval: times [low, high] in which guidance acts.
-    rescale: 0 none ... 1 full, brings back the spread that guidance inflates.
+    rescale: 0 none ... 1 full, brings back the spread that guidance inflates. rule: how guidance combines what it is told.
+    threshold: a quantile, such as 0.995, of what is kept within the range of pixels; None for none. inner: guidance by a weaker
+    version of the network itself; None for none.
     """
 
     steps: int = 25
@@ -49,6 +54,9 @@ class Sampling:
     guidance: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
+    rule: Rule = Linear()
+    threshold: float | None = None
+    inner: SelfGuidance | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -59,6 +67,8 @@ class Sampling:
             raise InputError(f"guidance interval {self.interval}: two rising times within 0 ... 1, where 0 is data and 1 is noise")
         if not 0 <= self.rescale <= 1:
             raise InputError(f"rescale {self.rescale} is outside 0 ... 1")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold {self.threshold} is a quantile and lies in 0 ... 1; 0.995 is usual")
         find_sampler(self.sampler)
         if self.grid is not None:
             find_grid(self.grid)
@@ -117,6 +127,20 @@ class Samples:
         return self.codec.write(self.data, Path(out), self.meta())
 
 
+@dataclass(frozen=True)
+class Weaker:
+    """Autoguidance: a weaker model of the same data that sampling leads away from (Karras et al. 2024, 2406.02507).
+
+    Best one of the same kind, trained for less long or with a smaller network. scale: 1 none, 1.5 to 3 are usual.
+    """
+
+    model: "DiffusionModel"
+    scale: float = 2.0
+
+    def __post_init__(self) -> None:
+        check(self.scale, (0.0, 1.0))
+
+
 class DiffusionModel:
     """What is saved, loaded and shared."""
 
@@ -168,6 +192,10 @@ class DiffusionModel:
         guidance: float | None = None,
         interval: tuple[float, float] | None = None,
         rescale: float | None = None,
+        rule: Rule | None = None,
+        threshold: float | None = None,
+        inner: SelfGuidance | None = None,
+        weaker: Weaker | None = None,
         negative: str | None = None,
         exact: bool = False,
         bf16: bool = False,
@@ -180,13 +208,15 @@ class DiffusionModel:
         Sample i has the seed derived from (seed, i), or sample_seeds[i], the same alone and in any batch: to rounding, or bit for
         bit with `exact` (fixed-shape micro-batches, in float32). negative: a prompt to lead away from. bf16: run the network in
         bfloat16. batch: how many go through the network together. watch: called with (step, steps, x) for each batch.
+        steps ... inner: in place of the model's usual ones, see `Sampling`. weaker: a model to lead away from, on every side.
         given: for a model that goes on from what another made, that, prepared (`Following.from_made`), one row a sample.
         Raises InputError for prompts and settings that cannot be right.
         """
         usual = self.config.sampling
         how = Sampling(
             _or(steps, usual.steps), _or(sampler, usual.sampler), _or(grid, usual.grid), _or(guidance, usual.guidance),
-            _or(interval, usual.interval), _or(rescale, usual.rescale),
+            _or(interval, usual.interval), _or(rescale, usual.rescale), _or(rule, usual.rule), _or(threshold, usual.threshold),
+            _or(inner, usual.inner),
         )  # fmt: skip
         wanted = _per_sample(prompts, n)
         Streams.of(seed, 0)  # refuses a seed that is none
@@ -201,6 +231,10 @@ class DiffusionModel:
         for name, rows_given in given.items():
             if len(rows_given) != len(wanted):
                 raise InputError(f"{len(rows_given)} rows of {name!r} for {len(wanted)} samples: one each is needed")
+        if how.threshold is not None and self.codec.bound is None:
+            raise InputError(f"threshold {how.threshold}: the states of a {type(self.codec).__name__} codec have no bound to keep")
+        if weaker is not None:
+            self._check_weaker(weaker.model)
         self.parts.eval()
         self.conditioner.prepare(wanted)  # refuse bad prompts before any work
         chunks = []
@@ -208,30 +242,60 @@ class DiffusionModel:
         for i in range(0, len(wanted), size):
             rows = slice(i, i + size)
             some = {k: v[rows] for k, v in given.items()}
-            x = self._sample_batch(wanted[rows], seeds[rows], times, chosen.sampler, how, negative, exact, bf16, watch, some)
+            x = self._sample_batch(
+                wanted[rows], seeds[rows], times, chosen.sampler, how, negative, exact, bf16, watch, some, weaker
+            )
             chunks.append(x)
         data = self.codec.decode(tree_map(lambda *c: torch.cat(c), *chunks))
         settings = {
             "model": self.config.about.name, "model_path": self.path, "model_hash": self.hash(), "seed": seed, "steps": how.steps,
             "sampler": how.sampler, "grid": how.grid, "guidance": how.guidance, "interval": list(how.interval),
-            "rescale": how.rescale, "negative": negative, "exact": exact, "bf16": bf16,
+            "rescale": how.rescale, "rule": rule_name(how.rule), "threshold": how.threshold, **self_guidance_settings(how.inner),
+            "weaker": weaker and weaker.model.path, "weaker_scale": weaker and weaker.scale,
+            "negative": negative, "exact": exact, "bf16": bf16,
         }  # fmt: skip
         return Samples(data, tuple(wanted), seeds, settings, self.codec)
 
     def _sample_batch(
         self, prompts: Sequence[str | None], seeds: Sequence[int], times: Tensor, solver: Any, how: Sampling, negative: str | None,
-        exact: bool, bf16: bool, watch: Callable[[int, int, State], None] | None, given: Cond,
+        exact: bool, bf16: bool, watch: Callable[[int, int, State], None] | None, given: Cond, weaker: Weaker | None,
     ) -> State:  # fmt: skip
         device, rng = self.device, Streams.each(seeds)
-        denoiser: Denoiser = microbatched(self.denoiser, MICRO_BATCH) if exact else self.denoiser
+        denoiser = self._sharp(how.inner, exact)
         with _precision(device, bf16 and not exact):
             kept = self.conditioner.kept(given) if isinstance(self.conditioner, Following) else {}
             cond, away = self._told(prompts, given), self._told([negative] * len(prompts), kept)
             told = any(p is not None for p in prompts) or len(kept) < len(given)
             scale = how.guidance if told else 1.0  # told nothing: there is nothing to exaggerate
-            denoise = classifier_free(denoiser, cond, away, scale, how.interval, how.rescale)
+            combine = how.rule.start(self.config.process)
+            if weaker is None:
+                denoise = classifier_free(denoiser, cond, away, scale, how.interval, how.rescale, combine)
+            else:
+                weak, theirs = weaker.model._sharp(None, exact), weaker.model.to(device)._told
+                towards = guided(bind(denoiser, cond), bind(weak, theirs(prompts, given)), weaker.scale)
+                back = guided(bind(denoiser, away), bind(weak, theirs([negative] * len(prompts), kept)), weaker.scale)
+                denoise = guided(towards, back, scale, how.interval, how.rescale, combine)
+            if how.threshold is not None and self.codec.bound is not None:
+                denoise = thresholded(denoise, how.threshold, self.codec.bound)
             x = self.config.process.prior(self.codec.shape(), rng, device)
             return sample(denoise, self.config.process, x, times, solver, rng.scoped("sampler"), watch)
+
+    def _sharp(self, inner: SelfGuidance | None, exact: bool) -> Denoiser:
+        """The denoiser, guided by its own network if asked to."""
+        denoiser = self.denoiser if inner is None else inner.sharpen(self.denoiser)
+        return microbatched(denoiser, MICRO_BATCH) if exact else denoiser
+
+    def _check_weaker(self, other: "DiffusionModel") -> None:
+        """InputError unless the other model denoises the same states."""
+        mine, theirs = (
+            (m.config.process, m.codec.shape(), type(m.codec), tensors_hash(m.codec.state_dict())) for m in (self, other)
+        )
+        if mine != theirs:
+            what = next(name for name, a, b in zip(("process", "shape", "codec", "codec's weights"), mine, theirs) if a != b)
+            raise InputError(
+                f"{other.path or other.config.about.name} cannot be the weaker model: its {what} differs from this model's"
+            )
+        other.parts.eval()
 
     def _told(self, prompts: Sequence[str | None], given: Cond) -> Cond:
         """What the network is told, on its device."""
@@ -270,18 +334,7 @@ def load(folder: str | Path) -> DiffusionModel:
         folder = folder / "model"
     config, tensors, _ = read_folder(folder, ModelConfig, MODEL_CLASSES)
     model = config.build()
-    have, want = set(tensors), set(model.parts.state_dict())
-    if have != want:
-        odd = sorted(have ^ want)[0]
-        raise InputError(
-            f"{folder / 'model.safetensors'}: its tensors are not those of the configuration (first difference: {odd})"
-        )
-    for name, there in model.parts.state_dict().items():
-        if there.shape != tensors[name].shape:
-            raise InputError(
-                f"{folder / 'model.safetensors'}: {name} has shape {tuple(tensors[name].shape)}, not {tuple(there.shape)}"
-            )
-    model.parts.load_state_dict(tensors)
+    load_weights(model.parts, tensors, folder / "model.safetensors")
     model.parts.eval()
     model.path = str(given)
     return model

@@ -1,14 +1,16 @@
 """The allow-list: the classes that a model's configuration may name. A new component adds itself here."""
 
 from unnoise.checkpoints.config import allow
+from unnoise.control import rules, self_guidance
 from unnoise.core import preconditioning, schedules
 from unnoise.core.codec import UnconditionalConfig
 from unnoise.core.processes import Gaussian, Masked, Product, Torus, UniformCategorical
 from unnoise.modalities import conditioning
 from unnoise.modalities.image.codec import PixelsConfig
+from unnoise.modalities.image.latents import LatentsConfig
 from unnoise.modalities.table import columns
 from unnoise.modalities.table.codec import TableCodecConfig
-from unnoise.networks import embedding, flux, mp_unet, sd3, table, text, transformer, unet
+from unnoise.networks import autoencoder, bottlenecks, embedding, flux, mp_unet, sd3, table, text, transformer, unet
 
 ALLOWED = allow(
     # core
@@ -22,7 +24,13 @@ ALLOWED = allow(
     unet.UNetConfig, mp_unet.MPUNetConfig, transformer.DiffusionTransformerConfig, sd3.SD3Config, flux.FluxConfig,
     table.TableNetworkConfig, table.TableTransformerConfig,
     text.TextEncoderConfig,
+    # guidance
+    rules.Linear, rules.Projected, rules.ZeroStar,
+    self_guidance.Internal, self_guidance.PerturbedAttention, self_guidance.SmoothedAttention,
+    autoencoder.AutoencoderConfig, autoencoder.Plain, autoencoder.DeepCompression, autoencoder.Unnormalised, autoencoder.Normalised,
+    bottlenecks.KLConfig, bottlenecks.CodebookConfig, bottlenecks.FiniteScalarsConfig,
     # codecs and conditioners
-    PixelsConfig, TableCodecConfig, columns.Numeric, columns.Categorical, columns.Constant, columns.RowNumber, columns.LeftOut,
+    PixelsConfig, LatentsConfig, TableCodecConfig, columns.Numeric, columns.Categorical, columns.Constant, columns.RowNumber,
+    columns.LeftOut,
     UnconditionalConfig, conditioning.LabelsConfig, conditioning.TextConfig,
 )  # fmt: skip

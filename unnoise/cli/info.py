@@ -59,11 +59,13 @@ def command(meta: Mapping[str, Any]) -> str:
         words += ["--seed", str(meta["seed"]), "-n", str(len(seeds) // max(1, len(dict.fromkeys(prompts))))]
     else:
         words += ["--sample-seeds", *(str(s) for s in seeds)]
-    for key in ("steps", "sampler", "grid", "guidance", "rescale", "negative"):
+    for key in ("steps", "sampler", "grid", "guidance", "rescale", "rule", "threshold", "inner", "inner_scale", "weaker",
+                "weaker_scale", "negative"):  # fmt: skip
         if meta.get(key) is not None:
-            words += [f"--{key}", str(meta[key])]
-    if meta.get("interval") is not None:
-        words += ["--interval", *(str(v) for v in meta["interval"])]
+            words += [f"--{key.replace('_', '-')}", str(meta[key])]
+    for key in ("interval", "inner_interval", "blocks"):
+        if meta.get(key):
+            words += [f"--{key.replace('_', '-')}", *(str(v) for v in meta[key])]
     words += [f"--{key}" for key in ("exact", "bf16") if meta.get(key)]
     return shlex.join([*words, "--out", "again"])
 

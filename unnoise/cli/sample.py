@@ -9,9 +9,11 @@ import tyro
 from tqdm import tqdm
 
 from unnoise.cli.terminal import parse, refuse_existing
+from unnoise.control.rules import find_rule
+from unnoise.control.self_guidance import chosen
 from unnoise.core.errors import InputError
 from unnoise.core.state import State
-from unnoise.model import load
+from unnoise.model import Weaker, load
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,22 @@ class Sample:
     """Times between which guidance acts; 0 is data, 1 is noise."""
     rescale: float | None = None
     """0 ... 1: bring back the spread that a large guidance scale inflates."""
+    rule: str | None = None
+    """How guidance combines its two sides: linear, apg (no oversaturation at large scales), cfg-zero."""
+    threshold: float | None = None
+    """Pixels only: keep this quantile of every prediction (such as 0.995) within the range of pictures."""
+    inner: str | None = None
+    """Guidance by a weaker version of the network itself, with or without a prompt: internal (its middle head), pag, seg."""
+    inner_scale: float | None = None
+    """Scale of --inner; 1 is none."""
+    inner_interval: tuple[float, float] | None = None
+    """Times between which --inner acts."""
+    blocks: tuple[int, ...] | None = None
+    """The network's blocks that pag and seg perturb. Not given: the middle one."""
+    weaker: Path | None = None
+    """A model or run to lead away from: the same kind, trained less or smaller (autoguidance); best with --guidance 1."""
+    weaker_scale: float = 2.0
+    """Scale of --weaker; 1 is none."""
     negative: str | None = None
     """A prompt to lead away from."""
     exact: bool = False
@@ -60,6 +78,9 @@ def run(argv: list[str]) -> None:
     if args.batch < 1:
         raise InputError(f"batch {args.batch}: at least 1")
     model = load(args.model)
+    rule = find_rule(args.rule) if args.rule is not None else None
+    inner = chosen(model.config.sampling.inner, args.inner, args.inner_scale, args.inner_interval, args.blocks)
+    weaker = Weaker(load(args.weaker), args.weaker_scale) if args.weaker is not None else None
     prompts, n = args.prompts or None, args.n
     if args.sample_seeds is not None:
         each = len(args.sample_seeds) // max(1, len(args.prompts))
@@ -74,8 +95,9 @@ def run(argv: list[str]) -> None:
 
         samples = model.sample(
             prompts, n, args.seed, sample_seeds=args.sample_seeds, steps=args.steps, sampler=args.sampler, grid=args.grid,
-            guidance=args.guidance, interval=args.interval, rescale=args.rescale, negative=args.negative, exact=args.exact,
-            bf16=args.bf16, batch=args.batch, watch=watch,
+            guidance=args.guidance, interval=args.interval, rescale=args.rescale, rule=rule,
+            threshold=args.threshold, inner=inner, weaker=weaker, negative=args.negative, exact=args.exact, bf16=args.bf16,
+            batch=args.batch, watch=watch,
         )  # fmt: skip
     files = samples.save(args.out)
     shown = f"{files[-1].name} shows them; " if files[-1].suffix == ".png" else ""

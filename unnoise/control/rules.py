@@ -154,6 +154,11 @@ def find_rule(name: str) -> Rule:
     return find("guidance rule", name, RULES)
 
 
+def rule_name(rule: Rule) -> str:
+    """Its name, or with settings of its own all of it."""
+    return next((name for name, r in RULES.items() if r == rule), str(rule))
+
+
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """<a, b> of every sample: (B,)."""
     return (a * b).flatten(1).sum(1)

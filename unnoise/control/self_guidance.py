@@ -11,24 +11,27 @@ It acts on the denoiser, condition or not; classifier-free guidance goes around 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
 from unnoise.control.guidance import Interval, bind, check, guided
 from unnoise.control.perturbed import Attend, averaged, identity, perturbed
 from unnoise.core.denoisers import Denoiser, two_headed
+from unnoise.core.errors import InputError
 from unnoise.core.predictions import Prediction
 from unnoise.core.state import Cond, State
 from unnoise.samplers.registry import find
 
 
+@dataclass(frozen=True)
 class SelfGuidance(ABC):
-    """A frozen dataclass. scale: w, 1 for none. interval: the times in which it acts."""
+    """scale: w, 1 for none. interval: the times in which it acts."""
 
-    scale: float
-    interval: Interval
+    scale: float = 2.0
+    interval: Interval = (0.0, 1.0)
 
     @abstractmethod
     def sharpen(self, denoiser: Denoiser) -> Denoiser:
@@ -43,7 +46,6 @@ class Internal(SelfGuidance):
     """For networks trained with a middle head."""
 
     scale: float = 1.5
-    interval: Interval = (0.0, 1.0)
 
     def sharpen(self, denoiser: Denoiser) -> Denoiser:
         return _InternallyGuided(denoiser, self)
@@ -54,7 +56,6 @@ class PerturbedAttention(SelfGuidance):
     """For networks with self-attention. blocks: which to perturb; none given: the middle one that has it."""
 
     scale: float = 4.0
-    interval: Interval = (0.0, 1.0)
     blocks: tuple[int, ...] = ()
 
     def sharpen(self, denoiser: Denoiser) -> Denoiser:
@@ -66,7 +67,6 @@ class SmoothedAttention(SelfGuidance):
     """For networks with self-attention. blocks: which to smooth; none given: the middle one that has it."""
 
     scale: float = 4.0
-    interval: Interval = (0.0, 1.0)
     blocks: tuple[int, ...] = ()
 
     def sharpen(self, denoiser: Denoiser) -> Denoiser:
@@ -82,6 +82,31 @@ SELF_GUIDANCE: Mapping[str, SelfGuidance] = MappingProxyType(
 def find_self_guidance(name: str) -> SelfGuidance:
     """The one of that name. Raises InputError, with the nearest names, if there is none."""
     return find("self-guidance", name, SELF_GUIDANCE)
+
+
+def self_guidance_settings(how: SelfGuidance | None) -> dict[str, Any]:
+    """What a sample says of how it was made; also the options of the command line by name."""
+    name = next((n for n, usual in SELF_GUIDANCE.items() if type(how) is type(usual)), None)
+    of = {} if how is None else {f.name: getattr(how, f.name) for f in fields(how)}
+    return {"inner": name, "inner_scale": of.get("scale"), "inner_interval": of.get("interval"), "blocks": of.get("blocks")}
+
+
+def chosen(
+    usual: SelfGuidance | None,
+    inner: str | None,
+    inner_scale: float | None,
+    inner_interval: Interval | None,
+    blocks: tuple[int, ...] | None,
+) -> SelfGuidance | None:
+    """The usual one, or that of the name `inner`, with the settings that are given. Raises InputError for what it does not have."""
+    how = usual if inner is None else find_self_guidance(inner)
+    given: dict[str, Any] = {"scale": inner_scale, "interval": inner_interval, "blocks": blocks}
+    given = {k: v for k, v in given.items() if v is not None}
+    if how is None and given:
+        raise InputError(f"self-guidance has settings but no name: say which ({', '.join(SELF_GUIDANCE)})")
+    if blocks and isinstance(how, Internal):
+        raise InputError("internal guidance has a middle head, no blocks to choose")
+    return how if how is None else replace(how, **given)
 
 
 class _InternallyGuided(Denoiser):

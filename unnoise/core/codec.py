@@ -16,6 +16,9 @@ from unnoise.core.state import Cond, Shape, State
 class Codec(nn.Module, ABC):
     """Data <-> state. Scaling and shifting happen inside; pictures of pixels have a trivial codec."""
 
+    bound: float | None = None
+    """The largest absolute value that a state of real data has, where there is one."""
+
     @abstractmethod
     def encode(self, data: Any) -> State:
         """A batch of raw data -> the state that is noised, (B, ...)."""
