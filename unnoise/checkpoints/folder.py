@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from unnoise.checkpoints.config import decode, encode
 from unnoise.core.errors import InputError
@@ -99,3 +99,14 @@ def read_folder(folder: Path, kind: type, allowed: Mapping[str, type]) -> tuple[
     except (OSError, SafetensorError) as e:
         raise InputError(f"{weights}: not readable as safetensors ({e})") from e
     return config, tensors, digest
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Put the tensors of `file` into a module that was built from its configuration. InputError if they are not the module's."""
+    own = module.state_dict()
+    if odd := sorted(set(tensors) ^ set(own)):
+        raise InputError(f"{file}: its tensors are not those of the configuration (first difference: {odd[0]})")
+    for name, there in own.items():
+        if there.shape != tensors[name].shape:
+            raise InputError(f"{file}: {name} has shape {tuple(tensors[name].shape)}, not {tuple(there.shape)}")
+    module.load_state_dict(tensors)

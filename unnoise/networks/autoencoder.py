@@ -4,7 +4,7 @@ Patches (pixel unshuffle), then levels of residual blocks, between which the sid
 
     resampling    plain: a convolution before or after the (un)shuffle of 2 x 2 pixels into channels, as in Rombach et al. 2022
                   (2112.10752); or deep compression: the same plus a shortcut without parameters, so that the convolution learns
-                  only what that misses (DC-AE, Chen et al. 2024, 2410.10733, section 3.2):
+                  only what that misses, from zero on (DC-AE, Chen et al. 2024, 2410.10733, section 3.2):
                       down  unshuffle(convolution(x)) + mean over groups of channels(unshuffle(x))
                       up    shuffle(convolution(x)) + shuffle(repeated channels(x))
                   with which 16 and 32 times smaller sides are learned as well as 8
@@ -101,7 +101,7 @@ class DeepCompression(Resampling):
 class ShortcutDown(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.convolution, self.outputs = convolution(inputs, outputs // 4), outputs
+        self.convolution, self.outputs = zeroed(convolution(inputs, outputs // 4)), outputs
 
     def forward(self, x: Tensor) -> Tensor:
         return pixel_unshuffle(self.convolution(x), 2) + averaged(pixel_unshuffle(x, 2), self.outputs)
@@ -110,7 +110,7 @@ class ShortcutDown(nn.Module):
 class ShortcutUp(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.convolution, self.outputs = convolution(inputs, 4 * outputs), outputs
+        self.convolution, self.outputs = zeroed(convolution(inputs, 4 * outputs)), outputs
 
     def forward(self, x: Tensor) -> Tensor:
         return pixel_shuffle(self.convolution(x) + repeated(x, 4 * self.outputs), 2)
@@ -194,7 +194,7 @@ class Autoencoder(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """The code itself, (B, c, h, w), float32 at least."""
-        return self.bottleneck.latent(self._features(x))
+        return self.bottleneck.latent(self.features(x))
 
     def decode(self, z: Tensor) -> Tensor:
         """Any z (B, c, h, w) is taken for the nearest code."""
@@ -202,10 +202,11 @@ class Autoencoder(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Code]:
         """Reconstructions and what they were made from, for training; noise: standard normal, of the code's shape."""
-        code = self.bottleneck(self._features(x), noise)
+        code = self.bottleneck(self.features(x), noise)
         return self._picture(code.z), code
 
-    def _features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
+        """What the bottleneck is given: (B, inputs, H / factor, W / factor)."""
         f = self.config.factor
         if x.shape[-2] % f or x.shape[-1] % f:
             raise ValueError(f"pictures of {x.shape[-2]} x {x.shape[-1]}: both sides must be divisible by {f}; pad them")

@@ -37,12 +37,11 @@ def feature_network(shape: tuple[int, ...]) -> Features:
 
 
 class PictureFeatures(Features):
-    """(n, C, H, W) -> (n, 128)"""
+    """(n, C, H, W) -> (n, features)"""
 
-    width = 128
-
-    def __init__(self, channels: int, height: int, width: int) -> None:
+    def __init__(self, channels: int, height: int, width: int, features: int = 128) -> None:
         super().__init__()
+        self.width = features
         halvings = max(1, round(math.log2(max(height, width) / 4)))  # 32 -> 16 -> 8 -> 4
         levels = min(halvings, 4)
         first = 2 ** (halvings - levels + 1)  # how far the first convolution strides: what is larger than 64 is made 32 at once
@@ -64,10 +63,10 @@ class PictureFeatures(Features):
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """What every layer makes of pictures, finest first: each (n, c, h, w), none of it negative."""
-        out = [self.layers[0](x.contiguous(memory_format=torch.channels_last))]
-        for layer in self.layers[1:]:
+        out = [x.contiguous(memory_format=torch.channels_last)]
+        for layer in self.layers:
             out.append(layer(out[-1]))
-        return out[1:]  # without the padding
+        return out[2:]  # without the picture itself and its padding
 
 
 def feature_distance(network: PictureFeatures, x: Tensor, y: Tensor) -> Tensor:
@@ -84,11 +83,10 @@ def feature_distance(network: PictureFeatures, x: Tensor, y: Tensor) -> Tensor:
 class SequenceFeatures(Features):
     """(n, T, C) -> (n, 128): the same, along time alone."""
 
-    width = PictureFeatures.width
-
     def __init__(self, length: int, channels: int) -> None:
         super().__init__()
         self.picture = PictureFeatures(channels, length, 1)
+        self.width = self.picture.width
 
     def forward(self, x: Tensor) -> Tensor:
         return self.picture(x.transpose(1, 2)[..., None])

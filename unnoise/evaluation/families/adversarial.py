@@ -1,16 +1,6 @@
 """Generative adversarial networks, as good as they are now: R3GAN (Huang et al. 2025, 2501.05441), with two kinds of generator.
 
-Relativistic pairing (their eq. 2; Jolicoeur-Martineau 2018, 1807.00734), each fake x~ against a real x of the same class, and
-zero-centred gradient penalties on both (eq. 3 and 4; Mescheder et al. 2018, 1801.04406), with D the critic, s softplus:
-
-    L_G = E s(D(x) - D(x~))
-    L_D = E s(D(x~) - D(x)) + gamma / 2 E |grad D(x)|^2 + gamma / 2 E |grad D(x~)|^2        R1 and R2
-
-Both players move at once, by one loss: L_D's gradient reaches the critic alone, and L_G's the generator alone, by way of
-
-    dL_G/dx~ = - sigmoid(D(x) - D(x~)) grad D(x~),
-
-whose last factor R2 has computed already. So the generator's turn costs no pass through the critic at all.
+The game is `core.adversarial.relativistic`, each fake against a real row of the same class; the critic is told the class too.
 """
 
 from abc import abstractmethod
@@ -20,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot, softmax, softplus
+from torch.nn.functional import one_hot, softmax
 
+from unnoise.core.adversarial import relativistic
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import State
@@ -125,23 +116,15 @@ class AdversarialTask(OneShot):
     def forward(self, batch: Batch, rng: Streams) -> dict[str, Tensor]:
         state, cond = parts(batch)
         fake = self.made(cond, rng)
-        x, x_fake = self.real(state).detach().requires_grad_(), fake.detach().requires_grad_()
         told = self.critic_conditioner(cond).get("vector")
-        both = self.critic(torch.cat([x, x_fake]), None if told is None else torch.cat([told, told]))
-        d_real, d_fake = both.chunk(2)
-        slopes = torch.autograd.grad(both.sum(), (x, x_fake), create_graph=True)
-        r1, r2 = (g.square().flatten(1).sum(1) for g in slopes)
-        critic_loss = (softplus(d_fake - d_real) + self.gamma / 2 * (r1 + r2)).mean()
-        lead = (d_real - d_fake).detach()
-        pull = -torch.sigmoid(lead).view(-1, *[1] * (fake.ndim - 1)) * slopes[1].detach()
-        moved = (fake * pull).flatten(1).sum(1).mean()
-        generator_loss = softplus(lead).mean() + moved - moved.detach()  # its own value, and the gradient above
+        both = None if told is None else torch.cat([told, told])
+        game = relativistic(lambda x: self.critic(x, both), self.real(state), fake, self.gamma)
         return {
-            "loss": critic_loss + generator_loss,
-            "critic": critic_loss,
-            "generator": generator_loss,
-            "lead": lead.mean(),
-            "slope": r1.mean(),
+            "loss": game.critic + game.generator,
+            "critic": game.critic,
+            "generator": game.generator,
+            "lead": game.lead,
+            "slope": game.slope,
         }
 
 

@@ -42,6 +42,8 @@ class PixelsConfig:
 
 
 class Pixels(Codec):
+    bound = 1.0
+
     def __init__(self, config: PixelsConfig) -> None:
         super().__init__()
         self.config = config

@@ -1,0 +1,144 @@
+"""Pictures <-> codes of an autoencoder that was trained before (latent diffusion, Rombach et al. 2022, 2112.10752).
+
+    state = (encode(x) - mean) / std     per channel, of the codes of training pictures, so that a state is of unit size
+    x = decode(std state + mean)
+The two are buffers, measured once the autoencoder is trained: no scaling factor is left to whoever uses the codec.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unnoise.core.codec import Codec
+from unnoise.core.errors import InputError
+from unnoise.core.hashing import tensors_hash
+from unnoise.core.state import State
+from unnoise.modalities.image.codec import PixelsConfig
+from unnoise.modalities.image.show import write_pictures
+from unnoise.modalities.image.tiling import Tiling, tiled
+from unnoise.networks.autoencoder import AutoencoderConfig
+from unnoise.networks.bottlenecks import KL
+from unnoise.networks.layers import pad_to_multiple
+
+
+@dataclass(frozen=True)
+class LatentsConfig:
+    """Pictures of `height` x `width` pixels; `channels` 1 (grey), 3 (RGB) or 4 (RGBA).
+
+    Sides that the autoencoder's factor does not divide are padded by repeating the border, and cropped again. Larger pictures than
+    `tile` pixels a side are coded in tiles (see `tiling`).
+    """
+
+    height: int
+    width: int
+    channels: int
+    autoencoder: AutoencoderConfig
+    tile: int = 512
+
+    def __post_init__(self) -> None:
+        PixelsConfig(self.height, self.width, self.channels)  # refuses sizes that are none
+        if self.autoencoder.channels != self.channels:
+            raise InputError(
+                f"an autoencoder of {self.autoencoder.channels} channels does not fit pictures of {self.channels}: train one on those"
+            )
+
+    @property
+    def latent_channels(self) -> int:
+        return self.autoencoder.bottleneck.latent_channels
+
+    def build(self) -> "Latents":
+        return Latents(self)
+
+
+class Latents(Codec):
+    """Frozen: its weights ask for no gradients."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: LatentsConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.pixels = PixelsConfig(config.height, config.width, config.channels).build()
+        self.autoencoder = config.autoencoder.build()
+        self.register_buffer("mean", torch.zeros(config.latent_channels))
+        self.register_buffer("std", torch.ones(config.latent_channels))
+        self.requires_grad_(False)
+
+    def shape(self) -> tuple[int, int, int]:
+        f = self.config.autoencoder.factor
+        return self.config.latent_channels, -(-self.config.height // f), -(-self.config.width // f)
+
+    def hash(self) -> str:
+        """The sha256 of its weights: what cached states are known by."""
+        return tensors_hash(self.state_dict())
+
+    @torch.no_grad()
+    def measure(self, batches: Iterable[np.ndarray | Tensor]) -> None:
+        """Set mean and std to those of the codes of these batches of pictures, uint8 (B, H, W, C)."""
+        total = square = torch.zeros(self.config.latent_channels, dtype=torch.float64)
+        count = 0
+        for batch in batches:
+            z = self._codes(batch).movedim(1, -1).flatten(0, -2).double().cpu()
+            count, total, square = count + len(z), total + z.sum(0), square + z.square().sum(0)
+        if not count:
+            raise InputError("there are no pictures to measure the codes of; give at least one batch")
+        mean = total / count
+        self.mean.copy_(mean)
+        self.std.copy_((square / count - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3))  # a dead channel stays near 0
+
+    @torch.no_grad()
+    def encode(self, data: np.ndarray | Tensor) -> Tensor:
+        """uint8 (B, H, W, C) -> float32 (B, c, h, w) of about unit size, on its device. InputError for another size or type."""
+        return (self._codes(data) - _each(self.mean)) / _each(self.std)
+
+    @torch.no_grad()
+    def decode(self, state: State) -> Tensor:
+        """float (B, c, h, w) -> uint8 (B, H, W, C) on the CPU. InputError for what is not such a state."""
+        if not isinstance(state, Tensor) or state.ndim != 4 or state.shape[1] != self.config.latent_channels:
+            raise InputError(f"this codec decodes one tensor (B, {self.config.latent_channels}, h, w)")
+        z = state.to(self.mean).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) * _each(self.std) + _each(self.mean)
+        f = self.config.autoencoder.factor
+        x = tiled(self.autoencoder.decode, z, self._tiling(1), Fraction(f))
+        if tuple(state.shape[1:]) == self.shape():
+            x = x[..., : self.config.height, : self.config.width]
+        return self.pixels.decode(x)
+
+    @torch.no_grad()
+    def posterior(self, data: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of q(state | picture), each (B, c, h, w). InputError for autoencoders that have none."""
+        bottleneck = self.autoencoder.bottleneck
+        if not isinstance(bottleneck, KL):
+            kind = type(self.config.autoencoder.bottleneck).__name__.removesuffix("Config")
+            raise InputError(f"a code of {kind} is one point, not a distribution; only KL autoencoders have a posterior")
+        mean, std = bottleneck.posterior(self.autoencoder.features(self._padded(data)))
+        return (mean - _each(self.mean)) / _each(self.std), std / _each(self.std)
+
+    def write(self, data: Tensor, out: Path, meta: Sequence[Mapping[str, Any]]) -> list[Path]:
+        """One PNG a picture with its row of `meta` inside, and sheet.png, last in the list. See `show.write_pictures`."""
+        return write_pictures(list(data), out, meta)
+
+    def _padded(self, data: np.ndarray | Tensor) -> Tensor:
+        return pad_to_multiple(self.pixels.encode(data).to(self.mean.device), self.config.autoencoder.factor)
+
+    def _codes(self, data: np.ndarray | Tensor) -> Tensor:
+        f = self.config.autoencoder.factor
+        return tiled(self.autoencoder.encode, self._padded(data), self._tiling(f), Fraction(1, f)).float()
+
+    def _tiling(self, grain: int) -> Tiling:
+        """For an input of which `grain` pixels are the side of one code."""
+        f = self.config.autoencoder.factor
+        margin = -(-self.config.autoencoder.reach // f)
+        fade = max(1, 16 // f)
+        side = max(self.config.tile // f, 4 * (margin + fade))  # in codes: smaller tiles would be all margin
+        return Tiling(side * grain, margin * grain, fade * grain, grain)
+
+
+def _each(x: Tensor) -> Tensor:
+    return x[:, None, None]
