@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from unnoise.core.objectives import Objective
 from unnoise.core.random import Streams
-from unnoise.core.state import Batch
+from unnoise.core.state import Batch, Cond
 from unnoise.model import DiffusionModel
 from unnoise.networks.mp_unet import renormalise_weights
 from unnoise.training.task import Task
@@ -18,6 +18,14 @@ class Checkpointed(Protocol):
     """A network that can drop what its blocks compute, and compute it again for the backward pass."""
 
     checkpointing: bool
+
+
+@runtime_checkable
+class Learning(Protocol):
+    """A conditioner that learns something of its own beside what the denoiser teaches it."""
+
+    def learn(self, prepared: Cond, told: Cond, rng: Streams) -> Tensor:
+        """Its own loss on each row, (B,): of what `prepare` gave and of what `forward` made of it."""
 
 
 class DenoisingTask(Task):
@@ -32,7 +40,12 @@ class DenoisingTask(Task):
         self.objective = objective  # registered as a submodule if it learns something itself (uncertainty)
 
     def forward(self, batch: Mapping[str, Any], rng: Streams) -> dict[str, Tensor]:
-        return self.objective(self.denoiser, Batch(batch["x"], self.conditioner(batch["cond"])), rng)
+        told = self.conditioner(batch["cond"])
+        out = self.objective(self.denoiser, Batch(batch["x"], told), rng)
+        if isinstance(self.conditioner, Learning):
+            own = self.conditioner.learn(batch["cond"], told, rng.scoped("conditioner")).mean()
+            out = {**out, "loss": out["loss"] + own, "conditioner": own.detach()}
+        return out
 
     def after_step(self) -> None:
         renormalise_weights(self.denoiser)
