@@ -1,0 +1,173 @@
+"""What bias does each guidance bring? Exact denoisers of a Gaussian mixture against exact draws of the law that guidance names.
+
+python benchmarks/guidance.py [--draws 2000]        about five minutes of one core
+
+Three classes, of 3, 2 and 1 normal components, in 2 dimensions, and the same turned into 64 with noise of equal width in the other
+62. Class 0 is asked for. Guidance of scale w is said to sample p_w ~ p(x) p(c | x)^w ~ p(x | c) p(c | x)^(w-1); with a weaker model
+as its other side, p(x | c)^w / p_weak(x | c)^(w-1), here the class with twice the variance. Draws of the first by rejection, of the
+second by resampling. No network is involved: what is off is the method's own doing, not an error of learning; so nothing speaks
+here for what makes methods robust to such errors. Internal guidance is autoguidance whose weaker model is the middle head; perturbed
+attention has no exact counterpart, and is left to its unit tests.
+
+    shift     distance of the means over the target's deviation      width    deviation within components over the target's
+    asked     share whose likeliest class is the asked one           modes    half the sum of |share of component - target's|
+    off       deviation in the 62 other dimensions over the truth    1000 E   energy distances to p_w, and to p(x | c)
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unnoise.control.guidance import bind, guided
+from unnoise.control.rules import Linear, Projected, Rule, ZeroStar
+from unnoise.control.thresholding import thresholded
+from unnoise.core.denoisers import Denoise
+from unnoise.core.oracles import ExactMixture
+from unnoise.core.processes import Gaussian
+from unnoise.core.random import Streams
+from unnoise.core.schedules import RectifiedFlow
+from unnoise.evaluation.two_sample import Energy
+from unnoise.samplers.dpmpp import DPMpp
+from unnoise.samplers.grids import LogSNR
+from unnoise.samplers.loop import sample
+
+CENTRES = torch.tensor([[-0.6, 0.5], [0.1, 0.35], [0.6, -0.5], [0.25, 0.0], [-0.5, -0.4], [0.8, 0.2]], dtype=torch.float64)
+WEIGHTS = torch.tensor([0.2, 0.12, 0.08, 0.2, 0.2, 0.2], dtype=torch.float64)
+ASKED, VARIANCE, BROADER, STEPS = 3, 0.02, 2.0, 64  # the first three components are the asked class
+PROCESS = Gaussian(RectifiedFlow())
+
+
+@dataclass(frozen=True)
+class World:
+    whole: ExactMixture
+    asked: ExactMixture
+    weak: ExactMixture
+    axes: Tensor
+    """(dims, 2): the plane that the centres lie in."""
+
+    @staticmethod
+    def of(dims: int) -> "World":
+        g = torch.Generator().manual_seed(0)
+        axes = torch.linalg.qr(torch.randn(dims, dims, generator=g, dtype=torch.float64))[0][:, :2]
+        axes = torch.eye(2, dtype=torch.float64) if dims == 2 else axes
+        means = CENTRES @ axes.T
+        asked = means[:ASKED], [VARIANCE] * ASKED
+        return World(
+            ExactMixture(PROCESS, WEIGHTS, means, [VARIANCE] * len(means)),
+            ExactMixture(PROCESS, WEIGHTS[:ASKED], *asked),
+            ExactMixture(PROCESS, WEIGHTS[:ASKED], asked[0], [BROADER * VARIANCE] * ASKED),
+            axes,
+        )
+
+    def components(self, x: Tensor) -> Tensor:
+        """p(component | x): (n, 6)."""
+        squared = torch.cdist(x.double(), self.whole.means).square()
+        return (WEIGHTS.log() - squared / (2 * VARIANCE)).softmax(-1)
+
+    def tilted(self, w: float, n: int, seed: int) -> Tensor:
+        """p(x | c) p(c | x)^(w-1), w >= 1, by rejection."""
+        rng = Streams.of(seed, 6 * n)
+        x = self.asked.sample(rng)
+        accepted = x[rng.uniform("accept").double() < self.components(x)[:, :ASKED].sum(1) ** (w - 1)]
+        assert len(accepted) >= n, "rejection kept too few"
+        return accepted[:n]
+
+    def sharpened(self, w: float, n: int, seed: int) -> Tensor:
+        """p(x | c)^w / p_weak(x | c)^(w-1), from a proposal that has its width, n of 20 n by their weights."""
+        width = VARIANCE / (w - (w - 1) / BROADER)
+        near, rng = ExactMixture(PROCESS, WEIGHTS[:ASKED], self.asked.means, [width] * ASKED), Streams.of(seed, 20 * n)
+        x = near.sample(rng)
+        weight = (w * self.asked.log_prob(x) - (w - 1) * self.weak.log_prob(x) - near.log_prob(x)).softmax(0)
+        assert 1 / float(weight.square().sum()) > 4 * n, "the proposal is too far from the target"
+        return x[torch.multinomial(weight, n, generator=torch.Generator().manual_seed(seed))]
+
+
+Method = Callable[[World, float], Denoise]
+
+
+def classes(rule: Rule = Linear(), interval: tuple[float, float] = (0.0, 1.0), rescale: float = 0.0) -> Method:
+    def method(world: World, w: float) -> Denoise:
+        return guided(bind(world.asked, {}), bind(world.whole, {}), w, interval, rescale, rule.start(PROCESS))
+
+    return method
+
+
+def autoguidance(world: World, w: float) -> Denoise:
+    return guided(bind(world.asked, {}), bind(world.weak, {}), w)
+
+
+def threshold(world: World, w: float) -> Denoise:
+    bound = float(world.whole.sample(Streams.of(9, 2000)).abs().flatten().quantile(0.999))
+    return thresholded(classes()(world, w), 0.995, bound)
+
+
+METHODS: dict[str, Method] = {
+    "classifier-free": classes(),
+    "  in times 0.3 - 0.8": classes(interval=(0.3, 0.8)),
+    "  rescale 0.7": classes(rescale=0.7),
+    "  threshold 0.995": threshold,
+    "APG, orthogonal part": classes(Projected()),
+    "APG, momentum -0.5": classes(Projected(1.0, -0.5)),
+    "APG, norm 0.06": classes(Projected(1.0, 0.0, 0.06)),
+    "APG, all three": classes(Projected(0.0, -0.5, 0.06)),
+    "CFG-Zero*": classes(ZeroStar()),
+    "CFG-Zero*, init 0.04": classes(ZeroStar(0.04)),
+}
+SHARPENING: dict[str, Method] = {"autoguidance, internal": autoguidance}
+
+
+def draws(denoise: Denoise, dims: int, n: int) -> Tensor:
+    rng = Streams.of(1, n)
+    x = sample(denoise, PROCESS, PROCESS.prior((dims,), rng), LogSNR().times(STEPS, PROCESS), DPMpp(2), rng)
+    assert isinstance(x, Tensor)
+    return x
+
+
+def line(name: str, world: World, x: Tensor, target: Tensor, plain: Tensor) -> str:
+    """One row of the table: x against the target's and the condition's exact draws."""
+    x, target = x.double(), target.double()
+
+    def shares(of: Tensor) -> Tensor:
+        return world.components(of)[:, :ASKED].argmax(1).bincount(minlength=ASKED) / len(of)
+
+    def within(of: Tensor) -> float:
+        inside = (of - world.whole.means[world.components(of)[:, :ASKED].argmax(1)]) @ world.axes
+        return float(inside.square().mean().sqrt())
+
+    shift = float((x.mean(0) - target.mean(0)).norm() / target.var(0).sum().sqrt())
+    asked = float((world.components(x).argmax(1) < ASKED).double().mean())
+    modes = float((shares(x) - shares(target)).abs().sum() / 2)
+    beside = x - (x @ world.axes) @ world.axes.T
+    off = float(beside.square().sum(1).mean().sqrt()) / math.sqrt(VARIANCE * max(1, x.shape[1] - 2))
+    energy = [1000 * Energy()(x, y.double()) for y in (target, plain)]
+    figures = f"{shift:7.3f} {within(x) / within(target):7.2f} {asked:7.3f} {modes:7.3f}"
+    return f"{name:24}{figures} " + (f"{off:7.2f}" if x.shape[1] > 2 else f"{'':7}") + f" {energy[0]:9.1f} {energy[1]:9.1f}"
+
+
+def table(dims: int, scales: list[float], n: int) -> None:
+    world = World.of(dims)
+    plain = world.asked.sample(Streams.of(20, n))
+    print(f"\n{dims} dimensions, {n} draws, DPM-Solver++ 2M in {STEPS} steps")
+    print(f"{'':24}{'shift':>7} {'width':>7} {'asked':>7} {'modes':>7} {'off':>7} {'E to p_w':>9} {'to p(x|c)':>9}")
+    print(line("w 1: real against real", world, world.asked.sample(Streams.of(21, n)), plain, plain))
+    print(line("w 1: sampled", world, draws(bind(world.asked, {}), dims, n), plain, plain), flush=True)
+    for w in scales:
+        for methods, law in ((METHODS, world.tilted), (SHARPENING, world.sharpened)):
+            target = law(w, n, 22)
+            print(line(f"w {w:g}: real against real", world, law(w, n, 23), target, plain))
+            for name, method in methods.items():
+                print(line(f"  {name}", world, draws(method(world, w), dims, n), target, plain), flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--draws", type=int, default=2000)
+    parser.add_argument("--scales", type=float, nargs="*", default=[1.5, 3.0, 7.0])
+    arguments = parser.parse_args()
+    with torch.no_grad():
+        for dims in (2, 64):
+            table(dims, arguments.scales, arguments.draws)
