@@ -6,8 +6,8 @@ Three classes, of 3, 2 and 1 normal components, in 2 dimensions, and the same tu
 62. Class 0 is asked for. Guidance of scale w is said to sample p_w ~ p(x) p(c | x)^w ~ p(x | c) p(c | x)^(w-1); with a weaker model
 as its other side, p(x | c)^w / p_weak(x | c)^(w-1), here the class with twice the variance. Draws of the first by rejection, of the
 second by resampling. No network is involved: what is off is the method's own doing, not an error of learning; so nothing speaks
-here for what makes methods robust to such errors. Internal guidance is autoguidance whose weaker model is the middle head; perturbed
-attention has no exact counterpart, and is left to its unit tests.
+here for what makes methods robust to such errors. Internal guidance is autoguidance whose weaker model is the middle head;
+perturbed attention has no exact counterpart, and is left to its unit tests.
 
     shift     distance of the means over the target's deviation      width    deviation within components over the target's
     asked     share whose likeliest class is the asked one           modes    half the sum of |share of component - target's|
