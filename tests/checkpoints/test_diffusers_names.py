@@ -4,8 +4,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unnoise.checkpoints.diffusers_names import FLUX_TABLE, SD3_TABLE, SD3_UNUSED, flux_config, sd3_config, translate
+from unnoise.checkpoints.diffusers_names import (
+    FLUX_TABLE,
+    SD3_TABLE,
+    SD3_UNUSED,
+    UNET_TABLE,
+    flux_config,
+    sd3_config,
+    translate,
+    unet_config,
+)
 from unnoise.core.errors import InputError
+from unnoise.networks.embedding import size_features
 from unnoise.networks.layers import patchify, unpatchify
 
 diffusers = pytest.importorskip("diffusers", reason="the networks to compare with are diffusers'")
@@ -75,6 +85,60 @@ def test_flux(guidance: bool) -> None:
         close(ours(x, TIMES, masked | {"vector": vector, "guidance": scale}), expected)
 
 
+def unet(**changed: object) -> nn.Module:
+    sizes = {"in_channels": 4, "out_channels": 4, "block_out_channels": (8, 16, 16), "layers_per_block": 2, "norm_num_groups": 4}
+    down, up = ("CrossAttnDownBlock2D",) * 2 + ("DownBlock2D",), ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 2
+    more = {"down_block_types": down, "up_block_types": up, "cross_attention_dim": 12, "attention_head_dim": 2}
+    return diffusers.UNet2DConditionModel(**{**sizes, **more, **changed})
+
+
+UNETS: dict[str, dict] = {
+    "SD 1": {},
+    "SD 1 for inpainting": {"in_channels": 9},
+    "SD 2": {"attention_head_dim": [1, 2, 4], "use_linear_projection": True},
+    "SDXL": {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": [1, 2, 4],
+        "transformer_layers_per_block": [1, 1, 3],
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 6,
+        "projection_class_embeddings_input_dim": 46,
+    },
+}
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_the_u_net_of_stable_diffusion(name: str) -> None:
+    theirs = randomised(unet(**UNETS[name]))
+    ours = unet_config(theirs.config).build().eval()
+    ours.load_state_dict(translate(theirs.state_dict(), UNET_TABLE, ours.state_dict()))
+    x, tokens, summary = torch.randn(3, theirs.config.in_channels, 8, 12), torch.randn(3, 5, 12), torch.randn(3, 10)
+    sizes = torch.tensor([[512.0, 512, 0, 0, 1024, 1024], [480, 640, 12, 0, 896, 1152], [64, 2048, 0, 700, 1536, 640]])
+    cond = {"vector": torch.cat([summary, size_features(sizes, 6)], 1), "picture": x[:, 4:]}
+    with torch.no_grad():
+        added = {"text_embeds": summary, "time_ids": sizes} if "XL" in name else None
+        expected = theirs(x, TIMES * 1000, tokens, added_cond_kwargs=added).sample
+        close(ours(x[:, :4], TIMES, cond | {"tokens": tokens}), expected)
+        close(ours(x[:, :4].to(memory_format=torch.channels_last), TIMES, cond | {"tokens": tokens}), expected)
+        masked = {"tokens": torch.cat([tokens, tokens], 1), "mask": torch.arange(10).expand(3, 10) < 5}
+        close(ours(x[:, :4], TIMES, cond | masked), expected)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"act_fn": "gelu"}, "act_fn 'gelu'"),
+        ({"addition_embed_type": "image"}, "addition_embed_type 'image'"),
+        ({"up_block_types": ("CrossAttnUpBlock2D",) * 3}, "not those of Stable Diffusion"),
+    ],
+)
+def test_a_u_net_of_another_family_is_refused(changed: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        unet_config({**unet().config, **changed})
+
+
 def test_the_published_sizes() -> None:
     """The published configurations, with nothing allocated: our networks have their parameters, all but the unused."""
     with torch.device("meta"):
@@ -83,7 +147,17 @@ def test_the_published_sizes() -> None:
             pos_embed_max_size=384, dual_attention_layers=tuple(range(13)), qk_norm="rms_norm",
         )  # fmt: skip
         dev = diffusers.FluxTransformer2DModel(guidance_embeds=True)
+        first = diffusers.UNet2DConditionModel(cross_attention_dim=768)
+        xl = diffusers.UNet2DConditionModel(
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), block_out_channels=(320, 640, 1280),
+            transformer_layers_per_block=[1, 2, 10], attention_head_dim=[5, 10, 20], cross_attention_dim=2048,
+            use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        )  # fmt: skip
         for theirs, config, table, unused in (
+            (first, unet_config(first.config), UNET_TABLE, ()),
+            (xl, unet_config(xl.config), UNET_TABLE, ()),
             (medium, sd3_config(medium.config), SD3_TABLE, SD3_UNUSED),
             (dev, flux_config(dev.config), FLUX_TABLE, ()),
         ):

@@ -15,6 +15,7 @@ from torch import Tensor
 from unnoise.core.errors import InputError
 from unnoise.networks.flux import FluxConfig
 from unnoise.networks.sd3 import SD3Config
+from unnoise.networks.sd_unet import SDUNetConfig
 
 Table = Mapping[str, tuple[str, ...]]
 
@@ -76,6 +77,56 @@ FLUX_TABLE: Table = {
     "singles.*.q_norm": ("single_transformer_blocks.*.attn.norm_q",),
     "singles.*.k_norm": ("single_transformer_blocks.*.attn.norm_k",),
     "singles.*.out": ("single_transformer_blocks.*.proj_out",),
+}
+
+_UNET_RESIDUAL = {
+    "norm1": "norm1",
+    "conv1": "conv1",
+    "modulation": "time_emb_proj",
+    "norm2": "norm2",
+    "conv2": "conv2",
+    "skip": "conv_shortcut",
+}
+
+_UNET_TRANSFORMER = {
+    "norm": ("norm",),
+    "enter": ("proj_in",),
+    "leave": ("proj_out",),
+    "blocks.*.norm1": ("transformer_blocks.*.norm1",),
+    "blocks.*.attention.q": ("transformer_blocks.*.attn1.to_q",),
+    "blocks.*.attention.kv": ("transformer_blocks.*.attn1.to_k", "transformer_blocks.*.attn1.to_v"),
+    "blocks.*.attention.out": ("transformer_blocks.*.attn1.to_out.0",),
+    "blocks.*.norm2": ("transformer_blocks.*.norm2",),
+    "blocks.*.words.q": ("transformer_blocks.*.attn2.to_q",),
+    "blocks.*.words.kv": ("transformer_blocks.*.attn2.to_k", "transformer_blocks.*.attn2.to_v"),
+    "blocks.*.words.out": ("transformer_blocks.*.attn2.to_out.0",),
+    "blocks.*.norm3": ("transformer_blocks.*.norm3",),
+    "blocks.*.hidden": ("transformer_blocks.*.ff.net.0.proj",),
+    "blocks.*.out": ("transformer_blocks.*.ff.net.2",),
+}
+
+_UNET_PLACES = {"down.*": "down_blocks.*", "middle": "mid_block", "up.*": "up_blocks.*"}
+
+UNET_TABLE: Table = {
+    "embedding.noise.hidden": ("time_embedding.linear_1",),
+    "embedding.noise.out": ("time_embedding.linear_2",),
+    "embedding.vector.hidden": ("add_embedding.linear_1",),
+    "embedding.vector.out": ("add_embedding.linear_2",),
+    "first": ("conv_in",),
+    "norm": ("conv_norm_out",),
+    "last": ("conv_out",),
+    "down.*.resample": ("down_blocks.*.downsamplers.0.conv",),
+    "up.*.resample.conv": ("up_blocks.*.upsamplers.0.conv",),
+    **{
+        f"{ours}.residuals.*.{a}": (f"{theirs}.resnets.*.{b}",)
+        for ours, theirs in _UNET_PLACES.items()
+        for a, b in _UNET_RESIDUAL.items()
+    },
+    **{
+        f"{ours}.transformers.*.{a}": tuple(f"{theirs}.attentions.*.{b}" for b in several)
+        for ours, theirs in _UNET_PLACES.items()
+        for a, several in _UNET_TRANSFORMER.items()
+    },
 }
 
 
@@ -164,3 +215,55 @@ def flux_config(theirs: Mapping[str, Any]) -> FluxConfig:
         guidance=theirs.get("guidance_embeds", False),
         picture_channels=(theirs["in_channels"] - out) // 4,
     )
+
+
+_UNET_FIXED: Mapping[str, Any] = {
+    "act_fn": "silu",
+    "attention_type": "default",
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "downsample_padding": 1,
+    "dual_cross_attention": False,
+    "encoder_hid_dim": None,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "norm_eps": 1e-5,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "resnet_time_scale_shift": "default",
+    "reverse_transformer_layers_per_block": None,
+    "time_cond_proj_dim": None,
+    "time_embedding_type": "positional",
+}
+"""What a UNet2DConditionModel must have to be one of Stable Diffusion's."""
+
+
+def unet_config(theirs: Mapping[str, Any]) -> SDUNetConfig:
+    """From the config.json of a UNet2DConditionModel of the Stable Diffusion family. InputError for one of another."""
+    for name, wanted in _UNET_FIXED.items():
+        if theirs.get(name, wanted) != wanted:
+            raise InputError(f"{name} {theirs[name]!r}: a U-Net of Stable Diffusion has {wanted!r} there")
+    if theirs.get("addition_embed_type") not in (None, "text_time"):
+        raise InputError(f"addition_embed_type {theirs['addition_embed_type']!r}: Stable Diffusion has 'text_time' or none")
+    widths, kinds = tuple(theirs["block_out_channels"]), tuple(theirs["down_block_types"])
+    mirrored = tuple(kind.replace("Up", "Down") for kind in reversed(theirs["up_block_types"]))
+    if mirrored != kinds or not set(kinds) <= {"CrossAttnDownBlock2D", "DownBlock2D"}:
+        raise InputError(f"blocks {kinds} down and {tuple(theirs['up_block_types'])} up are not those of Stable Diffusion")
+    depths = _per_level(theirs.get("transformer_layers_per_block", 1), len(widths))
+    return SDUNetConfig(
+        channels=theirs["out_channels"],
+        widths=widths,
+        blocks=theirs["layers_per_block"],
+        depths=tuple(d if kind == "CrossAttnDownBlock2D" else 0 for d, kind in zip(depths, kinds)),
+        middle=depths[-1],
+        heads=_per_level(theirs["attention_head_dim"], len(widths)),  # named wrongly there: it is the number of heads
+        vector_dim=theirs["projection_class_embeddings_input_dim"] if theirs.get("addition_embed_type") else 0,
+        token_dim=theirs["cross_attention_dim"],
+        groups=theirs["norm_num_groups"],
+        picture_channels=theirs["in_channels"] - theirs["out_channels"],
+    )
+
+
+def _per_level(value: int | list[int] | tuple[int, ...], levels: int) -> tuple[int, ...]:
+    return (value,) * levels if isinstance(value, int) else tuple(value)

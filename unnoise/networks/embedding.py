@@ -159,6 +159,37 @@ class NoiseEmbedding(nn.Module):
         return emb
 
 
+class TwoLayers(nn.Module):
+    """W2 nn.functional.silu(W1 x)."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(c_in, c_out), nn.Linear(c_out, c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(nn.functional.silu(self.hidden(x.to(self.hidden.weight.dtype))))
+
+
+class EmbeddingSum(nn.Module):
+    """The sum of what two layers make of the noise level, of the summary `vector` and, if asked for, of a guidance scale."""
+
+    def __init__(self, features: NoiseFeatures, c_features: int, width: int, vector_dim: int, guidance: bool = False) -> None:
+        super().__init__()
+        self.features, self.vector_dim = features.build(c_features), vector_dim
+        self.noise = TwoLayers(c_features, width)
+        self.vector = TwoLayers(vector_dim, width) if vector_dim else None
+        self.guidance = TwoLayers(c_features, width) if guidance else None
+
+    def forward(self, noise_level: Tensor, vector: Tensor | None, guidance: Tensor | None = None) -> Tensor:
+        """noise_level (B,); vector (B, vector_dim), zeros where absent; guidance (B,), 1 where absent -> (B, width)."""
+        emb = self.noise(self.features(noise_level))
+        if self.vector is not None:
+            emb = emb + self.vector(emb.new_zeros(len(emb), self.vector_dim) if vector is None else vector)
+        if self.guidance is not None:
+            emb = emb + self.guidance(self.features(torch.ones_like(noise_level) if guidance is None else guidance))
+        return emb
+
+
 def centred_grid(height: int, width: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """y and x of every patch, row by row, from the centre of the picture, in patches: two of (height * width,)."""
     y = torch.arange(height, device=device, dtype=torch.float32) - (height - 1) / 2

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from unnoise.networks.embedding import NoiseFeatures, Timesteps, rotary_axes
+from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, rotary_axes
 from unnoise.networks.layers import beside, pad_to_multiple, patchify, run, unpatchify, zeroed
-from unnoise.networks.mmdit import Embedding, JointBlock, SingleBlock, modulated
+from unnoise.networks.mmdit import JointBlock, SingleBlock, modulated
 from unnoise.networks.sd3 import words_and_mask
 
 
@@ -53,7 +53,7 @@ class Flux(nn.Module):
         self.config, self.checkpointing = config, False
         width, area = config.width, config.patch**2
         self.patches = nn.Linear((config.channels + config.picture_channels) * area, width)
-        self.embedding = Embedding(config.features, 256, width, config.vector_dim, config.guidance)
+        self.embedding = EmbeddingSum(config.features, 256, width, config.vector_dim, config.guidance)
         self.tokens = nn.Linear(config.token_dim, width)
         self.blocks = nn.ModuleList(JointBlock(width, config.heads, norm_qk=True) for _ in range(config.joint))
         self.singles = nn.ModuleList(SingleBlock(width, config.heads) for _ in range(config.single))

@@ -13,45 +13,14 @@ Queries and keys may be RMS-normalised a head (SD3.5, FLUX) and turned by rotary
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm, silu
+from torch.nn.functional import gelu, layer_norm
 
 from unnoise.networks.attention import attend
-from unnoise.networks.embedding import NoiseFeatures, rotate_neighbours
+from unnoise.networks.embedding import rotate_neighbours
 from unnoise.networks.layers import RMSNorm, zeroed
 
 Heads = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values, each (B, heads, N, D)."""
-
-
-class TwoLayers(nn.Module):
-    """W2 silu(W1 x)."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        self.hidden, self.out = nn.Linear(c_in, c_out), nn.Linear(c_out, c_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(silu(self.hidden(x.to(self.hidden.weight.dtype))))
-
-
-class Embedding(nn.Module):
-    """The sum of what two layers make of the noise level, of the summary `vector` and, if asked for, of a guidance scale."""
-
-    def __init__(self, features: NoiseFeatures, c_features: int, width: int, vector_dim: int, guidance: bool = False) -> None:
-        super().__init__()
-        self.features, self.vector_dim = features.build(c_features), vector_dim
-        self.noise = TwoLayers(c_features, width)
-        self.vector = TwoLayers(vector_dim, width) if vector_dim else None
-        self.guidance = TwoLayers(c_features, width) if guidance else None
-
-    def forward(self, noise_level: Tensor, vector: Tensor | None, guidance: Tensor | None = None) -> Tensor:
-        """noise_level (B,); vector (B, vector_dim), zeros where absent; guidance (B,), 1 where absent -> (B, width)."""
-        emb = self.noise(self.features(noise_level))
-        if self.vector is not None:
-            emb = emb + self.vector(emb.new_zeros(len(emb), self.vector_dim) if vector is None else vector)
-        if self.guidance is not None:
-            emb = emb + self.guidance(self.features(torch.ones_like(noise_level) if guidance is None else guidance))
-        return emb
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from unnoise.networks.embedding import NoiseFeatures, Timesteps, number_features
+from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, number_features
 from unnoise.networks.layers import beside, context_of, pad_to_multiple, run, unpatchify, zeroed
-from unnoise.networks.mmdit import Embedding, JointBlock, LastJointBlock, modulated
+from unnoise.networks.mmdit import JointBlock, LastJointBlock, modulated
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class SD3(nn.Module):
         c_in, width, p = config.channels + config.picture_channels, config.width, config.patch
         self.patches = nn.Conv2d(c_in, width, p, stride=p)
         self.register_buffer("positions", positions(config.positions, config.unit, width))
-        self.embedding = Embedding(config.features, 256, width, config.vector_dim)
+        self.embedding = EmbeddingSum(config.features, 256, width, config.vector_dim)
         self.tokens = nn.Linear(config.token_dim, width)
         kinds = [JointBlock] * (config.depth - 1) + [LastJointBlock]
         self.blocks = nn.ModuleList(kind(width, config.heads, config.norm_qk, i in config.dual) for i, kind in enumerate(kinds))

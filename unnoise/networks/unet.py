@@ -63,16 +63,16 @@ def ddpm_cifar10() -> UNetConfig:
 
 
 class ResidualBlock(nn.Module):
-    def __init__(self, c_in: int, c_out: int, c_emb: int, config: UNetConfig) -> None:
+    def __init__(self, c_in: int, c_out: int, c_emb: int, groups: int, dropout: float, scale_shift: bool) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(config.groups, c_in)
+        self.norm1 = GroupNorm(groups, c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.modulation = nn.Linear(c_emb, 2 * c_out if config.scale_shift else c_out)
-        self.norm2 = GroupNorm(config.groups, c_out)
-        self.dropout = nn.Dropout(config.dropout)
+        self.modulation = nn.Linear(c_emb, 2 * c_out if scale_shift else c_out)
+        self.norm2 = GroupNorm(groups, c_out)
+        self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        self.scale_shift = config.scale_shift
+        self.scale_shift = scale_shift
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv1(silu(self.norm1(x)))
@@ -126,7 +126,7 @@ class Block(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, config: UNetConfig, attention: bool, words: bool) -> None:
         super().__init__()
-        self.residual = ResidualBlock(c_in, c_out, 4 * config.width, config)
+        self.residual = ResidualBlock(c_in, c_out, 4 * config.width, config.groups, config.dropout, config.scale_shift)
         self.attention = SelfAttention(c_out, config.head_dim, config.groups) if attention else None
         self.words = CrossAttention(c_out, config.head_dim, config.groups, config.token_dim) if words and config.token_dim else None
 
