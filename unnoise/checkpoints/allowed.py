@@ -10,7 +10,7 @@ from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.latents import LatentsConfig
 from unnoise.modalities.table import columns
 from unnoise.modalities.table.codec import TableCodecConfig
-from unnoise.networks import autoencoder, bottlenecks, embedding, flux, mp_unet, sd3, table, text, transformer, unet
+from unnoise.networks import autoencoder, bottlenecks, embedding, flux, mp_unet, sd3, sd_unet, table, text, transformer, unet
 
 ALLOWED = allow(
     # core
@@ -22,6 +22,7 @@ ALLOWED = allow(
     # networks
     embedding.Sinusoidal, embedding.Fourier, embedding.Learned, embedding.Timesteps,
     unet.UNetConfig, mp_unet.MPUNetConfig, transformer.DiffusionTransformerConfig, sd3.SD3Config, flux.FluxConfig,
+    sd_unet.SDUNetConfig,
     table.TableNetworkConfig, table.TableTransformerConfig,
     text.TextEncoderConfig,
     # guidance
