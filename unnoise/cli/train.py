@@ -54,8 +54,7 @@ def run(argv: list[str]) -> None:
     start(planned, out)
     if not first_process():
         return
-    prompt = "".join(f'"{p}" ' for p in planned.run.preview.prompts[:1])
-    print(f"the model is in {out / 'model'}; draw with: unnoise sample {out} {prompt}-n 16 --out samples")
+    print(f"the model is in {out / 'model'}; {planned.run.afterwards(out)}")
 
 
 def _help(argv: list[str]) -> None:

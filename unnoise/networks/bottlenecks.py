@@ -3,8 +3,9 @@
     KL               q(z | x) = N(mean, std^2), z by reparametrisation; loss KL(q || N(0, 1)) in nats
                      (Kingma & Welling 2013, 1312.6114, appendix B; as a light touch on latents: Rombach et al. 2022, 2112.10752)
     codebook         z = the nearest of K vectors, the gradient passing straight through; loss |sg z - e|^2 + beta |z - sg e|^2
-                     (van den Oord et al. 2017, 1711.00937, eq. 3). The vectors are a frozen random table under one learned
-                     matrix, e_k = W r_k, so every step moves all of them and none can die (SimVQ, Zhu et al. 2024, 2411.02038)
+                     (van den Oord et al. 2017, 1711.00937, eq. 3). So that no vector dies, e_k = W r_k + b is a frozen normal
+                     table under one learned map, and every step moves all (SimVQ, Zhu et al. 2024, 2411.02038); and what is looked
+                     up is batch-normalised, so that it lies where the table does (Łańcucki et al. 2020, 2005.08520)
     finite scalars   every number rounded to a few levels: no loss, no table (Mentzer et al. 2023, 2309.15505; see `vq`)
 A code is (B, C, h, w); the encoder ends in `inputs` channels, the decoder begins with `channels`.
 """
@@ -130,13 +131,15 @@ class Codebook(Bottleneck):
         super().__init__()
         self.config = config
         self.inputs = self.channels = config.channels
+        self.normalise = nn.BatchNorm2d(config.channels, affine=False)
         self.register_buffer("random", torch.randn(config.codes, config.channels))
-        self.matrix = nn.Linear(config.channels, config.channels, bias=False)
-        nn.init.eye_(self.matrix.weight)
+        self.affine = nn.Linear(config.channels, config.channels)
+        nn.init.eye_(self.affine.weight)
+        nn.init.zeros_(self.affine.bias)
 
     def vectors(self) -> Tensor:
         """(codes, channels)"""
-        return self.matrix(self.random.to(self.matrix.weight.dtype))
+        return self.affine(self.random.to(self.affine.weight.dtype))
 
     def symbols(self, z: Tensor) -> Tensor:
         """The number of the nearest vector, (B, h, w) int64."""
@@ -149,7 +152,7 @@ class Codebook(Bottleneck):
             return torch.cat(nearest).view(z.shape[0], *z.shape[2:])
 
     def forward(self, h: Tensor, noise: Tensor) -> Code:
-        h = h.to(wide(h))
+        h = self.normalise(h.to(wide(h)))
         symbols = self.symbols(h)
         e = self.vectors().to(h.dtype)[symbols].movedim(-1, 1)
         pull = (h.detach() - e).square() + self.config.commitment * (h - e.detach()).square()
@@ -158,7 +161,7 @@ class Codebook(Bottleneck):
         return Code(h + (e - h).detach(), pull.flatten(1).mean(1), {"perplexity": perplexity})
 
     def latent(self, h: Tensor) -> Tensor:
-        return self.snapped(h)
+        return self.snapped(self.normalise(h.to(wide(h))))
 
     def snapped(self, z: Tensor) -> Tensor:
         return self.vectors()[self.symbols(z)].movedim(-1, 1).to(wide(z))

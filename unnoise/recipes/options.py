@@ -1,6 +1,7 @@
 """The short options of `unnoise train`; each overrides one choice of a recipe. None leaves it to the recipe."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from unnoise.training.config import AdamWConfig, MuonConfig
 
@@ -27,10 +28,16 @@ class Options:
     """Keep the transparency of pictures, instead of laying them over the background."""
     flip: bool = False
     """Mirror half of the pictures at random; wrong for letters, digits and faces of clocks."""
+    recaption: bool = False
+    """Make several captions of different lengths for each picture, of the name, keywords, group and style that the set gives it."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """How often pictures of a group are drawn, against the others: flags 0.25 variants 0.5. Variants are those with skin tones."""
     muon: bool = False
     """Train the weight matrices with Muon, the rest with AdamW."""
     transport: bool = False
     """For pictures: pair noise and pictures within each batch by optimal transport (needs scipy)."""
+    compression: int | None = None
+    """For autoencoders: pixels along a side for one code, a power of two; the recipe aims at 8 x 8 codes."""
     condition: str | None = None
     """For tables: the column of categories whose values become prompts."""
 

@@ -55,6 +55,11 @@ class AnyRun(ABC):
     def fit(self, opened: Opened, out: Path, resume: bool) -> Any:
         """Train in the folder `out`, or go on there; returns what was trained, which also lies in out/model. Raises Interrupted."""
 
+    def afterwards(self, out: Path) -> str:
+        """What may be typed once it is done."""
+        prompt = "".join(f'"{p}" ' for p in self.preview.prompts[:1])
+        return f"draw with: unnoise sample {out} {prompt}-n 16 --out samples"
+
     def averaged(self, out: Path, width: float) -> DiffusionModel:
         """The model of the run in `out` with averaged weights of any relative width. InputError if it has none."""
         raise InputError(f"{out}: this run trains no diffusion model; averages of other widths can be rebuilt of those alone")

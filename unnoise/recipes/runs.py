@@ -7,16 +7,20 @@ from unnoise.checkpoints.config import allow, decode, encode
 from unnoise.checkpoints.folder import VERSION, read_json
 from unnoise.core import bound, coupling, losses, objectives, times, weights
 from unnoise.core.errors import InputError
+from unnoise.evaluation.retrieval import RETRIEVAL_CLASSES
 from unnoise.modalities.image.data import PictureOptions
+from unnoise.modalities.image.recaption import Recaption
 from unnoise.model import MODEL_CLASSES
+from unnoise.recipes.autoencoder import AutoencoderRun, ReconstructionLosses
+from unnoise.recipes.retrieval import RetrievalRun
 from unnoise.recipes.run import AnyRun, Preview, Run
 from unnoise.recipes.sources import PictureSource, TableSource
 from unnoise.training import config as training
 from unnoise.training.files import atomically
 
 RUN_FILE = "run.json"
-RUN_CLASSES = allow(
-    Run, Preview, PictureSource, PictureOptions, TableSource,
+RUN_CLASSES = RETRIEVAL_CLASSES | allow(
+    Run, AutoencoderRun, ReconstructionLosses, RetrievalRun, Preview, PictureSource, PictureOptions, Recaption, TableSource,
     training.TrainConfig, training.AdamWConfig, training.MuonConfig, training.Constant, training.CosineDecay,
     training.InverseSqrtDecay, training.LinearDecay, training.GuardConfig,
     objectives.Denoising, objectives.DenoisingTwice, objectives.SlicedScoreMatching, bound.VariationalBound, bound.Levels,

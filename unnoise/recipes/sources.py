@@ -115,9 +115,13 @@ class OpenPictures(Opened):
     def skipped(self) -> list[str]:
         return [str(s) for s in self.pictures.skipped]
 
-    def training(self, codec: Codec, conditioner: Conditioner) -> DataSet:
+    def kept(self) -> PictureData:
+        """What is trained on: all pictures, or those that are not held out."""
         share = self.pictures.options.held_out
-        return (self.pictures.split(share)[0] if share > 0 else self.pictures).training(codec, conditioner)
+        return self.pictures.split(share)[0] if share > 0 else self.pictures
+
+    def training(self, codec: Codec, conditioner: Conditioner) -> DataSet:
+        return self.kept().training(codec, conditioner)
 
     def preview(self, samples: Samples, path: Path) -> None:
         told = [p or "" for p in samples.prompts]

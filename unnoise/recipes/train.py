@@ -11,12 +11,15 @@ import numpy as np
 
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.data import InMemory, PictureData, PictureOptions
+from unnoise.modalities.image.recaption import Recaption
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.modalities.table.columns import Categorical, Table
 from unnoise.modalities.table.data import TableData
 from unnoise.model import DiffusionModel
+from unnoise.recipes.autoencoder import autoencoder, autoencoder_fsq, autoencoder_vq
 from unnoise.recipes.options import Options
 from unnoise.recipes.pictures import ddpm, edm, edm2, pictures, unet
+from unnoise.recipes.retrieval import retrieval
 from unnoise.recipes.run import AnyRun, Run, first_process
 from unnoise.recipes.runs import RUN_FILE, load_run, save_run
 from unnoise.recipes.sources import Opened, OpenPictures, OpenTable, PictureSource, TableSource, source_of
@@ -29,6 +32,10 @@ RECIPES: Mapping[str, Callable[[Any, Any, Options], AnyRun]] = {
     "ddpm": ddpm,
     "edm": edm,
     "edm2": edm2,
+    "retrieval": retrieval,
+    "autoencoder": autoencoder,
+    "autoencoder-vq": autoencoder_vq,
+    "autoencoder-fsq": autoencoder_fsq,
     "tables": tables,
 }
 
@@ -52,7 +59,14 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
             raise InputError(f"--{name} {value}: must be at least 1")
     source = source_of(
         data,
-        PictureOptions(size=options.size, background=options.background, alpha=options.alpha, flip=options.flip),
+        PictureOptions(
+            size=options.size,
+            background=options.background,
+            alpha=options.alpha,
+            flip=options.flip,
+            recaption=Recaption() if options.recaption else None,
+            weights=options.weights,
+        ),
         options.condition,
     )
     is_picture = isinstance(source, PictureSource)
@@ -86,8 +100,8 @@ def example_run(recipe: str | None) -> AnyRun:
             Options(),
         )
     pixels = InMemory(np.random.default_rng(0).integers(0, 256, (1000, 32, 32, 3), dtype=np.uint8))
-    names, captions = tuple(map(str, range(1000))), (("a caption",),) * 1000
-    classes = ("a caption",) if name == "edm2" else None  # it is told nothing else
+    names, captions = tuple(map(str, range(1000))), (("a caption",), ("another one",)) * 500
+    classes = ("a caption", "another one") if name == "edm2" else None  # it is told nothing else
     data = PictureData(pixels, 32, 32, 3, names, captions, classes, (), ())
     return RECIPES[name](OpenPictures(data), PictureSource("pictures"), Options())
 

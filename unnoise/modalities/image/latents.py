@@ -45,7 +45,7 @@ class LatentsConfig:
         PixelsConfig(self.height, self.width, self.channels)  # refuses sizes that are none
         if self.autoencoder.channels != self.channels:
             raise InputError(
-                f"an autoencoder of {self.autoencoder.channels} channels does not fit pictures of {self.channels}: train one on those"
+                f"an autoencoder of {self.autoencoder.channels} channels does not fit pictures of {self.channels}: train another"
             )
 
     @property

@@ -40,7 +40,7 @@ class Tiling:
 
 
 def tiled(f: Callable[[Tensor], Tensor], x: Tensor, how: Tiling, scale: Fraction = Fraction(1)) -> Tensor:
-    """f over x (B, C, H, W), H and W multiples of the grain, where f makes sides `scale` times as long: (B, C', H scale, W scale)."""
+    """f over x (B, C, H, W), sides multiples of the grain, where f makes them `scale` times as long: (B, C', H scale, W scale)."""
     height, width = x.shape[-2:]
     if height <= how.side and width <= how.side:
         return f(x)
