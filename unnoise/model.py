@@ -264,7 +264,7 @@ class DiffusionModel:
         denoiser = self._sharp(how.inner, exact)
         with _precision(device, bf16 and not exact):
             kept = self.conditioner.kept(given) if isinstance(self.conditioner, Following) else {}
-            cond, away = self._told(prompts, given), self._told([negative] * len(prompts), kept)
+            cond, away = self._told(prompts, given, rng), self._told([negative] * len(prompts), kept, rng)
             told = any(p is not None for p in prompts) or len(kept) < len(given)
             scale = how.guidance if told else 1.0  # told nothing: there is nothing to exaggerate
             combine = how.rule.start(self.config.process)
@@ -272,8 +272,8 @@ class DiffusionModel:
                 denoise = classifier_free(denoiser, cond, away, scale, how.interval, how.rescale, combine)
             else:
                 weak, theirs = weaker.model._sharp(None, exact), weaker.model.to(device)._told
-                towards = guided(bind(denoiser, cond), bind(weak, theirs(prompts, given)), weaker.scale)
-                back = guided(bind(denoiser, away), bind(weak, theirs([negative] * len(prompts), kept)), weaker.scale)
+                towards = guided(bind(denoiser, cond), bind(weak, theirs(prompts, given, rng)), weaker.scale)
+                back = guided(bind(denoiser, away), bind(weak, theirs([negative] * len(prompts), kept, rng)), weaker.scale)
                 denoise = guided(towards, back, scale, how.interval, how.rescale, combine)
             if how.threshold is not None and self.codec.bound is not None:
                 denoise = thresholded(denoise, how.threshold, self.codec.bound)
@@ -297,9 +297,9 @@ class DiffusionModel:
             )
         other.parts.eval()
 
-    def _told(self, prompts: Sequence[str | None], given: Cond) -> Cond:
+    def _told(self, prompts: Sequence[str | None], given: Cond, rng: Streams) -> Cond:
         """What the network is told, on its device."""
-        prepared = {**self.conditioner.prepare(prompts), **given}
+        prepared = {**self.conditioner.prepare_for(prompts, rng.scoped("told")), **given}
         return self.conditioner({k: v.to(self.device) for k, v in prepared.items()})
 
 

@@ -47,6 +47,10 @@ class Conditioner(nn.Module, ABC):
         Raises InputError for a prompt that the model cannot understand.
         """
 
+    def prepare_for(self, raw: Sequence[str | None], rng: Streams) -> Cond:
+        """`prepare` for samples with these streams: for a conditioner that leaves something of a prompt to chance, as a layout."""
+        return self.prepare(raw)
+
     @abstractmethod
     def forward(self, prepared: Cond) -> Cond:
         """Prepared tensors -> what the network is told (`vector`, `tokens`, `mask`)."""
