@@ -4,6 +4,7 @@ import torch
 from unnoise.core.codec import Conditioner
 from unnoise.core.errors import InputError
 from unnoise.modalities.conditioning import Labels, LabelsConfig, Text, TextConfig, normalised
+from unnoise.modalities.words.syntax import read
 from unnoise.networks.text import TextEncoderConfig
 
 NAMES = ("T-shirt/top", "Ankle boot", "7", "zero", "Zero")
@@ -141,3 +142,24 @@ def test_the_text_encoder_learns_from_what_it_is_told() -> None:
     assert (cond["vector"][0] - cond["vector"][1]).abs().max() > 1e-3
     cond["vector"].square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in (model.encoder.byte.weight, model.encoder.vector.weight))
+
+
+def test_weights_scale_the_tokens_of_their_words() -> None:
+    """Spans and one text are spelled alike; a token is multiplied by its weight, and the vector made of the scaled tokens."""
+    torch.manual_seed(0)
+    model = text().eval()
+    plain = model.prepare(["A red  apple"])
+    weighted = model.prepare_said([read("A (red:1.5)  apple").at(0, 1)])
+    assert torch.equal(weighted["ids"], plain["ids"])
+    one, more = model(plain), model(weighted)
+    n = int(one["mask"].sum())
+    assert n == 4  # a, red, apple and the end
+    factors = torch.tensor([1.0, 1.5, 1.0, 1.0])[:, None]
+    torch.testing.assert_close(more["tokens"][0, :n], one["tokens"][0, :n] * factors)
+    torch.testing.assert_close(more["vector"], model.encoder.vector(more["tokens"].sum(1) / n))
+    glued = model.prepare_said([read("(r:1.2)ed BREAK (apple:1)").at(0, 1)])
+    assert torch.equal(glued["ids"], model.prepare(["red apple"])["ids"])
+    assert glued["weights"][0, :9].tolist() == pytest.approx([1.2] + [1.0] * 8)
+    for empty in ("()", " ( ) "):
+        with pytest.raises(InputError, match="the prompt is empty"):
+            model.prepare_said([read(empty).at(0, 1)])

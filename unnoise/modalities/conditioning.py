@@ -11,6 +11,8 @@ import torch
 from unnoise.core.codec import Conditioner
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond
+from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
+from unnoise.modalities.words.syntax import Said, Span
 from unnoise.networks.text import LabelEmbedding, TextEncoderConfig, count_pieces, encode_bytes
 
 _SHORTEST = 64  # bytes that can be read where all training captions are shorter
@@ -72,7 +74,7 @@ class Labels(Conditioner):
 
 
 @dataclass(frozen=True)
-class TextConfig:
+class TextConfig(EmphaticConfig):
     """Free text for `encoder`, at most encoder.length - 1 bytes of it (UTF-8).
 
     alphabet: every character of the training captions, normalised; a prompt with another is refused, for the model has no idea
@@ -101,7 +103,7 @@ class TextConfig:
         return Text(self)
 
 
-class Text(Conditioner):
+class Text(Emphatic):
     """cond: tokens (B, L, token_dim), mask (B, L), vector (B, vector_dim), from an encoder that is trained along."""
 
     def __init__(self, config: TextConfig) -> None:
@@ -109,29 +111,51 @@ class Text(Conditioner):
         self.config = config
         self.encoder = config.encoder.build()
 
-    def prepare(self, raw: Sequence[str | None]) -> Cond:
-        """-> ids (B, L) int64, the end marked, padded to the window. InputError for a prompt that cannot be understood."""
-        length = self.config.encoder.length
-        ids = [encode_bytes(None if p is None else self._known(p), length) for p in raw]
-        return {"ids": torch.stack(ids) if ids else torch.zeros(0, length, dtype=torch.int64)}
+    def prepare_said(self, said: Sequence[Said | None]) -> Cond:
+        """-> ids (B, L) int64, the end marked, padded to the window; and where a word has a weight, weights (B, L) of the bytes.
 
-    def _known(self, prompt: str) -> str:
-        text = normalised(prompt)
+        InputError for a prompt that cannot be understood.
+        """
+        length = self.config.encoder.length
+        spans = [[] if s is None else self._known(s) for s in said]
+        texts = [None if s is None else "".join(text for text, _ in some) for s, some in zip(said, spans)]
+        ids = [encode_bytes(text, length) for text in texts]
+        prepared = {"ids": torch.stack(ids) if ids else torch.zeros(0, length, dtype=torch.int64)}
+        if any(weight != 1 for some in spans for _, weight in some):
+            prepared["weights"] = torch.ones(len(said), length)
+            for row, some in zip(prepared["weights"], spans):
+                told = torch.tensor([weight for text, weight in some for _ in text.encode()])
+                row[: len(told)] = told
+        return prepared
+
+    def _known(self, said: Said) -> list[Span]:
+        """The spans in normal spelling, as one text has it. A BREAK is a space: there is one window."""
+        spans: list[Span] = []
+        gap = False
+        for text, weight in (span for chunk in said.chunks for span in (*chunk, (" ", 1.0))):
+            words = normalised(text)
+            gap = gap or text[:1].isspace()
+            if words:
+                spans.append((" " + words if gap and spans else words, weight))
+                gap = text[-1:].isspace()
+        self._check("".join(text for text, _ in spans))
+        return spans
+
+    def _check(self, text: str) -> None:
         if not text:
             raise InputError(f"the prompt is empty; leave it out for samples of anything{self._example()}")
         size, limit = len(text.encode()), self.config.encoder.length - 1  # one for the end
         if size > limit:
-            raise InputError(f"the prompt {_quoted(prompt)} is {size:,} bytes long; this model reads at most {limit}: shorten it")
+            raise InputError(f"the prompt {_quoted(text)} is {size:,} bytes long; this model reads at most {limit}: shorten it")
         if unknown := "".join(dict.fromkeys(c for c in text if c not in self.config.alphabet)):
             what = f"{_quoted(unknown)}, which no training caption has{self._example()}"
-            raise InputError(f"the prompt {_quoted(prompt)} has {what}")
-        return text
+            raise InputError(f"the prompt {_quoted(text)} has {what}")
 
     def _example(self) -> str:
         return f"; give one such as {self.config.examples[0]!r}" if self.config.examples else ""
 
     def forward(self, prepared: Cond) -> Cond:
-        return self.encoder(prepared["ids"])
+        return self.encoder(prepared["ids"], prepared.get("weights"))
 
 
 def normalised(text: str) -> str:

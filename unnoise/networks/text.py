@@ -117,7 +117,8 @@ class TextEncoder(nn.Module):
         self.blocks = nn.ModuleList(TextBlock(config) for _ in range(config.depth))
         self.norm, self.vector = RMSNorm(width), nn.Linear(width, width)
 
-    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+    def forward(self, ids: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """weights (B, L), of the bytes: a token, and its share of the vector, is multiplied by the mean over its own."""
         pieces = min(self.config.pieces, ids.shape[1])
         piece, place, counts = cut(ids)
         piece = piece.clamp(max=pieces - 1)
@@ -138,4 +139,7 @@ class TextEncoder(nn.Module):
         for block in self.blocks:
             x = block(x, mask)
         x = self.norm(x).masked_fill(~mask[..., None], 0)
+        if weights is not None:
+            of_piece = torch.where(belongs.any(-1, keepdim=True), share @ weights.to(x.dtype)[..., None], 1)
+            x = x * of_piece
         return {"tokens": x, "mask": mask, "vector": self.vector(x.sum(1) / mask.sum(1, keepdim=True))}
