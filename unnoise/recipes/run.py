@@ -60,7 +60,7 @@ class AnyRun(ABC):
         prompt = "".join(f'"{p}" ' for p in self.preview.prompts[:1])
         return f"draw with: unnoise sample {out} {prompt}-n 16 --out samples"
 
-    def averaged(self, out: Path, width: float) -> DiffusionModel:
+    def averaged(self, out: Path, width: float, step: int | None = None) -> DiffusionModel:
         """The model of the run in `out` with averaged weights of any relative width. InputError if it has none."""
         raise InputError(f"{out}: this run trains no diffusion model; averages of other widths can be rebuilt of those alone")
 
@@ -82,8 +82,8 @@ class Run(AnyRun):
     def fit(self, opened: Opened, out: Path, resume: bool) -> DiffusionModel:
         return fit_denoiser(self, self.model.build, lambda m: opened.training(m.codec, m.conditioner), opened, out, resume)
 
-    def averaged(self, out: Path, width: float) -> DiffusionModel:
-        return averaged_denoiser(self, self.model.build, out, width)
+    def averaged(self, out: Path, width: float, step: int | None = None) -> DiffusionModel:
+        return averaged_denoiser(self, self.model.build, out, width, step)
 
     def task(self, build: Callable[[], DiffusionModel]) -> tuple[DiffusionModel, DenoisingTask]:
         """A model with its first weights, and the task that trains it."""
@@ -120,9 +120,11 @@ def fit_denoiser(
     return load(out / "model")
 
 
-def averaged_denoiser(run: Run, build: Callable[[], DiffusionModel], out: Path, width: float) -> DiffusionModel:
+def averaged_denoiser(
+    run: Run, build: Callable[[], DiffusionModel], out: Path, width: float, step: int | None = None
+) -> DiffusionModel:
     model, task = run.task(build)
-    task.weights_for(model, reconstruct(out, width))
+    task.weights_for(model, reconstruct(out, width, step))
     return model
 
 
