@@ -109,6 +109,14 @@ KINDS: Mapping[Callable[[_Drawing], Request], float] = {
 _MAKERS, _UP_TO = tuple(KINDS), np.cumsum(list(KINDS.values()))
 
 
+def draw_sign(rng: np.random.Generator, sprites: Sprites, split: Split = Split()) -> Request:
+    """One for a sign alone."""
+    while True:
+        request = _sign(_Drawing(rng, sprites, split))
+        if not split.holds_out(request):
+            return request
+
+
 def draw_request(rng: np.random.Generator, sprites: Sprites, split: Split = Split()) -> Request:
     """One that asks for nothing held out and for no more than there is room for. InputError for too few kinds of things."""
     d = _Drawing(rng, sprites, split)
