@@ -16,18 +16,23 @@ from unnoise.control.exact import MICRO_BATCH, microbatched
 from unnoise.control.guidance import bind, check, classifier_free, guided
 from unnoise.control.rules import Linear, Rule, rule_name
 from unnoise.control.self_guidance import SelfGuidance, self_guidance_settings
+from unnoise.control.switching import switched
 from unnoise.control.thresholding import thresholded
 from unnoise.core.codec import Codec, Conditioner, Following
-from unnoise.core.denoisers import Denoiser, NetworkDenoiser
+from unnoise.core.denoisers import Denoise, Denoiser, NetworkDenoiser
 from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.processes import Process
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import Cond, State, tree_map
+from unnoise.modalities.words.emphasis import Emphatic
+from unnoise.modalities.words.syntax import Said, stages
 from unnoise.samplers.loop import sample
 from unnoise.samplers.registry import find_grid, find_sampler
 
 T = TypeVar("T")
+Asked = Sequence[str | Said | None]
+"""What each sample is told: literally, or in the prompt language; None for nothing."""
 
 
 @runtime_checkable
@@ -226,8 +231,8 @@ class DiffusionModel:
         chosen = find_sampler(how.sampler)
         times = (find_grid(how.grid) if how.grid else chosen.grid).times(how.steps, self.config.process)
         given = given or {}
-        if given and not isinstance(self.conditioner, Following):
-            raise InputError(f"{self.config.about.name} goes on from no other model: it is told a prompt alone")
+        if given:
+            following(self)
         for name, rows_given in given.items():
             if len(rows_given) != len(wanted):
                 raise InputError(f"{len(rows_given)} rows of {name!r} for {len(wanted)} samples: one each is needed")
@@ -236,7 +241,9 @@ class DiffusionModel:
         if weaker is not None:
             self._check_weaker(weaker.model)
         self.parts.eval()
-        self.conditioner.prepare(wanted)  # refuse bad prompts before any work
+        for _, said, not_said in self._stages(wanted, negative, len(times) - 1):  # refuse bad prompts before any work
+            self._prepared(said, Streams.each(seeds))
+            self._prepared(not_said[:1], Streams.each(seeds[:1]))
         chunks = []
         size = 1 if exact else batch  # alone, so that no kernel of the sampler's own arithmetic sees company either
         for i in range(0, len(wanted), size):
@@ -261,24 +268,35 @@ class DiffusionModel:
         exact: bool, bf16: bool, watch: Callable[[int, int, State], None] | None, given: Cond, weaker: Weaker | None,
     ) -> State:  # fmt: skip
         device, rng = self.device, Streams.each(seeds)
-        denoiser = self._sharp(how.inner, exact)
         with _precision(device, bf16 and not exact):
-            kept = self.conditioner.kept(given) if isinstance(self.conditioner, Following) else {}
-            cond, away = self._told(prompts, given, rng), self._told([negative] * len(prompts), kept, rng)
-            told = any(p is not None for p in prompts) or len(kept) < len(given)
-            scale = how.guidance if told else 1.0  # told nothing: there is nothing to exaggerate
-            combine = how.rule.start(self.config.process)
-            if weaker is None:
-                denoise = classifier_free(denoiser, cond, away, scale, how.interval, how.rescale, combine)
-            else:
-                weak, theirs = weaker.model._sharp(None, exact), weaker.model.to(device)._told
-                towards = guided(bind(denoiser, cond), bind(weak, theirs(prompts, given, rng)), weaker.scale)
-                back = guided(bind(denoiser, away), bind(weak, theirs([negative] * len(prompts), kept, rng)), weaker.scale)
-                denoise = guided(towards, back, scale, how.interval, how.rescale, combine)
-            if how.threshold is not None and self.codec.bound is not None:
-                denoise = thresholded(denoise, how.threshold, self.codec.bound)
+            parts = [
+                (float(times[step]), self._denoise(said, not_said, how, exact, given, weaker, rng))
+                for step, said, not_said in self._stages(prompts, negative, len(times) - 1)
+            ]
+            denoise = switched(parts)
             x = self.config.process.prior(self.codec.shape(), rng, device)
             return sample(denoise, self.config.process, x, times, solver, rng.scoped("sampler"), watch)
+
+    def _denoise(
+        self, said: Asked, not_said: Asked, how: Sampling, exact: bool, given: Cond, weaker: Weaker | None, rng: Streams
+    ) -> Denoise:
+        """The denoiser, told what is said and led away from what is not, under all guidance asked for."""
+        denoiser = self._sharp(how.inner, exact)
+        kept = self.conditioner.kept(given) if isinstance(self.conditioner, Following) else {}
+        cond, away = self._told(said, given, rng), self._told(not_said, kept, rng)
+        told = any(s is not None for s in said) or len(kept) < len(given)
+        scale = how.guidance if told else 1.0  # told nothing: there is nothing to exaggerate
+        combine = how.rule.start(self.config.process)
+        if weaker is None:
+            denoise = classifier_free(denoiser, cond, away, scale, how.interval, how.rescale, combine)
+        else:
+            weak, theirs = weaker.model._sharp(None, exact), weaker.model.to(self.device)._told
+            towards = guided(bind(denoiser, cond), bind(weak, theirs(said, given, rng)), weaker.scale)
+            back = guided(bind(denoiser, away), bind(weak, theirs(not_said, kept, rng)), weaker.scale)
+            denoise = guided(towards, back, scale, how.interval, how.rescale, combine)
+        if how.threshold is not None and self.codec.bound is not None:
+            return thresholded(denoise, how.threshold, self.codec.bound)
+        return denoise
 
     def _sharp(self, inner: SelfGuidance | None, exact: bool) -> Denoiser:
         """The denoiser, guided by its own network if asked to."""
@@ -297,10 +315,29 @@ class DiffusionModel:
             )
         other.parts.eval()
 
-    def _told(self, prompts: Sequence[str | None], given: Cond, rng: Streams) -> Cond:
+    def _stages(self, prompts: Sequence[str | None], negative: str | None, steps: int) -> list[tuple[int, Asked, Asked]]:
+        """(first step, what is said to each sample from there on, what each is led away from): once, where prompts are literal."""
+        n = len(prompts)
+        if not isinstance(self.conditioner, Emphatic):
+            return [(0, prompts, [negative] * n)]
+        return [(step, said[:n], said[n:]) for step, said in stages([*prompts, *[negative] * n], steps)]
+
+    def _prepared(self, said: Asked, rng: Streams) -> Cond:
+        if isinstance(self.conditioner, Emphatic):
+            return self.conditioner.prepare_said([Said.plain(s) if isinstance(s, str) else s for s in said])
+        return self.conditioner.prepare_for([s.text if isinstance(s, Said) else s for s in said], rng.scoped("told"))
+
+    def _told(self, said: Asked, given: Cond, rng: Streams) -> Cond:
         """What the network is told, on its device."""
-        prepared = {**self.conditioner.prepare_for(prompts, rng.scoped("told")), **given}
+        prepared = {**self._prepared(said, rng), **given}
         return self.conditioner({k: v.to(self.device) for k, v in prepared.items()})
+
+
+def following(model: DiffusionModel) -> Following:
+    """The conditioner of a model that goes on from what another one made. InputError for a model that does not."""
+    if not isinstance(model.conditioner, Following):
+        raise InputError(f"{model.path or model.config.about.name} goes on from no other model: it is told a prompt alone")
+    return model.conditioner
 
 
 def _or(given: T | None, usual: T) -> T:

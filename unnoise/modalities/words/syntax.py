@@ -106,11 +106,18 @@ def read(prompt: str) -> Prompt:
 
 
 def stages(prompts: Sequence[str | None], steps: int) -> list[tuple[int, tuple[Said | None, ...]]]:
-    """(first step, what each prompt says from there on), for every step at which one of the prompts says something new."""
-    parsed = [None if p is None else read(p) for p in prompts]
+    """(first step, what each prompt says from there on), for every step at which one of the prompts says something new.
+
+    Where a prompt that changes says nothing for a while, it is told as nothing: None.
+    """
+    courses: dict[str | None, list[Said | None]] = {None: [None]}
+    for prompt in dict.fromkeys(p for p in prompts if p is not None):
+        parsed = read(prompt)
+        course = [parsed.at(step, steps) for step in range(steps if _changes(parsed.items) else 1)]
+        courses[prompt] = [None if len(course) > 1 and not said.text.strip() else said for said in course]
     out: list[tuple[int, tuple[Said | None, ...]]] = []
-    for step in range(steps):
-        said = tuple(None if p is None else p.at(step, steps) for p in parsed)
+    for step in range(max(map(len, courses.values()))):
+        said = tuple(courses[p][min(step, len(courses[p]) - 1)] for p in prompts)
         if not out or out[-1][1] != said:
             out.append((step, said))
     return out
@@ -136,6 +143,11 @@ def _spoken(items: Items, step: int, steps: int) -> Iterable[Span | None]:
                 yield from _spoken(before if step < int(when if counted else when * steps) else after, step, steps)
             case Turns(options):
                 yield from _spoken(options[step % len(options)], step, steps)
+
+
+def _changes(items: Items) -> bool:
+    """Whether anything in there depends on the step."""
+    return any(isinstance(i, Switch | Turns) or (isinstance(i, Weighted) and _changes(i.items)) for i in items)
 
 
 def _merged(spans: Iterable[Span]) -> tuple[Span, ...]:
