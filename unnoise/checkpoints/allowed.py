@@ -7,10 +7,11 @@ from unnoise.core.codec import UnconditionalConfig
 from unnoise.core.processes import Gaussian, Masked, Product, Torus, UniformCategorical
 from unnoise.modalities import conditioning
 from unnoise.modalities.image.codec import PixelsConfig
+from unnoise.modalities.image.enlarging import EnlargingConfig
 from unnoise.modalities.image.latents import LatentsConfig
 from unnoise.modalities.table import columns
 from unnoise.modalities.table.codec import TableCodecConfig
-from unnoise.networks import autoencoder, bottlenecks, embedding, flux, mp_unet, sd3, sd_unet, table, text, transformer, unet
+from unnoise.networks import autoencoder, bottlenecks, embedding, flux, mp_unet, onto, sd3, sd_unet, table, text, transformer, unet
 
 ALLOWED = allow(
     # core
@@ -24,7 +25,7 @@ ALLOWED = allow(
     unet.UNetConfig, mp_unet.MPUNetConfig, transformer.DiffusionTransformerConfig, sd3.SD3Config, flux.FluxConfig,
     sd_unet.SDUNetConfig,
     table.TableNetworkConfig, table.TableTransformerConfig,
-    text.TextEncoderConfig,
+    onto.OntoPictureConfig, text.TextEncoderConfig,
     # guidance
     rules.Linear, rules.Projected, rules.ZeroStar,
     self_guidance.Internal, self_guidance.PerturbedAttention, self_guidance.SmoothedAttention,
@@ -33,5 +34,5 @@ ALLOWED = allow(
     # codecs and conditioners
     PixelsConfig, LatentsConfig, TableCodecConfig, columns.Numeric, columns.Categorical, columns.Constant, columns.RowNumber,
     columns.LeftOut,
-    UnconditionalConfig, conditioning.LabelsConfig, conditioning.TextConfig,
+    UnconditionalConfig, EnlargingConfig, conditioning.LabelsConfig, conditioning.TextConfig,
 )  # fmt: skip

@@ -63,7 +63,7 @@ def command(meta: Mapping[str, Any]) -> str:
                 "weaker_scale", "negative"):  # fmt: skip
         if meta.get(key) is not None:
             words += [f"--{key.replace('_', '-')}", str(meta[key])]
-    for key in ("interval", "inner_interval", "blocks"):
+    for key in ("interval", "inner_interval", "blocks", "then"):
         if meta.get(key):
             words += [f"--{key.replace('_', '-')}", *(str(v) for v in meta[key])]
     words += [f"--{key}" for key in ("exact", "bf16") if meta.get(key)]

@@ -13,7 +13,7 @@ from unnoise.control.rules import find_rule
 from unnoise.control.self_guidance import chosen
 from unnoise.core.errors import InputError
 from unnoise.core.state import State
-from unnoise.model import Weaker, load
+from unnoise.model import Weaker, following, load
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Sample:
     """Samples for every prompt."""
     out: Path = Path("samples")
     """The folder to write into; must not exist yet, or be given with --overwrite."""
+    then: tuple[Path, ...] = ()
+    """Models that go on, one after another, from what the one before made: enlargers, or the decoder of a prior."""
     seed: int = 0
     """Seed of the whole call; sample i gets a seed derived from (seed, i)."""
     sample_seeds: tuple[int, ...] | None = None
@@ -78,6 +80,9 @@ def run(argv: list[str]) -> None:
     if args.batch < 1:
         raise InputError(f"batch {args.batch}: at least 1")
     model = load(args.model)
+    later = [load(path) for path in args.then]
+    for stage in later:
+        following(stage)  # refuse what cannot follow before any work
     rule = find_rule(args.rule) if args.rule is not None else None
     inner = chosen(model.config.sampling.inner, args.inner, args.inner_scale, args.inner_interval, args.blocks)
     weaker = Weaker(load(args.weaker), args.weaker_scale) if args.weaker is not None else None
@@ -99,6 +104,10 @@ def run(argv: list[str]) -> None:
             threshold=args.threshold, inner=inner, weaker=weaker, negative=args.negative, exact=args.exact, bf16=args.bf16,
             batch=args.batch, watch=watch,
         )  # fmt: skip
+    if later:
+        from unnoise.recipes.cascade import go_on  # recipes are slow to import
+
+        samples = go_on(samples, later, exact=args.exact, bf16=args.bf16, batch=args.batch)
     files = samples.save(args.out)
     shown = f"{files[-1].name} shows them; " if files[-1].suffix == ".png" else ""
     print(f"{len(samples)} samples in {args.out}/ ({shown}unnoise info {files[0]} tells how they were made)")

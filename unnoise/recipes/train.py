@@ -17,6 +17,7 @@ from unnoise.modalities.table.columns import Categorical, Table
 from unnoise.modalities.table.data import TableData
 from unnoise.model import DiffusionModel
 from unnoise.recipes.autoencoder import autoencoder, autoencoder_fsq, autoencoder_vq
+from unnoise.recipes.cascade import super_resolution
 from unnoise.recipes.options import Options
 from unnoise.recipes.pictures import ddpm, edm, edm2, pictures, unet
 from unnoise.recipes.retrieval import retrieval
@@ -32,6 +33,7 @@ RECIPES: Mapping[str, Callable[[Any, Any, Options], AnyRun]] = {
     "ddpm": ddpm,
     "edm": edm,
     "edm2": edm2,
+    "super-resolution": super_resolution,
     "retrieval": retrieval,
     "autoencoder": autoencoder,
     "autoencoder-vq": autoencoder_vq,

@@ -1,0 +1,79 @@
+"""The condition of super-resolution: Pillow's resampling, the law of the noise, what is withheld and what fits."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unnoise.core.codec import UnconditionalConfig
+from unnoise.core.errors import InputError
+from unnoise.core.random import Streams
+from unnoise.modalities.image.codec import PixelsConfig
+from unnoise.modalities.image.enlarging import EnlargingConfig
+
+PLAIN = EnlargingConfig(UnconditionalConfig(), PixelsConfig(16, 12, 1), 2, dim=8, strongest=0.0, strength=0.0, withheld=0.0)
+
+
+def resized(x: np.ndarray, width: int, height: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(x.astype(np.float32), "F").resize((width, height), Image.Resampling.BICUBIC))
+
+
+def test_without_noise_it_is_pillows_bicubic_down_and_up() -> None:
+    data = np.random.default_rng(0).integers(0, 256, (3, 16, 12, 1), dtype=np.uint8)
+    given = PLAIN.build().from_data(data, Streams.of(0, 3))
+    for row, picture in zip(data, given["picture"]):
+        low = resized(row[..., 0] / 127.5 - 1, 6, 8)
+        np.testing.assert_allclose(picture[0], resized(low, 12, 16), atol=2e-5)
+    assert given["strength"].tolist() == [0, 0, 0]
+    small = np.random.default_rng(1).integers(0, 256, (2, 8, 6, 1), dtype=np.uint8)
+    made = PLAIN.build().from_made(small, Streams.of(0, 2))["picture"]
+    np.testing.assert_allclose(made[1, 0], resized(small[1, ..., 0] / 127.5 - 1, 12, 16), atol=2e-5)
+
+
+def test_the_noise_keeps_the_variance() -> None:
+    """Before it is enlarged low_s = cos low + sin noise, so of a flat picture its pixel mean has the law N(cos c, sin^2 / 48)."""
+    s, n = 0.4, 2000
+    flat = torch.full((n, 8, 6, 1), 255, dtype=torch.uint8)
+    picture = EnlargingConfig(**{**vars(PLAIN), "strength": s}).build().from_made(flat, Streams.of(1, n))["picture"]
+    down = torch.nn.functional.interpolate(picture, (8, 6), mode="area").flatten(1).mean(1).double()
+    mean, variance = math.cos(math.pi * s / 2), math.sin(math.pi * s / 2) ** 2 / 48
+    assert abs(float(down.mean()) - mean) < 4.2 * (variance / n) ** 0.5  # P = 3e-5
+    # edges are weighted a little otherwise by the resampling: a tenth of the variance
+    assert float(down.var()) == pytest.approx(variance, rel=0.1 + 4.2 * (2 / n) ** 0.5)
+
+
+def test_strengths_are_even_and_some_pictures_are_withheld() -> None:
+    n = 4000
+    config = EnlargingConfig(**{**vars(PLAIN), "strongest": 0.5, "withheld": 0.25})
+    given = config.build().from_data(torch.full((n, 16, 12, 1), 200, dtype=torch.uint8), Streams.of(2, n))
+    withheld = given["strength"] == 1
+    assert torch.equal(withheld, (given["picture"] == 0).flatten(1).all(1))
+    assert abs(int(withheld.sum()) - n / 4) < 4.2 * (n * 3 / 16) ** 0.5
+    drawn = given["strength"][~withheld].double().sort().values
+    gap = (drawn / 0.5 - torch.arange(len(drawn)) / len(drawn)).abs().max()
+    assert float(gap) < 2.3 / len(drawn) ** 0.5  # Kolmogorov-Smirnov: P = 5e-5
+
+
+def test_nothing_made_is_the_same_entries_and_all_is_told() -> None:
+    torch.manual_seed(0)
+    conditioner = PLAIN.build()
+    nothing = conditioner.prepare([None, None])
+    given = conditioner.from_made(torch.zeros(2, 8, 6, 1, dtype=torch.uint8), Streams.of(0, 2))
+    assert {k: v.shape for k, v in nothing.items()} == {k: v.shape for k, v in given.items()}
+    assert conditioner.kept(given) == given
+    cond = conditioner(given)
+    torch.testing.assert_close(cond["picture"], given["picture"])
+    assert cond["vector"].shape == (2, 8)
+    assert not torch.equal(cond["vector"], conditioner(nothing)["vector"])
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(InputError, match=r"enlarges pictures of 8 x 6 x 1 .* makes 16 x 12 x 1"):
+        PLAIN.build().from_made(torch.zeros(1, 16, 12, 1, dtype=torch.uint8), Streams.of(0, 1))
+    with pytest.raises(InputError, match="makes 5"):
+        PLAIN.build().from_made(torch.zeros(1, 5), Streams.of(0, 1))
+    for bad in ({"factor": 5}, {"factor": 1}, {"strength": 1.5}, {"withheld": -0.1}):
+        with pytest.raises(InputError):
+            EnlargingConfig(**{**vars(PLAIN), **bad})

@@ -1,0 +1,103 @@
+"""Cascades (Ho et al. 2021, 2106.15282): a small picture first, then models that each go on from what the one before made.
+
+Recipe `super-resolution` trains a stage that enlarges (see `modalities.image.enlarging`): the `pictures` recipe's transformer on
+fine patches, told the picture that it enlarges, which it adds detail to. `go_on` chains any models of which each follows the other:
+a base model and its enlargers, a prior over embeddings and its decoder (`unclip`), or all of these.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from unnoise.core.errors import InputError
+from unnoise.core.random import Streams, derive
+from unnoise.modalities.image.codec import PixelsConfig
+from unnoise.modalities.image.enlarging import EnlargingConfig
+from unnoise.model import DiffusionModel, Samples, following
+from unnoise.networks.onto import OntoPictureConfig
+from unnoise.networks.transformer import DiffusionTransformerConfig
+from unnoise.recipes.options import Options
+from unnoise.recipes.pictures import pictures
+from unnoise.recipes.run import Run
+from unnoise.recipes.sources import OpenPictures, PictureSource
+
+_DIM = 192  # of the vector: words and strength
+
+
+def super_resolution(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
+    run, data = pictures(opened, source, options), opened.pictures
+    codec, network = run.model.codec, run.model.network
+    assert isinstance(codec, PixelsConfig)
+    assert isinstance(network, DiffusionTransformerConfig)
+    conditioner = EnlargingConfig(run.model.conditioner, codec, options.factor, _DIM, network.vector_dim)
+    patch = max(options.factor, math.ceil(max(data.height, data.width) / 16))
+    fine = replace(
+        network, patch=patch, width=options.width or 128, depth=options.depth or 4, bottleneck=2 * data.channels * patch**2,
+        vector_dim=_DIM, picture_channels=data.channels,
+    )  # fmt: skip
+    sampling = replace(run.model.sampling, steps=10, guidance=1.0)  # the picture says nearly all
+    batch = options.batch or min(32, len(data))
+    steps = options.steps or math.ceil(run.train.steps * run.train.batch / batch)
+    return replace(
+        run,
+        model=replace(run.model, conditioner=conditioner, network=OntoPictureConfig(fine), sampling=sampling),
+        train=replace(
+            run.train, steps=steps, batch=batch, warmup=min(100, steps // 10), checkpoint_every=max(1, min(500, steps // 4)),
+            snapshot_every=max(1, steps // 16), sample_every=max(250, steps // 8),
+        ),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Models of which each goes on from what the one before it makes, sampled as one. Raises InputError for any that cannot."""
+
+    models: tuple[DiffusionModel, ...]
+
+    def __post_init__(self) -> None:
+        for model in self.models[1:]:
+            following(model)
+        if not self.models:
+            raise InputError("a cascade needs at least one model")
+
+    def sample(
+        self,
+        prompts: Sequence[str | None] | str | None = None,
+        n: int = 1,
+        seed: int = 0,
+        *,
+        sample_seeds: Sequence[int] | None = None,
+        exact: bool = False,
+        bf16: bool = False,
+        batch: int = 64,
+    ) -> Samples:
+        """As `DiffusionModel.sample`, every model by its own usual settings."""
+        first, *rest = self.models
+        made = first.sample(prompts, n, seed, sample_seeds=sample_seeds, exact=exact, bf16=bf16, batch=batch)
+        return go_on(made, rest, exact=exact, bf16=bf16, batch=batch)
+
+
+def go_on(made: Samples, models: Sequence[DiffusionModel], *, exact: bool = False, bf16: bool = False, batch: int = 64) -> Samples:
+    """What `models`, one after another, make of samples, told the same prompts.
+
+    The k-th draws from a seed derived from (sample seed, "stage k"), so a sample is the same alone and in any batch. Its settings
+    are the first model's, with the paths and hashes of those that followed. Raises InputError for a model that follows none, or
+    does not take what the one before it makes; prompts that one of them cannot understand are refused too.
+    """
+    conditioners = [following(model) for model in models]
+    settings, data, codec = dict(made.settings), made.data, made.codec
+    for k, (model, conditioner) in enumerate(zip(models, conditioners), 1):
+        seeds = tuple(derive(s, f"stage {k}") for s in made.seeds)
+        parts = [
+            conditioner.from_made(data[i : i + batch], Streams.each(seeds[i : i + batch]).scoped("given"))
+            for i in range(0, len(seeds), batch)
+        ]
+        given = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+        new = model.sample(list(made.prompts), sample_seeds=seeds, exact=exact, bf16=bf16, batch=batch, given=given)
+        data, codec = new.data, new.codec
+    if models:
+        settings["then"] = [m.path or m.config.about.name for m in models]
+        settings["then_hash"] = [m.hash() for m in models]
+    return replace(made, data=data, settings=settings, codec=codec)
