@@ -15,7 +15,8 @@ from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import State
 from unnoise.modalities.image.annotations import Captions
-from unnoise.modalities.image.codec import PixelsConfig
+from unnoise.modalities.image.buckets import Bucketed, one_bucket
+from unnoise.modalities.image.codec import PixelsConfig, resized
 from unnoise.modalities.image.decode import Target, Unreadable, decode
 from unnoise.modalities.image.recaption import Recaption
 from unnoise.modalities.image.sources import Entry
@@ -35,6 +36,8 @@ class PictureOptions:
     """What lies behind transparent parts: a CSS colour name or #rrggbb."""
     alpha: bool = False
     """Keep transparency: where any picture has some, all become RGBA, and nothing is laid behind them."""
+    buckets: int | None = None
+    """Train each picture at the nearest of several shapes of one area, whose sides are multiples of this; None: all at one size."""
     flip: bool = False
     """Mirror every other picture left to right; wrong for letters, digits, and captions that say "left"."""
     caption_drop: float = 0.1
@@ -57,6 +60,8 @@ class PictureOptions:
             raise InputError(f"picture size {self.size} is outside 4 to 4096 pixels")
         if not 4 <= self.largest <= 4096:
             raise InputError(f"largest picture size {self.largest} is outside 4 to 4096 pixels")
+        if self.buckets is not None and self.buckets < 4:
+            raise InputError(f"buckets in steps of {self.buckets} pixels: the sides are multiples of this, which is 4 at least")
         if not 0 <= self.caption_drop <= 1:
             raise InputError(f"caption_drop {self.caption_drop} is a share of the pictures: 0 to 1")
         if not 0 <= self.held_out < 1:
@@ -140,8 +145,24 @@ class PictureData:
         return len(self.names)
 
     def pictures(self, rows: Sequence[int]) -> np.ndarray:
-        """uint8 (len(rows), H, W, C)"""
-        return self.pixels(rows if self.rows is None else [self.rows[int(r)] for r in rows])
+        """uint8 (len(rows), H, W, C): those of other shapes are cropped or padded."""
+        return self.pixels(self._stored(rows))
+
+    def shaped(self, rows: Sequence[int]) -> np.ndarray:
+        """Pictures of one shape as they are trained on: uint8 (len(rows), h, w, C)."""
+        return self.pixels.shaped(self._stored(rows)) if isinstance(self.pixels, Bucketed) else self.pictures(rows)
+
+    def drawn(self, rows: Sequence[int], rng: Streams) -> Sequence[int]:
+        """Rows drawn evenly -> rows drawn by their weights, and all of one shape; rng: one stream a row."""
+        weights = None if self.weights is None else np.asarray(self.weights)
+        if weights is not None:
+            rows = reweighted(rows, weights, rng)
+        if isinstance(self.pixels, Bucketed):
+            rows = one_bucket(rows, self.pixels.buckets[list(self._stored(range(len(self))))], weights, rng)
+        return rows
+
+    def _stored(self, rows: Sequence[int]) -> Sequence[int]:
+        return rows if self.rows is None else [self.rows[int(r)] for r in rows]
 
     def account(self) -> str:
         """One paragraph: what was found and what will be done with it."""
@@ -190,7 +211,7 @@ class PictureData:
 @dataclass(frozen=True)
 class TrainingPictures:
     """What the training loop reads. A row's flip, caption and withheld caption come from its own stream alone, and so does what
-    stands in its place where rows have weights."""
+    stands in its place where rows have weights; where pictures have several shapes, all of a batch have that of its first row."""
 
     data: PictureData
     codec: Codec
@@ -201,15 +222,19 @@ class TrainingPictures:
 
     def batch(self, rows: Sequence[int], rng: Streams) -> dict[str, State | dict[str, Tensor]]:
         """{"x": encoded pictures (B, C, H, W), "cond": prepared conditions}; rng has one stream a row."""
-        if self.data.weights is not None:
-            rows = reweighted(rows, np.asarray(self.data.weights), rng)
-        pixels = torch.from_numpy(self.data.pictures(rows))
+        rows = self.data.drawn(rows, rng)
+        pixels = torch.from_numpy(self.data.shaped(rows))
         if self.data.options.flip:  # before they are encoded: a codec need not know mirrors
             pixels = torch.where((rng.uniform("flip") < 0.5)[:, None, None, None], pixels.flip(-2), pixels)
-        x, cond = self.codec.encode(pixels), dict(self.conditioner.prepare(self._told(rows, rng)))
+        x, cond = self._codec(pixels).encode(pixels), dict(self.conditioner.prepare(self._told(rows, rng)))
         if isinstance(self.conditioner, Following):
             cond.update(self.conditioner.from_data(pixels, rng))
         return {"x": x, "cond": cond}
+
+    def _codec(self, pixels: Tensor) -> Codec:
+        height, width = pixels.shape[1:3]
+        alike = (height, width) == (self.data.height, self.data.width)
+        return self.codec if alike else resized(self.codec, height, width)
 
     def _told(self, rows: Sequence[int], rng: Streams) -> list[str | None]:
         if isinstance(self.conditioner, Unconditional):
