@@ -4,9 +4,9 @@ Pictures with transparency (C = 4) have straight alpha outside and premultiplied
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -41,6 +41,22 @@ class PixelsConfig:
         return Pixels(self)
 
 
+@runtime_checkable
+class Resizable(Protocol):
+    """A codec of pictures that come in other sizes too."""
+
+    def resized(self, height: int, width: int) -> Codec:
+        """The same codec for pictures of height x width pixels. Raises InputError for a size that cannot be."""
+        ...
+
+
+def resized(codec: Codec, height: int, width: int) -> Codec:
+    """The codec for pictures of another size. Raises InputError for one that has a single size."""
+    if not isinstance(codec, Resizable):
+        raise InputError(f"a {type(codec).__name__} codec makes data of one size only; leave the height and width out")
+    return codec.resized(height, width)
+
+
 class Pixels(Codec):
     bound = 1.0
 
@@ -50,6 +66,9 @@ class Pixels(Codec):
 
     def shape(self) -> tuple[int, int, int]:
         return self.config.channels, self.config.height, self.config.width
+
+    def resized(self, height: int, width: int) -> "Pixels":
+        return Pixels(replace(self.config, height=height, width=width))
 
     def encode(self, data: np.ndarray | Tensor) -> Tensor:
         """uint8 (B, H, W, C) -> float32 (B, C, H, W) in [-1, 1], on the device of the data. InputError for another size or type."""

@@ -16,6 +16,7 @@ from unnoise.core.errors import InputError
 from unnoise.modalities.conditioning import normalised
 from unnoise.modalities.image.annotations import Annotations, Captions, annotate
 from unnoise.modalities.image.arrays import read_arrays
+from unnoise.modalities.image.buckets import Bucketed, bucket_sizes, nearest
 from unnoise.modalities.image.data import InMemory, OnDisk, PictureData, PictureOptions, Pixels, Skipped
 from unnoise.modalities.image.decode import (
     LARGEST_PIXELS,
@@ -37,6 +38,7 @@ _SIZES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _WANTED = "a folder or .zip of jpg, png, webp, gif, bmp or tiff pictures, or an .npz"
 _DEFAULTS = PictureOptions()
 _COLOURS = {1: "grey", 3: "colour", 4: "colour and transparency"}
+J = TypeVar("J")
 T = TypeVar("T")
 
 
@@ -78,30 +80,36 @@ def _read_files(path: Path, options: PictureOptions, progress: bool) -> PictureD
     alpha = [h.alpha for h in headers]
     grey = all(h.grey for h in headers) and not (any(alpha) and len(set(background)) > 1)
     target = Target(height, width, _channels(grey, any(alpha), options), background, options.pad)
+    if options.buckets is not None:
+        target, chosen = _square(target, options.size, options.buckets, chosen)
+    targets = _targets(target, headers, options.buckets)
     pixels: Pixels
-    if len(kept) * height * width * target.channels <= options.memory * 2**30:
+    if sum(t.height * t.width for t in targets) * target.channels <= options.memory * 2**30:
 
-        def read(e: Entry) -> np.ndarray | str:
+        def read(job: tuple[Entry, Target]) -> np.ndarray | str:
             try:
-                with e.open() as f:
-                    return decode(f, target)
+                with job[0].open() as f:
+                    return decode(f, job[1])
             except (Unreadable, OSError, BadZipFile) as error:
                 return str(error)
 
         with bombs_refused():
-            decoded = _map(kept, read, options.threads, "reading pictures", progress)
+            decoded = _map(list(zip(kept, targets)), read, options.threads, "reading pictures", progress)
         skipped += [Skipped(e.name, r) for e, r in zip(kept, decoded) if isinstance(r, str)]
         alpha = [a for a, r in zip(alpha, decoded) if not isinstance(r, str)]
         kept = [e for e, r in zip(kept, decoded) if not isinstance(r, str)]
+        targets = [t for t, r in zip(targets, decoded) if not isinstance(r, str)]
         if not kept:
             raise _none_left(path, skipped)
-        array = np.stack([r for r in decoded if not isinstance(r, str)])
-        if array.shape[-1] == 3 and bool((array == array[..., :1]).all()):
-            array = np.ascontiguousarray(array[..., :1])  # colour files of grey pictures
-        pixels, where = InMemory(array), ""
-        channels = array.shape[-1]
+        pictures = [r for r in decoded if not isinstance(r, str)]
+        if target.channels == 3 and all(bool((p == p[..., :1]).all()) for p in pictures):
+            pictures = [p[..., :1] for p in pictures]  # colour files of grey pictures
+            target = replace(target, channels=1)
+        pixels, where = _stored(targets, target, lambda some: InMemory(np.stack([pictures[i] for i in some]))), ""
+        channels = target.channels
     else:
-        pixels, channels = OnDisk(tuple(kept), target), target.channels
+        pixels = _stored(targets, target, lambda some: OnDisk(tuple(kept[i] for i in some), targets[some[0]]))
+        channels = target.channels
         where = f"they would fill more than {options.memory:g} GiB, so each is decoded when it is needed"
 
     said = annotate(kept, others)
@@ -122,8 +130,8 @@ def _read_files(path: Path, options: PictureOptions, progress: bool) -> PictureD
     skipped.sort(key=lambda s: s.name)
     names = tuple(e.name for e in kept)
     return PictureData(
-        pixels, height, width, channels, names, captions, said.classes, tuple(skipped), tuple(n for n in notes if n), options,
-        weights=weights,
+        pixels, target.height, target.width, channels, names, captions, said.classes, tuple(skipped),
+        tuple(n for n in notes if n), options, weights=weights,
     )  # fmt: skip
 
 
@@ -141,6 +149,8 @@ def _recaptioned(path: Path, said: Annotations, pictures: Sequence[Entry], mix: 
 
 
 def _read_npz(path: Path, options: PictureOptions) -> PictureData:
+    if options.buckets is not None:
+        raise InputError(f"{path}: the pictures of an npz are all of one size; buckets are for files of several shapes")
     if options.recaption is not None or options.weights:
         raise InputError(f"{path}: an npz says nothing of its pictures but labels; captions and groups come from a metadata.jsonl")
     found = read_arrays(path)
@@ -184,7 +194,7 @@ def _header(e: Entry) -> Header | str:
         return str(error)
 
 
-def _map(items: Sequence[Entry], f: Callable[[Entry], T], threads: int, what: str, progress: bool) -> list[T]:
+def _map(items: Sequence[J], f: Callable[[J], T], threads: int, what: str, progress: bool) -> list[T]:
     with ThreadPoolExecutor(threads) as pool:
         return list(tqdm(pool.map(f, items), total=len(items), desc=what, unit="", disable=not progress, leave=False))
 
@@ -214,6 +224,37 @@ def _choose_size(sizes: Sequence[tuple[int, int]], options: PictureOptions) -> t
     enlarged = sum(n for s, n in kinds.items() if min(s) < side)
     larger = f"; {enlarged:,} of them are smaller and were enlarged" if enlarged else ""
     return side, side, f"{of}, trained at {side} x {side} (antialiased Lanczos{shape}){larger}"
+
+
+def _square(target: Target, size: int | None, step: int, chosen: str) -> tuple[Target, str]:
+    """The square that pictures of every shape have the area of, and what is said of them."""
+    side = size or max(step, step * round((target.height * target.width) ** 0.5 / step))
+    sizes = bucket_sizes(side, step)
+    (long, short), found = sizes[-1], chosen.partition(", trained")[0]
+    shapes = f"{len(sizes)} shapes from {long} x {short} to {short} x {long} pixels"
+    return replace(target, height=side, width=side), f"{found}, each trained at the nearest of {shapes}"
+
+
+def _targets(square: Target, headers: Sequence[Header], step: int | None) -> list[Target]:
+    """What each picture becomes: of the square's size, or of the nearest shape of its area."""
+    if step is None:
+        return [square] * len(headers)
+    shapes = [replace(square, height=h, width=w) for h, w in bucket_sizes(square.height, step)]
+    sizes = [(t.height, t.width) for t in shapes]
+    return [shapes[nearest(h.height, h.width, sizes)] for h in headers]
+
+
+def _stored(targets: Sequence[Target], square: Target, store: Callable[[Sequence[int]], Pixels]) -> Pixels:
+    """Pictures of one size as they are, those of several by bucket; store(numbers) keeps some of one size."""
+    sizes = sorted({(t.height, t.width) for t in targets})
+    if sizes == [(square.height, square.width)]:
+        return store(range(len(targets)))
+    buckets = np.array([sizes.index((t.height, t.width)) for t in targets])
+    members = [np.flatnonzero(buckets == b) for b in range(len(sizes))]
+    places = np.zeros(len(targets), dtype=np.int64)
+    for some in members:
+        places[some] = np.arange(len(some))
+    return Bucketed(tuple(store(some.tolist()) for some in members), buckets, places, square)
 
 
 def _shortened(captions: Sequence[Captions], limit: int, classes: tuple[str, ...] | None) -> tuple[tuple[Captions, ...], str]:
