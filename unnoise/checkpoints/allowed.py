@@ -11,7 +11,22 @@ from unnoise.modalities.image.enlarging import EnlargingConfig
 from unnoise.modalities.image.latents import LatentsConfig
 from unnoise.modalities.table import columns
 from unnoise.modalities.table.codec import TableCodecConfig
-from unnoise.networks import autoencoder, bottlenecks, embedding, flux, mp_unet, onto, sd3, sd_unet, table, text, transformer, unet
+from unnoise.modalities.words import distilled, frozen, joined
+from unnoise.networks import (
+    autoencoder,
+    bottlenecks,
+    embedding,
+    flux,
+    mp_unet,
+    onto,
+    sd3,
+    sd_unet,
+    table,
+    text,
+    transformer,
+    unet,
+    word_encoder,
+)
 
 ALLOWED = allow(
     # core
@@ -35,4 +50,6 @@ ALLOWED = allow(
     PixelsConfig, LatentsConfig, TableCodecConfig, columns.Numeric, columns.Categorical, columns.Constant, columns.RowNumber,
     columns.LeftOut,
     UnconditionalConfig, EnlargingConfig, conditioning.LabelsConfig, conditioning.TextConfig,
+    frozen.CLIPTextConfig, frozen.T5TextConfig, frozen.SentenceConfig, distilled.DistilledConfig, word_encoder.WordEncoderConfig,
+    joined.BesideConfig, joined.EndToEndConfig, joined.OnlyConfig, joined.ZeroedConfig,
 )  # fmt: skip

@@ -40,6 +40,9 @@ class Options:
     """For pictures: pair noise and pictures within each batch by optimal transport (needs scipy)."""
     compression: int | None = None
     """For autoencoders: pixels along a side for one code, a power of two; the recipe aims at 8 x 8 codes."""
+    text_encoder: str | None = None
+    """A text encoder that was trained before: a frozen CLIP, T5 or sentence encoder by its hub name or folder, or the
+    folder of the recipe distil-text; for that recipe, the teacher. Not given: a small one is trained along."""
     condition: str | None = None
     """For tables: the column of categories whose values become prompts."""
 

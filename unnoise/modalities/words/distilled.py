@@ -1,0 +1,84 @@
+"""A text encoder of our own, learnt from a frozen one (recipe `distil-text`): it is small, and saved with the model it tells.
+
+Its words mean what they meant to its teacher, so a model that is told by it understands more words than it was trained with.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from unnoise.core.errors import InputError
+from unnoise.core.state import Cond
+from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
+from unnoise.modalities.words.pieces import UNKNOWN, Pieces
+from unnoise.modalities.words.syntax import Said
+from unnoise.networks.word_encoder import WordEncoderConfig
+
+PADDING, NOTHING = "[PAD]", "[NOTHING]"
+
+
+@dataclass(frozen=True)
+class DistilledConfig(EmphaticConfig):
+    """vocabulary: one piece a line, the first three PADDING, NOTHING and UNKNOWN. most: windows of encoder.length pieces a prompt.
+
+    teacher: what it was learnt from, in words.
+    """
+
+    encoder: WordEncoderConfig
+    vocabulary: str
+    teacher: str = ""
+    most: int = 10
+
+    def __post_init__(self) -> None:
+        pieces = self.vocabulary.split("\n")
+        if tuple(pieces[:3]) != (PADDING, NOTHING, UNKNOWN) or len(set(pieces)) != len(pieces):
+            raise InputError(f"a vocabulary begins with {PADDING}, {NOTHING} and {UNKNOWN}, and no piece is there twice")
+        if len(pieces) != self.encoder.rows:
+            raise InputError(f"a vocabulary of {len(pieces):,} pieces for an encoder of {self.encoder.rows:,} rows")
+
+    def build(self) -> "Distilled":
+        return Distilled(self)
+
+
+class Distilled(Emphatic):
+    """cond: tokens (B, L, out), mask (B, L), vector (B, out). Its weights are saved, and stay as they are."""
+
+    def __init__(self, config: DistilledConfig) -> None:
+        super().__init__()
+        self.config, self.pieces = config, Pieces(config.vocabulary.split("\n"))
+        self.encoder = config.encoder.build().requires_grad_(False)
+
+    def prepare_said(self, said: Sequence[Said | None]) -> Cond:
+        """-> ids (B, L) int64, padded to the longest prompt, and where a word has a weight, weights (B, L).
+
+        Words that no piece of the vocabulary fits are one unknown. InputError for a prompt of too many pieces.
+        """
+        told = [self._told(s) for s in said]
+        longest = max(map(len, told), default=1)
+        ids, weights = torch.zeros(len(said), longest, dtype=torch.int64), torch.ones(len(said), longest)
+        for row, weight, some in zip(ids, weights, told):
+            row[: len(some)] = torch.tensor([i for i, _ in some])
+            weight[: len(some)] = torch.tensor([w for _, w in some])
+        return {"ids": ids} if bool((weights == 1).all()) else {"ids": ids, "weights": weights}
+
+    def _told(self, said: Said | None) -> list[tuple[int, float]]:
+        spans = [] if said is None else [span for chunk in said.chunks for span in chunk]
+        told = [(i, weight) for text, weight in spans for i in self.pieces.ids(text)] or [(1, 1.0)]
+        most = self.config.most * self.config.encoder.length
+        if len(told) > most:
+            start = said.text[:37] + "..." if said else ""
+            raise InputError(
+                f"the prompt {start!r} has {len(told):,} pieces of words; this model reads {most:,} at most: shorten it"
+            )
+        return told
+
+    def forward(self, prepared: Cond) -> Cond:
+        """Texts longer than the encoder's length are read window by window, laid end to end; the vector is the first one's."""
+        length = self.config.encoder.length
+        ids, weights = prepared["ids"], prepared.get("weights")
+        starts = range(0, ids.shape[1], length)
+        windows = [self.encoder(ids[:, a : a + length], None if weights is None else weights[:, a : a + length]) for a in starts]
+        tokens, mask = (torch.cat([w[k] for w in windows], 1) for k in ("tokens", "mask"))
+        mask = mask & (ids > 0)
+        return {"tokens": tokens.masked_fill(~mask[..., None], 0), "mask": mask, "vector": windows[0]["vector"]}

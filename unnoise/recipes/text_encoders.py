@@ -1,0 +1,107 @@
+"""Text encoders for a run: a frozen one by name, its embeddings in a book beside the run; or a distilled one from its folder."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+from tqdm import tqdm
+
+from unnoise.checkpoints.config import allow
+from unnoise.checkpoints.folder import load_weights, read_folder, write_folder
+from unnoise.core.errors import InputError
+from unnoise.modalities.words.book import Book
+from unnoise.modalities.words.distilled import Distilled, DistilledConfig
+from unnoise.modalities.words.emphasis import EmphaticConfig
+from unnoise.modalities.words.frozen import Frozen, T5TextConfig, read_encoder
+from unnoise.networks.word_encoder import WordEncoderConfig
+from unnoise.recipes.run import first_process
+from unnoise.training.files import atomically
+
+_AT_ONCE = 256
+_CLASSES = allow(DistilledConfig, WordEncoderConfig)
+
+
+class Words(NamedTuple):
+    """A conditioner for words, and the widths of what it says."""
+
+    conditioner: EmphaticConfig
+    vector_dim: int
+    token_dim: int
+
+
+def words_of(name: str) -> Words:
+    """The text encoder `name`: a folder of the recipe `distil-text`, or a frozen one by its folder or hub name.
+
+    Raises InputError for what is neither.
+    """
+    if (place := _distilled_place(Path(name))) is not None:
+        config = read_folder(place, DistilledConfig, _CLASSES)[0]
+        return Words(config, config.encoder.out, config.encoder.out)
+    frozen = read_encoder(name)
+    return Words(frozen, 0 if isinstance(frozen, T5TextConfig) else frozen.width, frozen.width)
+
+
+def fill(module: nn.Module, folder: str) -> None:
+    """Give every distilled encoder within the module the weights in the folder. InputError for weights that do not fit."""
+    for part in module.modules():
+        if isinstance(part, Distilled):
+            part.load_state_dict(load_distilled(folder).state_dict())
+
+
+def learn_by_heart(module: nn.Module, texts: Iterable[str], folder: Path, progress: bool = True) -> None:
+    """Have every frozen encoder within the module read the texts once, and keep what they mean in a book in the folder.
+
+    A book that is there is read, and texts that it lacks are added. Only the first process writes.
+    """
+    wanted = ["", *sorted(set(texts) - {""})]
+    for part in module.modules():
+        if isinstance(part, Frozen):
+            file = folder / f"words-{part.identity}.safetensors"
+            book = Book.open(file, part.identity) if file.exists() else Book.empty()
+            if missing := [t for t in wanted if t not in book]:
+                if not first_process():
+                    continue
+                rows = {t: book[t] for t in wanted if t in book}
+                for a in tqdm(range(0, len(missing), _AT_ONCE), desc="reading captions", disable=not progress):
+                    some = missing[a : a + _AT_ONCE]
+                    rows |= zip(some, part.rows(some))
+                with atomically(file) as half:
+                    Book.write(half, part.identity, {t: rows[t] for t in wanted})
+                book = Book.open(file, part.identity)
+            part.book = book
+
+
+def save_distilled(folder: Path, distilled: Distilled) -> str:
+    """Write the encoder's folder; returns the hash of its tensors. Raises InputError on a full disk."""
+    config = distilled.config
+    weights = sum(p.numel() for p in distilled.parameters())
+    card = f"""# A text encoder
+
+{weights / 1e6:.2f}M weights, {config.encoder.rows:,} pieces of words; learnt by unnoise from {config.teacher}.
+
+    unnoise train DATA --text-encoder THIS_FOLDER
+"""
+    return write_folder(folder, config, distilled.state_dict(), card)
+
+
+def load_distilled(folder: str | Path) -> Distilled:
+    """From a folder that `save_distilled` wrote, or the run that trained it. Raises InputError for what is not one."""
+    place = _distilled_place(Path(folder))
+    if place is None:
+        raise InputError(f"{folder}: not a text encoder; `unnoise train DATA --recipe distil-text --out {folder}` makes one")
+    config, tensors, _ = read_folder(place, DistilledConfig, _CLASSES)
+    distilled = config.build()
+    load_weights(distilled, tensors, place)
+    return distilled.eval()
+
+
+def _distilled_place(folder: Path) -> Path | None:
+    for place in (folder, folder / "model"):
+        if (place / "model.safetensors").is_file() and "distilled.DistilledConfig" in _start(place / "config.json"):
+            return place
+    return None
+
+
+def _start(file: Path) -> str:
+    return file.read_text(encoding="utf-8")[:400] if file.is_file() else ""
