@@ -1,0 +1,92 @@
+"""Plans against the world's own geometry: what was asked for holds."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from unnoise.control.layout.planner import fragments, plan, sound, spoken, understood
+from unnoise.core.errors import InputError
+from unnoise.modalities.image.scenes.rows import World
+from unnoise.modalities.image.scenes.shapes import Shapes
+from unnoise.modalities.image.scenes.world import Group, Relation, Request, Saying, Scene, Sign, Thing, holds
+
+SPRITES = Shapes()
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=seed))
+
+
+def thing(name: str, x: float, y: float, colour: str = "red", side: float = 0.2) -> Thing:
+    return Thing(name, colour, "small", (x, y, x + side, y + side))
+
+
+def test_prompts_that_are_understood_are_planned_right() -> None:
+    """In every wording of 80 requests, by the world's own test of what was asked for."""
+    world = World(seed=11)
+    for row in range(80):
+        for caption in world.captions(row):
+            scene = plan(caption, SPRITES, rng(row))
+            assert holds(scene, world.request(row)), caption
+
+
+def test_a_plan_is_a_function_of_its_generator() -> None:
+    prompt = "five blue fish above a house"
+    assert plan(prompt, SPRITES, rng(1)) == plan(prompt, SPRITES, rng(1)) != plan(prompt, SPRITES, rng(2))
+
+
+def test_the_longest_pieces_that_are_understood() -> None:
+    found = fragments("Please paint me three red apples, next to a huge tree somewhere", SPRITES)
+    assert found == (Request((Group("apple", 3, "red"),)), Request((Group("tree", 1, None, "large"),)))
+    whole = "two cups left of a sign that says TEA"
+    assert fragments(whole, SPRITES) == (Request((Group("cup", 2), Saying("TEA")), Relation.LEFT_OF),)
+    assert fragments("nothing that anybody knows", SPRITES) == ()
+    assert understood("three red apples, please", SPRITES) is None
+
+
+def test_words_that_signs_are_to_say() -> None:
+    assert spoken('write "hello" and GO over it', ()) == ("HELLO", "GO")
+    assert spoken("a sign saying TEA by the door", (Request((Saying("TEA"),)),)) == ("TEA",)
+    assert spoken("AVERYLONGWORDINDEED and a", ()) == ()
+
+
+def drawing(scenes: Sequence[Scene]) -> tuple[list[int], object]:
+    asked: list[int] = []
+
+    def draw(n: int) -> Sequence[Scene]:
+        asked.append(n)
+        return scenes
+
+    return asked, draw
+
+
+def test_drawn_layouts_are_checked() -> None:
+    prompt = "kindly show two red apples next to a tree"
+    apples = (thing("apple", 0.0, 0.0), thing("apple", 0.4, 0.0))
+    right = Scene((*apples, thing("tree", 0.7, 0.7)))
+    wrong = [Scene(), Scene(apples), Scene((*apples, thing("tree", 0.41, 0.05))), Scene((*right.objects, thing("apple", 0.0, 0.7)))]
+    asked, draw = drawing([*wrong, right])
+    assert plan(prompt, SPRITES, rng(), draw) == right
+    _, draw = drawing(wrong)
+    scene = plan(prompt, SPRITES, rng(), draw)  # the grammar's own
+    assert scene not in wrong
+    assert holds(scene, Request((Group("apple", 2, "red"), Group("tree"))))
+    asked, draw = drawing([right])
+    plan("two red apples", SPRITES, rng(), draw)
+    assert not asked  # understood: nothing is drawn
+
+
+def test_what_can_be_a_picture() -> None:
+    assert not sound(Scene())
+    assert sound(Scene((thing("cup", 0.0, 0.0), thing("cup", 0.2, 0.0))))
+    assert not sound(Scene((thing("cup", 0.0, 0.0), thing("cup", 0.15, 0.0))))
+    assert sound(Scene((), (Sign("LONG", (0.1, 0.1, 0.5, 0.3)),)))
+    assert not sound(Scene((), (Sign("MUCHLONGER", (0.1, 0.1, 0.5, 0.3)),)))
+
+
+def test_a_prompt_of_which_nothing_is_understood_is_refused() -> None:
+    with pytest.raises(InputError, match=r"'seven unicorns'.*circle, square"):
+        plan("seven unicorns", SPRITES, rng())
+    _asked, draw = drawing([Scene((thing("star", 0.1, 0.1),))])
+    assert plan("something that twinkles", SPRITES, rng(), draw) == Scene((thing("star", 0.1, 0.1),))

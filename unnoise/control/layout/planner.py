@@ -1,0 +1,88 @@
+"""From a prompt to a layout: by grammar where it is understood, else by a small model whose drawings are checked.
+
+    1. The whole prompt parses: a scene that is what it says, placed at random (`scenes.place`). It is right by construction.
+    2. It does not: what is understood of it (`fragments`: the longest pieces that parse) must hold in what the generator draws;
+       layouts are drawn until one is sound and does, DRAWS times at most.
+    3. None does, or there is no generator: what is understood is placed as in 1.
+Words for signs are those that the pieces say, or that the prompt has in quotes or in capitals.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from unnoise.core.errors import InputError
+from unnoise.modalities.image.scenes.grammar import parse
+from unnoise.modalities.image.scenes.place import GAP, PITCH, place
+from unnoise.modalities.image.scenes.sprites import Sprites
+from unnoise.modalities.image.scenes.world import LONGEST, Part, Request, Saying, Scene, holds, overlap
+
+DRAWS = 32
+"""Layouts that are drawn for one prompt before the grammar takes over."""
+_MOST_WORDS = 60  # of a prompt that is searched for pieces that parse
+_TOUCHING = 0.02 * GAP  # common area of two boxes, in squares of the picture, that a drawn layout is forgiven
+
+Draw = Callable[[int], Sequence[Scene]]
+"""So many layouts for a prompt, from a generator: the next ones at every call."""
+
+
+def plan(prompt: str, sprites: Sprites, rng: np.random.Generator, draw: Draw | None = None) -> Scene:
+    """A layout for a prompt. Raises InputError for a prompt of which nothing is understood, where there is no generator, and for
+    what has no room."""
+    request = understood(prompt, sprites)
+    if request is not None:
+        return place(request, rng, sprites)
+    pieces = fragments(prompt, sprites)
+    if draw is not None:
+        for scene in draw(DRAWS):
+            if sound(scene) and all(holds(scene, piece) for piece in pieces):
+                return scene
+    if not pieces:
+        few = ", ".join(sprites.vocabulary.names[:8])
+        raise InputError(
+            f"nothing in the prompt {_short(prompt)!r} is something that this model draws; it knows {few} ... and signs"
+        )
+    parts: dict[Part, None] = dict.fromkeys(part for piece in pieces for part in piece.parts)
+    return place(Request(tuple(parts)), rng, sprites)
+
+
+def understood(prompt: str, sprites: Sprites) -> Request | None:
+    """What a prompt asks for, if the grammar reads the whole of it."""
+    try:
+        return parse(prompt, sprites.vocabulary)
+    except InputError:
+        return None
+
+
+def fragments(prompt: str, sprites: Sprites) -> tuple[Request, ...]:
+    """The longest pieces of a prompt that parse, from the left; none of a prompt without any."""
+    words = re.findall(r'"[^"]*"|[\w\'-]+|,', prompt)[:_MOST_WORDS]
+    found, start = [], 0
+    while start < len(words):
+        for end in range(len(words), start, -1):
+            request = understood(" ".join(words[start:end]), sprites)
+            if request is not None:
+                found.append(request)
+                start = end - 1
+                break
+        start += 1
+    return tuple(found)
+
+
+def spoken(prompt: str, pieces: Sequence[Request]) -> tuple[str, ...]:
+    """The words that signs are to say: those of the pieces, then what stands in quotes or in capitals."""
+    said = [part.word for piece in pieces for part in piece.parts if isinstance(part, Saying)]
+    said += [a or b for a, b in re.findall(r'["“]([A-Za-z0-9]+)["”]|\b([A-Z][A-Z0-9]+)\b', prompt)]
+    return tuple(dict.fromkeys(w.upper() for w in said if len(w) <= LONGEST))
+
+
+def sound(scene: Scene) -> bool:
+    """Whether a drawn layout can be a picture: something is there, nothing on anything else, and every letter has its width."""
+    boxes = [t.box for t in scene.objects] + [s.box for s in scene.signs]
+    apart = all(overlap(a, b) <= _TOUCHING for i, a in enumerate(boxes) for b in boxes[:i])
+    return bool(boxes) and apart and all(s.box[2] - s.box[0] >= 0.7 * PITCH[0] * len(s.word) for s in scene.signs)
+
+
+def _short(prompt: str) -> str:
+    return prompt if len(prompt) <= 60 else prompt[:57] + "..."
