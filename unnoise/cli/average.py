@@ -19,10 +19,12 @@ class Average:
     """The folder of the new model."""
     width: float = 0.10
     """Relative width of the average, 0 to 0.28: 0.05 follows the last weights closely, 0.2 averages over most of the run."""
+    step: int | None = None
+    """The model as it was after so many steps: a weaker one for `unnoise sample RUN --weaker`. Not given: the last snapshot's."""
 
 
 def run(argv: list[str]) -> None:
     args = parse(Average, argv, "unnoise average")
     refuse_existing(args.out, overwrite=False)
-    average(args.run, args.width).save(args.out)
+    average(args.run, args.width, args.step).save(args.out)
     print(f"the model is in {args.out}")

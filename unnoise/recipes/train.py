@@ -188,7 +188,10 @@ def resume(out: str | Path, progress: bool = True) -> Any:
     return run.fit(opened, out, resume=True)
 
 
-def average(out: str | Path, width: float) -> DiffusionModel:
-    """The model of a run with averaged weights of any relative width, rebuilt after training from the run's snapshots."""
+def average(out: str | Path, width: float, step: int | None = None) -> DiffusionModel:
+    """The model of a run with averaged weights of any relative width, rebuilt after training from the run's snapshots.
+
+    step: as it was after so many steps, by default at the last snapshot. Raises InputError if no snapshot is that early.
+    """
     run, _ = load_run(Path(out))
-    return run.averaged(Path(out), width)
+    return run.averaged(Path(out), width, step)
