@@ -2,6 +2,8 @@
 
 from unnoise.checkpoints.config import allow
 from unnoise.control import rules, self_guidance
+from unnoise.control.layout.conditioner import PlannedConfig
+from unnoise.control.layout.generator import LayoutGeneratorConfig
 from unnoise.core import preconditioning, schedules
 from unnoise.core.codec import UnconditionalConfig
 from unnoise.core.processes import Gaussian, Masked, Product, Torus, UniformCategorical
@@ -9,6 +11,8 @@ from unnoise.modalities import conditioning
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.enlarging import EnlargingConfig
 from unnoise.modalities.image.latents import LatentsConfig
+from unnoise.modalities.image.scenes.shapes import Shapes
+from unnoise.modalities.image.scenes.vocabulary import Vocabulary
 from unnoise.modalities.table import columns
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.modalities.words import distilled, frozen, joined
@@ -19,6 +23,7 @@ from unnoise.networks import (
     flux,
     mp_unet,
     onto,
+    patched,
     sd3,
     sd_unet,
     table,
@@ -40,7 +45,7 @@ ALLOWED = allow(
     unet.UNetConfig, mp_unet.MPUNetConfig, transformer.DiffusionTransformerConfig, sd3.SD3Config, flux.FluxConfig,
     sd_unet.SDUNetConfig,
     table.TableNetworkConfig, table.TableTransformerConfig,
-    onto.OntoPictureConfig, text.TextEncoderConfig,
+    onto.OntoPictureConfig, patched.PatchedConfig, text.TextEncoderConfig,
     # guidance
     rules.Linear, rules.Projected, rules.ZeroStar,
     self_guidance.Internal, self_guidance.PerturbedAttention, self_guidance.SmoothedAttention,
@@ -50,6 +55,7 @@ ALLOWED = allow(
     PixelsConfig, LatentsConfig, TableCodecConfig, columns.Numeric, columns.Categorical, columns.Constant, columns.RowNumber,
     columns.LeftOut,
     UnconditionalConfig, EnlargingConfig, conditioning.LabelsConfig, conditioning.TextConfig,
+    PlannedConfig, LayoutGeneratorConfig, Shapes, Vocabulary,
     frozen.CLIPTextConfig, frozen.T5TextConfig, frozen.SentenceConfig, distilled.DistilledConfig, word_encoder.WordEncoderConfig,
     joined.BesideConfig, joined.EndToEndConfig, joined.OnlyConfig, joined.ZeroedConfig,
 )  # fmt: skip
