@@ -21,7 +21,7 @@ class Train(Options):
 
     data: tyro.conf.Positional[Path] = dataclasses.field(default=tyro.MISSING)
     """A folder of pictures (sub-folders are class names; name.txt beside name.png is its caption; or metadata.jsonl/.csv), a zip of
-    such, an npz of images with labels, or a csv table."""
+    such, an npz of images with labels, or a csv table; or the word `scenes`, for captioned scenes without end."""
     out: Path | None = None
     """The run's folder. Not given: runs/ and the name of the data."""
     recipe: str | None = None

@@ -18,6 +18,7 @@ from unnoise.modalities.image.data import PictureData, PictureOptions
 from unnoise.modalities.image.decode import MODES
 from unnoise.modalities.image.measure import Pictures, class_of
 from unnoise.modalities.image.reading import read_pictures
+from unnoise.modalities.image.scenes.source import are_scenes, read_scenes
 from unnoise.modalities.image.show import save_png, sheet, to_image
 from unnoise.modalities.table.columns import Table
 from unnoise.modalities.table.data import TableData
@@ -91,12 +92,14 @@ class Source(ABC):
 
 @dataclass(frozen=True)
 class PictureSource(Source):
-    """Pictures: a folder, a zip or an npz."""
+    """Pictures: a folder, a zip or an npz; or `scenes`, which are drawn as they are needed."""
 
     path: str
     options: PictureOptions = PictureOptions()
 
     def open(self, progress: bool = True) -> "OpenPictures":
+        if are_scenes(self.path):
+            return OpenPictures(read_scenes(self.path, self.options))
         return OpenPictures(read_pictures(self.path, self.options, progress=progress))
 
 
@@ -231,8 +234,10 @@ class OpenTable(Opened):
 def source_of(path: str, picture_options: PictureOptions = PictureOptions(), condition: str | None = None) -> Source:
     """What kind of data lies at `path`. Raises InputError for what does not exist or cannot be read."""
     p = Path(path)
+    if are_scenes(path):
+        return PictureSource(path, picture_options)
     if not p.exists():
-        raise InputError(f"{path} does not exist; give a folder or zip of pictures, an npz of pictures, or a csv table")
+        raise InputError(f"{path} does not exist; give a folder or zip of pictures, an npz of pictures, a csv table, or `scenes`")
     if p.suffix.lower() in (".csv", ".tsv"):
         return TableSource(path, condition)
     if p.is_dir() or p.suffix.lower() in (".zip", ".npz"):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import overload
 
 import numpy as np
 
@@ -53,23 +52,3 @@ class Rendered:
     def __call__(self, rows: Sequence[int]) -> np.ndarray:
         """uint8 (len(rows), size, size, 3)"""
         return np.stack([render(self.world.scene(int(r)), self.world.sprites, self.size) for r in rows])
-
-
-@dataclass(frozen=True)
-class Told(Sequence[Captions]):
-    """The captions of a world's first rows, made when they are asked for: a million of them take no room."""
-
-    world: World
-    length: int
-
-    def __len__(self) -> int:
-        return self.length
-
-    @overload
-    def __getitem__(self, row: int) -> Captions: ...
-    @overload
-    def __getitem__(self, row: slice) -> "list[Captions]": ...
-    def __getitem__(self, row: int | slice) -> "Captions | list[Captions]":
-        if isinstance(row, slice):
-            return [self.world.captions(r) for r in range(self.length)[row]]
-        return self.world.captions(range(self.length)[row])

@@ -18,7 +18,11 @@ BACKDROPS: Mapping[str, tuple[int, int, int]] = {
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
-_IRREGULAR = {"fish": "fish", "sheep": "sheep", "mouse": "mice", "leaf": "leaves", "knife": "knives", "ox": "oxen", "die": "dice"}
+_IRREGULAR = {
+    "fish": "fish", "sheep": "sheep", "mouse": "mice", "leaf": "leaves", "knife": "knives", "wolf": "wolves", "elf": "elves",
+    "ox": "oxen", "die": "dice", "man": "men", "woman": "women", "person": "people", "child": "children", "tooth": "teeth",
+    "foot": "feet", "goose": "geese",
+}  # fmt: skip
 
 
 def plural(name: str) -> str:
