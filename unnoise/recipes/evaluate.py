@@ -153,7 +153,8 @@ class ModelMaker(Maker):
     def drawn(self, prompts: Sequence[str | None], file: Path) -> Examples:
         """Samples for these prompts, kept in `file` as they are drawn, and gone on with after an interruption."""
         o = self.options
-        settings = [self.model.hash(), o.seed, o.steps, o.sampler, o.guidance, o.batch, list(prompts)]
+        usual = repr(self.model.config.sampling)  # a model's own way to be sampled is no part of its weights
+        settings = [self.model.hash(), usual, o.seed, o.steps, o.sampler, o.guidance, o.batch, list(prompts)]
         key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
         raw = _kept(file, key)
         seeds = [derive(o.seed, i) for i in range(len(prompts))]
