@@ -1,0 +1,108 @@
+"""Our own text encoder: its pieces are BERT's, its tokens depend on the text alone, and it learns what its teacher means."""
+
+import random
+
+import pytest
+import torch
+from transformers import BertTokenizer
+
+from unnoise.core.errors import InputError
+from unnoise.modalities.words.distilled import NOTHING, PADDING, Distilled, DistilledConfig
+from unnoise.modalities.words.pieces import UNKNOWN, Pieces
+from unnoise.modalities.words.syntax import read
+from unnoise.networks.word_encoder import WordEncoderConfig
+
+WORDS = [
+    "red",
+    "cat",
+    "ca",
+    "cats",
+    "##s",
+    "##t",
+    "##at",
+    "a",
+    "b",
+    "##b",
+    "un",
+    "##happy",
+    "!",
+    "'",
+    ",",
+    "#",
+    "猫",
+    "cafe",
+    "3",
+    "##d",
+]
+
+
+def distilled(length: int = 6) -> Distilled:
+    vocabulary = [PADDING, NOTHING, UNKNOWN, *WORDS]
+    torch.manual_seed(0)
+    encoder = WordEncoderConfig(len(vocabulary), out=10, rank=4, width=12, depth=2, heads=2, length=length)
+    return DistilledConfig(encoder, "\n".join(vocabulary)).build().eval()
+
+
+def test_pieces_are_those_of_bert() -> None:
+    """Against transformers' tokenizer, on texts written down and on random ones."""
+    vocabulary = ["[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    theirs = BertTokenizer(vocab={w: i for i, w in enumerate(vocabulary)})
+    ours = Pieces(vocabulary)
+    texts = [
+        "A red CAT's hat!",
+        "unhappy cats",
+        "Café, cafe\u0301",
+        "猫cat猫",
+        "x" * 101,
+        "a" * 101,
+        "",
+        "  \t\n",
+        "🍎 cat",
+        "b\u200bb",
+        "3d",
+    ]
+    rng = random.Random(0)
+    texts += ["".join(rng.choice("abcst red!',#é猫 \u00a0\u0301\x07–$+") for _ in range(rng.randrange(20))) for _ in range(300)]
+    for text in texts:
+        assert ours.ids(text) == theirs(text, add_special_tokens=False)["input_ids"], repr(text)
+
+
+def test_rows_do_not_depend_on_their_company() -> None:
+    model = distilled()
+    texts = ["a red cat", None, "", "cats, cats, cats and unhappy cats!", "zzz"]
+    together = model(model.prepare(texts))
+    assert together["tokens"].shape[1] > 6, "longer than a window"
+    for i, text in enumerate(texts):
+        alone = model(model.prepare([text]))
+        n = alone["tokens"].shape[1]
+        torch.testing.assert_close(alone["tokens"][0], together["tokens"][i, :n])
+        torch.testing.assert_close(alone["vector"][0], together["vector"][i])
+        assert alone["mask"][0].all()
+        assert not together["mask"][i, n:].any()
+    assert torch.equal(together["vector"][1], together["vector"][2]), "the empty prompt says nothing"
+
+
+def test_weights_scale_tokens_and_their_share_of_the_vector() -> None:
+    model = distilled()
+    plain, weighted = model(model.prepare(["a red cat"])), model(model.prepare_said([read("a (red:1.5) cat").at(0, 1)]))
+    tokens = plain["tokens"] * torch.tensor([1.0, 1.5, 1.0])[:, None]
+    torch.testing.assert_close(weighted["tokens"], tokens)
+    torch.testing.assert_close(weighted["vector"], tokens.mean(1))
+
+
+def test_it_is_saved_but_stays_as_it_is() -> None:
+    model = distilled()
+    assert not any(p.requires_grad for p in model.parameters())
+    assert "encoder.table.weight" in model.state_dict()
+
+
+def test_impossible_vocabularies_and_prompts() -> None:
+    config = distilled().config
+    for vocabulary in ("red\ncat", f"{PADDING}\n{NOTHING}\n{UNKNOWN}\nred\nred"):
+        with pytest.raises(InputError, match="a vocabulary begins with"):
+            DistilledConfig(config.encoder, vocabulary)
+    with pytest.raises(InputError, match="of 4 pieces for an encoder of 23 rows"):
+        DistilledConfig(config.encoder, f"{PADDING}\n{NOTHING}\n{UNKNOWN}\nred")
+    with pytest.raises(InputError, match=r"has 5,000 pieces of words; this model reads 60 at most: shorten it") as e:
+        distilled().prepare(["!" * 5_000])
+    assert len(str(e.value)) < 200

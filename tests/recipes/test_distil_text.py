@@ -1,0 +1,117 @@
+"""A text encoder taught by a tiny teacher, in its own process: it comes to agree with it, is saved, resumed and used by name."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import normalize
+
+from unnoise.core.errors import InputError
+from unnoise.modalities.words.frozen import Sentence
+from unnoise.recipes import distil_text as recipe
+from unnoise.recipes.options import Options
+from unnoise.recipes.text_encoders import fill, learn_by_heart, load_distilled, words_of
+from unnoise.recipes.train import plan, resume, start
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "modalities"))
+from words import encoders
+
+CAPTIONS = ["a red cat", "cat", "red dog", "a dog and a cat"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("teacher")
+    encoders.save_bert(folder, 0)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, caption in enumerate(CAPTIONS):
+        Image.fromarray(np.full((8, 8, 3), 50 * i, dtype=np.uint8)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(caption)
+    return folder
+
+
+def test_the_student_comes_to_agree_with_its_teacher(teacher: str, pictures: Path, tmp_path: Path) -> None:
+    planned = plan(str(pictures), Options(text_encoder=teacher, steps=60, batch=16, width=24, depth=1, lr=1e-2), "distil-text")
+    run = planned.run
+    assert isinstance(run, recipe.DistilRun)
+    encoder = replace(run.student.encoder, rank=8, heads=2)
+    planned = replace(planned, run=replace(run, pairs=20, student=replace(run.student, encoder=encoder)))
+    start(planned, tmp_path / "run")
+    again = resume(tmp_path / "run", progress=False)
+    student, frozen = load_distilled(tmp_path / "run"), run.teacher.build()
+    for k, v in student.state_dict().items():
+        assert torch.equal(v, again.state_dict()[k])
+    texts = recipe.lessons(set(CAPTIONS), planned.run.student, 20, 0)
+    assert set(CAPTIONS) <= set(texts)
+    with torch.no_grad():
+        theirs = frozen.prepare(texts)["vector"]
+        ours = normalize(student(student.prepare(texts))["vector"], dim=-1)
+        blank = replace(student.config, encoder=encoder).build()
+        before = normalize(blank(blank.prepare(texts))["vector"], dim=-1)
+    assert (ours * theirs).sum(1).mean() > 0.9
+    assert (before * theirs).sum(1).mean() < 0.5
+
+    words = words_of(str(tmp_path / "run"))
+    assert (words.vector_dim, words.token_dim) == (16, 16)
+    fresh = words.conditioner.build()
+    fill(fresh, str(tmp_path / "run"))
+    with torch.no_grad():
+        torch.testing.assert_close(fresh(fresh.prepare(["red cat"]))["vector"], student(student.prepare(["red cat"]))["vector"])
+
+
+def test_the_loss_by_hand() -> None:
+    """mean(1 - cos) + 10 mean (S_u - S_v)^2, rows in any order."""
+    torch.manual_seed(0)
+    config = recipe.WordEncoderConfig(9, out=5, rank=4, width=12, depth=1, heads=2)
+    student = recipe.DistilledConfig(config, "\n".join(["[PAD]", "[NOTHING]", "[UNK]", *"abcdef"])).build()
+    prepared = student.prepare(["a b", "c", "d e f a", "b b", "f"])
+    v = normalize(torch.randn(5, 5), dim=-1)
+    out = recipe.DistilTask(student)({"ids": prepared["ids"], "vector": v}, None)  # type: ignore[arg-type]
+    u = normalize(student(prepared)["vector"], dim=-1)
+    expected = (1 - (u * v).sum(1)).mean() + 10 * (u @ u.T - v @ v.T).square().mean()
+    torch.testing.assert_close(out["loss"], expected)
+
+
+def test_the_table_begins_as_the_teachers_principal_components(teacher: str, pictures: Path) -> None:
+    """With as many components as the teacher has, distances between rows are the teacher's, up to one scale."""
+    planned = plan(str(pictures), Options(text_encoder=teacher, steps=1, width=24, depth=1), "distil-text")
+    assert isinstance(planned.run, recipe.DistilRun)
+    frozen = planned.run.teacher.build()
+    encoder = replace(planned.run.student.encoder, rank=16, heads=2)
+    student = replace(planned.run.student, encoder=encoder).build()
+    recipe.begin_with(student, frozen)
+    assert isinstance(frozen, Sentence)
+    known = frozen.opened.tokenizer.get_vocab()
+    theirs = frozen.opened.network.get_input_embeddings().weight[[known[p] for p in student.config.vocabulary.split("\n")[3:]]]
+    ratio = torch.pdist(student.encoder.table.weight[3:]) / torch.pdist(theirs)
+    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-4, atol=0)
+
+
+def test_captions_are_learnt_by_heart_once(teacher: str, tmp_path: Path) -> None:
+    conditioner = words_of(teacher).conditioner.build()
+    assert isinstance(conditioner, Sentence)
+    expected = conditioner.prepare([*CAPTIONS, None])
+    learn_by_heart(conditioner, CAPTIONS[:2], tmp_path, progress=False)
+    learn_by_heart(conditioner, CAPTIONS, tmp_path, progress=False)
+    (file,) = tmp_path.glob("*.safetensors")
+    assert conditioner.identity in file.name
+    conditioner.encode = None  # type: ignore[assignment]  # must not be asked
+    conditioner._recent.clear()
+    for k, v in conditioner.prepare([*CAPTIONS, None]).items():
+        torch.testing.assert_close(v, expected[k], rtol=1e-3, atol=2e-3)
+
+
+def test_what_is_no_text_encoder(tmp_path: Path, teacher: str) -> None:
+    with pytest.raises(InputError, match="not a text encoder; `unnoise train DATA --recipe distil-text"):
+        load_distilled(tmp_path)
+    with pytest.raises(InputError, match="could not be loaded"):
+        words_of(str(tmp_path))
