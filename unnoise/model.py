@@ -24,7 +24,8 @@ from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.processes import Process
 from unnoise.core.random import Streams, derive
-from unnoise.core.state import Cond, State, tree_map
+from unnoise.core.state import Cond, Shape, State, tree_map
+from unnoise.modalities.image.codec import resized
 from unnoise.modalities.words.emphasis import Emphatic
 from unnoise.modalities.words.syntax import Said, stages
 from unnoise.samplers.loop import sample
@@ -207,6 +208,8 @@ class DiffusionModel:
         batch: int = 64,
         watch: Callable[[int, int, State], None] | None = None,
         given: Cond | None = None,
+        height: int | None = None,
+        width: int | None = None,
     ) -> Samples:
         """n samples for every prompt (n in all without prompts); None among the prompts asks for anything.
 
@@ -215,6 +218,7 @@ class DiffusionModel:
         bfloat16. batch: how many go through the network together. watch: called with (step, steps, x) for each batch.
         steps ... inner: in place of the model's usual ones, see `Sampling`. weaker: a model to lead away from, on every side.
         given: for a model that goes on from what another made, that, prepared (`Following.from_made`), one row a sample.
+        height, width: in pixels, of pictures of another size than the model's; one alone asks for a square.
         Raises InputError for prompts and settings that cannot be right.
         """
         usual = self.config.sampling
@@ -231,8 +235,13 @@ class DiffusionModel:
         chosen = find_sampler(how.sampler)
         times = (find_grid(how.grid) if how.grid else chosen.grid).times(how.steps, self.config.process)
         given = given or {}
+        codec, side = self.codec, width if height is None else height
+        if side is not None:
+            codec = resized(codec, side, side if width is None else width)
         if given:
             following(self)
+            if side is not None:
+                raise InputError(f"{self.config.about.name} goes on from another model's pictures, and their size decides its own")
         for name, rows_given in given.items():
             if len(rows_given) != len(wanted):
                 raise InputError(f"{len(rows_given)} rows of {name!r} for {len(wanted)} samples: one each is needed")
@@ -250,10 +259,10 @@ class DiffusionModel:
             rows = slice(i, i + size)
             some = {k: v[rows] for k, v in given.items()}
             x = self._sample_batch(
-                wanted[rows], seeds[rows], times, chosen.sampler, how, negative, exact, bf16, watch, some, weaker
+                wanted[rows], seeds[rows], times, chosen.sampler, how, negative, exact, bf16, watch, some, weaker, codec.shape()
             )
             chunks.append(x)
-        data = self.codec.decode(tree_map(lambda *c: torch.cat(c), *chunks))
+        data = codec.decode(tree_map(lambda *c: torch.cat(c), *chunks))
         settings = {
             "model": self.config.about.name, "model_path": self.path, "model_hash": self.hash(), "seed": seed, "steps": how.steps,
             "sampler": how.sampler, "grid": how.grid, "guidance": how.guidance, "interval": list(how.interval),
@@ -261,11 +270,12 @@ class DiffusionModel:
             "weaker": weaker and weaker.model.path, "weaker_scale": weaker and weaker.scale,
             "negative": negative, "exact": exact, "bf16": bf16,
         }  # fmt: skip
-        return Samples(data, tuple(wanted), seeds, settings, self.codec)
+        return Samples(data, tuple(wanted), seeds, settings, codec)
 
     def _sample_batch(
         self, prompts: Sequence[str | None], seeds: Sequence[int], times: Tensor, solver: Any, how: Sampling, negative: str | None,
         exact: bool, bf16: bool, watch: Callable[[int, int, State], None] | None, given: Cond, weaker: Weaker | None,
+        shape: Shape,
     ) -> State:  # fmt: skip
         device, rng = self.device, Streams.each(seeds)
         with _precision(device, bf16 and not exact):
@@ -274,7 +284,7 @@ class DiffusionModel:
                 for step, said, not_said in self._stages(prompts, negative, len(times) - 1)
             ]
             denoise = switched(parts)
-            x = self.config.process.prior(self.codec.shape(), rng, device)
+            x = self.config.process.prior(shape, rng, device)
             return sample(denoise, self.config.process, x, times, solver, rng.scoped("sampler"), watch)
 
     def _denoise(
