@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from unnoise.checkpoints.allowed import ALLOWED
-from unnoise.checkpoints.folder import load_weights, read_folder, write_folder
+from unnoise.checkpoints.config import class_name
+from unnoise.checkpoints.folder import load_weights, read_folder, read_json, write_folder
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.latents import Latents, LatentsConfig
 
@@ -23,6 +24,10 @@ def load_codec(folder: str | Path) -> Latents:
         raise InputError(f"{folder}: no such folder; `unnoise train DATA --recipe autoencoder --out {folder}` makes a codec")
     if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
         folder = folder / "model"
+    document = read_json(folder / "config.json")
+    kind = document["model"].get("class") if isinstance(document, dict) and isinstance(document.get("model"), dict) else None
+    if kind != class_name(LatentsConfig):
+        raise InputError(f"{folder}: a {kind or 'folder of something else'}, and no codec; the recipe autoencoder makes codecs")
     config, tensors, _ = read_folder(folder, LatentsConfig, ALLOWED)
     codec: Latents = config.build()
     load_weights(codec, tensors, folder / "model.safetensors")

@@ -6,7 +6,8 @@ The two are buffers, measured once the autoencoder is trained: no scaling factor
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,13 @@ class Latents(Codec):
     def shape(self) -> tuple[int, int, int]:
         f = self.config.autoencoder.factor
         return self.config.latent_channels, -(-self.config.height // f), -(-self.config.width // f)
+
+    def resized(self, height: int, width: int) -> "Latents":
+        """The same autoencoder for pictures of height x width pixels; they share their weights."""
+        other = copy(self)
+        other.config = replace(self.config, height=height, width=width)
+        other._modules = {**self._modules, "pixels": self.pixels.resized(height, width)}
+        return other
 
     def hash(self) -> str:
         """The sha256 of its weights: what cached states are known by."""

@@ -1,0 +1,264 @@
+"""Autoencoders and latent models as a person trains them, on a few small pictures: both stages, their cache, what is refused."""
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from unnoise.checkpoints.codec import load_codec, save_codec
+from unnoise.core.codec import Unconditional
+from unnoise.core.errors import InputError
+from unnoise.core.random import Streams
+from unnoise.modalities.image.data import PictureOptions
+from unnoise.modalities.image.latents import LatentsConfig
+from unnoise.modalities.image.reading import read_pictures
+from unnoise.model import load
+from unnoise.networks.autoencoder import AutoencoderConfig
+from unnoise.networks.bottlenecks import KLConfig
+from unnoise.networks.features import PictureFeatures, feature_distance
+from unnoise.recipes.autoencoder import AutoencoderTask, ReconstructionLosses, _shown, psnr
+from unnoise.recipes.latent_cache import cached_latents
+from unnoise.recipes.options import Options
+from unnoise.recipes.train import average, override, plan, resume, start
+
+N = 16
+
+
+def tiny(channels: int = 4, size: int = 8, **options: object) -> LatentsConfig:
+    return LatentsConfig(size, size, channels, AutoencoderConfig(channels, KLConfig(2), 2, (8, 8), (1, 1)), **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def undrawn() -> Iterator[None]:
+    """Plots of the loss take longer than all else here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unnoise.training.plot.available", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def stickers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "stickers"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(N):
+        x = np.zeros((8, 8, 4), np.uint8)
+        x[1 + i % 3 : 7, 1:6] = [*rng.integers(0, 256, 3), 255]
+        Image.fromarray(x).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"a sticker {'red' if i % 2 else 'blue'}")
+    return folder
+
+
+def short(folder: Path, recipe: str, **options: object):
+    """A plan of a few steps, in float32; the autoencoder's losses without a network of features, which takes longest to make."""
+    given = Options(size=8, alpha=True, steps=3, batch=4, **options)
+
+    def change(run):
+        quick = {"bf16": False, "steps": 3, "batch": 4, "checkpoint_every": 2, "snapshot_every": 3}
+        run = replace(run, train=replace(run.train, **quick))
+        first = getattr(run, "first", None)
+        if first is not None and hasattr(first, "train"):
+            plain = ReconstructionLosses(features=0.0)
+            return replace(run, first=replace(first, train=replace(first.train, **quick), losses=plain))
+        return replace(run, losses=ReconstructionLosses(features=0.0)) if hasattr(run, "losses") else run
+
+    return override(plan(str(folder), given, recipe), given, change)
+
+
+@pytest.fixture(scope="module")
+def run(stickers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "latent"
+    start(short(stickers, "latent", width=16, depth=1, flip=True), out)
+    return out
+
+
+def test_one_command_trains_both_stages_and_the_model_draws_transparent_pictures(run: Path, tmp_path: Path) -> None:
+    model = load(run)
+    samples = model.sample("a sticker red", n=2, steps=2)
+    assert tuple(samples.data.shape) == (2, 8, 8, 4)
+    files = samples.save(tmp_path / "s")
+    assert Image.open(files[0]).mode == "RGBA"
+    assert Image.open(files[-1]).mode == "RGB"
+    first = load_codec(run / "autoencoder").state_dict()
+    assert all(torch.equal(v, model.codec.state_dict()[k]) for k, v in first.items())
+
+
+def test_the_cache_holds_what_the_codec_makes_of_the_pictures_and_of_their_mirror_images(run: Path, stickers: Path) -> None:
+    codec, states = load_codec(run / "autoencoder"), load_file(run / "latents.safetensors")["states"]
+    data = read_pictures(stickers, PictureOptions(size=8, alpha=True), progress=False)
+    pixels = torch.from_numpy(data.pictures(range(N)))
+    torch.testing.assert_close(states[0].float(), codec.encode(pixels), atol=2e-2, rtol=1e-2)
+    torch.testing.assert_close(states[1].float(), codec.encode(pixels.flip(2)), atol=2e-2, rtol=1e-2)
+
+
+def test_training_reads_the_same_from_the_cache_as_from_the_pictures(run: Path, stickers: Path) -> None:
+    model = load(run)
+    data = read_pictures(stickers, PictureOptions(size=8, alpha=True, flip=True), progress=False)
+    plain = data.training(model.codec, model.conditioner)
+    cached = replace(plain, states=load_file(run / "latents.safetensors")["states"])
+    a, b = (t.batch(range(N), Streams.of(3, N)) for t in (plain, cached))
+    torch.testing.assert_close(a["x"], b["x"], atol=2e-2, rtol=1e-2)
+    assert all(torch.equal(a["cond"][k], b["cond"][k]) for k in a["cond"])
+
+
+def test_codes_are_of_unit_size_over_the_training_pictures(run: Path, stickers: Path) -> None:
+    codec = load_codec(run / "autoencoder")
+    data = read_pictures(stickers, PictureOptions(size=8, alpha=True), progress=False)
+    z = codec.encode(torch.from_numpy(data.pictures(range(N)))).movedim(1, -1).flatten(0, -2)
+    torch.testing.assert_close(z.mean(0), torch.zeros(z.shape[1]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(z.std(0, unbiased=False), torch.ones(z.shape[1]), atol=1e-3, rtol=0)
+
+
+def test_either_stage_goes_on_from_where_it_stands(run: Path, stickers: Path, tmp_path: Path) -> None:
+    """A run cut off after its first stage, and one cut off before its cache was written, end like the whole one."""
+    copy = tmp_path / "cut"
+    shutil.copytree(run, copy)
+    for place in ("checkpoints", "snapshots", "model"):  # as if nothing but the cache had been written
+        shutil.rmtree(copy / place)
+    resume(copy, progress=False)
+    assert same(run, copy)
+    for place in ("checkpoints", "model", "autoencoder/model", "autoencoder/checkpoints/step-00000003"):
+        shutil.rmtree(copy / place)
+    (copy / "latents.safetensors").unlink()  # in the middle of the first stage
+    resume(copy, progress=False)
+    assert same(run, copy)
+
+
+def same(*runs: Path) -> bool:
+    a, b = (load_file(run / "model" / "model.safetensors") for run in runs)
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_codec_trained_before_is_taken_as_it_is(run: Path, stickers: Path, tmp_path: Path) -> None:
+    out = tmp_path / "latent"
+    model = start(short(stickers, "latent", width=16, depth=1, codec=str(run / "autoencoder")), out)
+    assert model.codec.hash() == load_codec(run / "autoencoder").hash()
+    assert not (out / "autoencoder" / "checkpoints").exists()
+    assert load_file(out / "latents.safetensors")["states"].shape[0] == 1  # no flips were asked for
+
+
+@pytest.mark.parametrize("recipe", ["autoencoder-vq", "autoencoder-fsq"])
+def test_quantised_codecs_train_and_come_back(recipe: str, stickers: Path, tmp_path: Path) -> None:
+    codec = start(short(stickers, recipe, width=8), tmp_path / "run")
+    again = load_codec(tmp_path / "run")
+    x = torch.randint(0, 256, (2, 8, 8, 4), dtype=torch.uint8)
+    torch.testing.assert_close(again.encode(x), codec.encode(x))
+    assert list((tmp_path / "run" / "samples").glob("*.png"))
+    with pytest.raises(InputError, match="only KL autoencoders have a posterior"):
+        again.posterior(x)
+
+
+def test_all_losses_are_trained_with(stickers: Path) -> None:
+    """Every term has a gradient where it should: features and adversary in the autoencoder, the penalty in the critic."""
+    torch.manual_seed(0)
+    losses = ReconstructionLosses(absolute=1e-6, squared=0.0, slope=0.0, features=1.0, adversarial=1.0, patch=4, critic_width=8)
+    task = AutoencoderTask(tiny(), losses, PictureFeatures(4, 8, 8).eval().requires_grad_(False)).train()
+    data = read_pictures(stickers, PictureOptions(size=8, alpha=True), progress=False)
+    batch = data.training(tiny().build().pixels, Unconditional()).batch(range(4), Streams.of(0, 4))
+    out = task(batch, Streams.of(1, 4))
+    out["loss"].backward()
+    for part in (task.autoencoder.out, task.autoencoder.narrow, task.critic.score):
+        assert float(part.weight.grad.abs().sum()) > 0
+    assert {"absolute", "features", "critic", "code", "code_rms"} <= set(out)
+    assert not task.features.training
+
+
+def test_transparent_pictures_are_compared_over_a_background() -> None:
+    """An invisible pixel's colour is nothing; the same error in opacity shows over any ground but the one of its own colour."""
+    x = torch.tensor([[-1.0, -1.0, -1.0, -1.0]])[..., None, None]  # nothing there
+    y = torch.tensor([[-1.0, -1.0, -1.0, 1.0]])[..., None, None]  # black
+    for ground in (0.0, 0.3, 1.0):
+        g = torch.full((1, 3), ground)
+        torch.testing.assert_close(_shown(x, g)[0, :3].flatten(), torch.full((3,), 2 * ground - 1))
+        torch.testing.assert_close(_shown(y, g)[0, :3].flatten(), torch.full((3,), -1.0))
+
+
+def test_the_feature_distance_is_its_formula() -> None:
+    torch.manual_seed(0)
+    network = PictureFeatures(3, 16, 16).eval()
+    x, y = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
+    expected = []
+    for a, b in zip(network.maps(x), network.maps(y)):
+        a, b = a.detach().numpy().astype(np.float64), b.detach().numpy().astype(np.float64)
+        u, v = (f / np.maximum(np.sqrt((f**2).sum(1, keepdims=True)), 1e-12) for f in (a, b))
+        expected.append(((u - v) ** 2).sum(1).mean((1, 2)))
+    np.testing.assert_allclose(feature_distance(network, x, y).detach().numpy(), np.mean(expected, 0), rtol=1e-4)
+    torch.testing.assert_close(network.gather(network.maps(x)[-1].flatten(1)), network(x))
+
+
+def test_psnr_is_its_formula(stickers: Path) -> None:
+    data = read_pictures(stickers, PictureOptions(size=8), progress=False)
+    torch.manual_seed(0)
+    codec = tiny(3).build().eval()
+    x = torch.from_numpy(data.pictures(range(N)))
+    error = (codec.decode(codec.encode(x)).double() - x.double()).square().mean()
+    assert psnr(codec, data) == pytest.approx(10 * math.log10(255**2 / float(error)), rel=1e-4)
+
+
+def test_latents_of_another_codec_or_other_pictures_are_refused(stickers: Path, tmp_path: Path) -> None:
+    data = read_pictures(stickers, PictureOptions(size=8, alpha=True), progress=False)
+    torch.manual_seed(0)
+    one, other = tiny().build().eval(), tiny().build().eval()
+    file = tmp_path / "latents.safetensors"
+    states = cached_latents(one, data, "a", file, progress=False)
+    assert torch.equal(cached_latents(one, data, "a", file, progress=False), states)
+    with pytest.raises(InputError, match=f"made by codec {one.hash()[:16]}, and this run's are {other.hash()[:16]}"):
+        cached_latents(other, data, "a", file, progress=False)
+    with pytest.raises(InputError, match="made of pictures"):
+        cached_latents(one, data.take(range(4)), "a", file, progress=False)
+    with pytest.raises(InputError, match="made of pictures"):
+        cached_latents(one, data, "b", file, progress=False)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match="remove it"):
+        cached_latents(one, data, "a", file, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 8}, "for pictures of colour and transparency (--alpha), and these have colour"),
+        ({"size": 12, "alpha": True}, "for 8 x 8 pixels, and these pictures have 12 x 12: read them with --size 8"),
+    ],
+)
+def test_codecs_for_other_pictures_are_refused(options: dict, message: str, run: Path, stickers: Path) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        plan(str(stickers), Options(codec=str(run / "autoencoder"), **options), "latent")
+
+
+def test_folders_that_are_no_codec_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        load_codec(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"a model\.ModelConfig, and no codec"):
+        load_codec(run / "model")
+    with pytest.raises(InputError, match=r"a latents.LatentsConfig stands where a ModelConfig belongs"):
+        load(run / "autoencoder")
+    shutil.copytree(run / "autoencoder" / "model", tmp_path / "edited")
+    config = json.loads((tmp_path / "edited" / "config.json").read_text())
+    config["model"]["autoencoder"]["widths"] = [8, 16]
+    (tmp_path / "edited" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="has shape"):
+        load_codec(tmp_path / "edited")
+
+
+def test_a_codec_that_changed_since_the_plan_is_refused(run: Path, stickers: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "autoencoder" / "model", tmp_path / "codec")
+    planned = short(stickers, "latent", width=16, depth=1, codec=str(tmp_path / "codec"))
+    torch.manual_seed(1)
+    save_codec(tiny().build(), tmp_path / "codec", "another")
+    with pytest.raises(InputError, match="this run was planned with"):
+        start(planned, tmp_path / "out")
+
+
+def test_averages_of_a_latent_model_keep_its_codec(run: Path) -> None:
+    assert average(run, 0.1).codec.hash() == load_codec(run / "autoencoder").hash()
+    with pytest.raises(InputError, match="trains no diffusion model"):
+        average(run / "autoencoder", 0.1)

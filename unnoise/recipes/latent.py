@@ -1,0 +1,155 @@
+"""Latent diffusion (Rombach et al. 2022, 2112.10752): an autoencoder, then a transformer on its latents, in one run.
+
+    RUN/autoencoder/         the first stage, a run of its own; or a copy of the codec that was given (--codec)
+    RUN/latents.safetensors  what the codec makes of the pictures, once
+    RUN/                     the second stage, as of any diffusion model; its model has the codec inside
+Either stage goes on from where it stands.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from unnoise.checkpoints.codec import load_codec, save_codec
+from unnoise.core.errors import InputError
+from unnoise.core.objectives import Denoising, PerSample
+from unnoise.core.preconditioning import Data
+from unnoise.core.times import LogitNormal, LowDiscrepancy
+from unnoise.modalities.image.data import PictureData
+from unnoise.modalities.image.latents import Latents, LatentsConfig
+from unnoise.model import DiffusionModel, ModelConfig
+from unnoise.networks.transformer import DiffusionTransformerConfig
+from unnoise.recipes.autoencoder import AutoencoderRun, autoencoder
+from unnoise.recipes.latent_cache import cached_latents
+from unnoise.recipes.options import Options
+from unnoise.recipes.pictures import pictures
+from unnoise.recipes.run import AnyRun, Interrupted, Preview, Run, averaged_denoiser, first_process, fit_denoiser
+from unnoise.recipes.sources import Opened, OpenPictures, PictureSource
+from unnoise.training.config import TrainConfig
+from unnoise.training.distributed import device, join
+
+FIRST, CACHE = "autoencoder", "latents.safetensors"
+
+
+@dataclass(frozen=True)
+class GivenCodec:
+    """A codec that was trained before: where it lay, and the hash of its weights."""
+
+    path: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class LatentRun(AnyRun):
+    """Everything about the training of a latent diffusion model; `first` about its codec, whose data is this run's."""
+
+    data: PictureSource
+    first: AutoencoderRun | GivenCodec
+    model: ModelConfig
+    objective: PerSample
+    train: TrainConfig
+    preview: Preview = Preview()
+    checkpointing: bool = False
+    """Keep only the inputs of the network's blocks for the backward pass: less memory, a third more time."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.first, AutoencoderRun) and self.first.codec != self.model.codec:
+            raise InputError(
+                "the model's codec is not its first stage's; train another by --recipe autoencoder, and give it by --codec"
+            )
+
+    def fit(self, opened: Opened, out: Path, resume: bool) -> DiffusionModel:
+        assert isinstance(opened, OpenPictures)
+        codec, kept = self._codec(opened, out), opened.kept()
+        states = None  # pictures of several shapes are encoded when they are needed
+        if kept.options.buckets is None:
+            if first_process():
+                cached_latents(codec.to(device()), kept, opened.fingerprint(), out / CACHE)
+            join(device()).any(False)  # all wait until they are written
+            states = cached_latents(codec.cpu(), kept, opened.fingerprint(), out / CACHE)
+        again = resume and (out / "checkpoints").exists()
+        return fit_denoiser(
+            self._second(),
+            self._build(codec),
+            lambda m: replace(kept.training(m.codec, m.conditioner), states=states),
+            opened,
+            out,
+            again,
+        )
+
+    def averaged(self, out: Path, width: float, step: int | None = None) -> DiffusionModel:
+        return averaged_denoiser(self._second(), self._build(load_codec(out / FIRST)), out, width, step)
+
+    def _second(self) -> Run:
+        return Run(self.data, self.model, self.objective, self.train, self.preview, checkpointing=self.checkpointing)
+
+    def _build(self, codec: Latents) -> Callable[[], DiffusionModel]:
+        def build() -> DiffusionModel:
+            model = self.model.build()
+            model.codec.load_state_dict(codec.state_dict())
+            return model
+
+        return build
+
+    def _codec(self, opened: OpenPictures, out: Path) -> Latents:
+        """The first stage's, trained as far as is still needed, or the given one's copy in this run."""
+        place = out / FIRST
+        if (out / CACHE).exists():  # made only once the codec was finished
+            return load_codec(place)
+        if isinstance(self.first, GivenCodec):
+            if first_process() and not (place / "model").exists():
+                codec = _given(self.first)
+                save_codec(codec, place / "model", f"# A copy of the codec {self.first.path}\n\nWeights {codec.hash()[:16]}.\n")
+            join(device()).any(False)
+            return load_codec(place)
+        try:
+            return replace(self.first, data=self.data).fit(opened, place, resume=(place / "checkpoints").exists())
+        except Interrupted as e:
+            raise Interrupted(f"in the first stage, {e.args[0].partition(';')[0]}; `unnoise resume {out}` goes on") from None
+
+
+def _given(codec: GivenCodec) -> Latents:
+    found = load_codec(codec.path)
+    if found.hash() != codec.hash:
+        raise InputError(
+            f"{codec.path}: its weights are {found.hash()[:16]}, and this run was planned with {codec.hash[:16]}; "
+            "bring that codec back, or start another run"
+        )
+    return found
+
+
+def latent(opened: OpenPictures, source: PictureSource, options: Options) -> LatentRun:
+    """A transformer on at most about 16 x 16 patches of latents, told what the recipe `pictures` tells."""
+    run = pictures(opened, source, options)
+    if options.codec is None:
+        whole = {f.name for f in fields(Options)} & {"seed", "background", "flip", "alpha", "compression"}
+        first: AutoencoderRun | GivenCodec = autoencoder(opened, source, Options(**{k: getattr(options, k) for k in whole}))
+        assert isinstance(first, AutoencoderRun)
+        config = first.codec
+    else:
+        codec = load_codec(options.codec)
+        config, first = codec.config, GivenCodec(str(options.codec), codec.hash())
+        _refuse(config, opened.pictures, options.codec)
+    side = max(config.build().shape()[1:])
+    assert isinstance(run.model.network, DiffusionTransformerConfig)
+    assert isinstance(run.objective, Denoising)
+    network = replace(run.model.network, channels=config.latent_channels, patch=max(1, -(-side // 16)))
+    return LatentRun(
+        data=source,
+        first=first,
+        model=replace(run.model, codec=config, network=network, preconditioner=Data(1.0)),
+        objective=replace(run.objective, times=LowDiscrepancy(LogitNormal(0.0, 1.0))),
+        train=run.train,
+        preview=run.preview,
+    )
+
+
+def _refuse(config: LatentsConfig, data: PictureData, path: str) -> None:
+    if config.channels != data.channels:
+        kinds = {1: "grey", 3: "colour", 4: "colour and transparency (--alpha)"}
+        raise InputError(f"codec {path} is for pictures of {kinds[config.channels]}, and these have {kinds[data.channels]}")
+    if (config.height, config.width) != (data.height, data.width):
+        raise InputError(
+            f"codec {path} is for {config.width} x {config.height} pixels, and these pictures have {data.width} x {data.height}: "
+            f"read them with --size {config.width}, or train another codec"
+        )
