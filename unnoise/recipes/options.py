@@ -26,6 +26,8 @@ class Options:
     """What transparent pictures are laid over: a colour name or #rrggbb."""
     alpha: bool = False
     """Keep the transparency of pictures, instead of laying them over the background."""
+    buckets: int | None = None
+    """For pictures of several shapes: train each at the nearest of a few sizes of one area, their sides multiples of this."""
     flip: bool = False
     """Mirror half of the pictures at random; wrong for letters, digits and faces of clocks."""
     recaption: bool = False
