@@ -42,6 +42,8 @@ RECIPES: Mapping[str, Callable[[Any, Any, Options], AnyRun]] = {
     "autoencoder-fsq": autoencoder_fsq,
     "tables": tables,
 }
+BUCKETED = ("pictures", "unet", "ddpm", "edm", "edm2")
+"""Recipes whose batches may each be of another shape."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
             size=options.size,
             background=options.background,
             alpha=options.alpha,
+            buckets=options.buckets,
             flip=options.flip,
             recaption=Recaption() if options.recaption else None,
             weights=options.weights,
@@ -77,6 +80,8 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
     name = recipe or ("pictures" if is_picture else "tables")
     if (name == "tables") == is_picture:
         raise InputError(f"recipe {name!r} does not fit {data}, which is {'a set of pictures' if is_picture else 'a table'}")
+    if options.buckets is not None and name not in BUCKETED:
+        raise InputError(f"--buckets: recipe {name!r} takes data of one size; those that take several are {', '.join(BUCKETED)}")
     opened = source.open(progress=first_process())
     return Plan(name, RECIPES[name](opened, source, options), opened)
 
