@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tiny import tiny_model
 
 from unnoise.core.errors import InputError
+from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.model import DiffusionModel, Sampling
 
 PROMPTS = ["zero", "one", "two", "three", "zero", "one", "two", "three"]
@@ -78,6 +80,14 @@ def test_guidance_of_one_is_plain_and_of_nought_is_unconditional(model: Diffusio
     assert (plain - strong).abs().max() > 1e-3
 
 
+def test_another_size_is_what_a_model_of_that_size_makes(model: DiffusionModel) -> None:
+    other = replace(model.config, codec=PixelsConfig(12, 7, 1)).build()
+    other.parts.load_state_dict(model.parts.state_dict())
+    wide = model.sample(["one", "two"], seed=3, height=12, width=7)
+    assert torch.equal(wide.data, other.sample(["one", "two"], seed=3).data)
+    assert model.sample(seed=3, width=9).data.shape == model.sample(seed=3, height=9).data.shape == (1, 9, 9, 1)
+
+
 def test_a_negative_prompt_leads_elsewhere(model: DiffusionModel) -> None:
     away = states(model, ["one"], [1], guidance=3.0, negative="two")
     assert (away - states(model, ["one"], [1], guidance=3.0)).abs().max() > 1e-3
@@ -95,6 +105,8 @@ def test_a_negative_prompt_leads_elsewhere(model: DiffusionModel) -> None:
         ({"rescale": 2.0}, "rescale 2.0 is outside 0 ... 1"),
         ({"interval": (0.7, 0.2)}, "two rising times"),
         ({"n": 0}, "ask for at least 1 sample"),
+        ({"height": 3}, "the sides are 4 to 4096"),
+        ({"width": 10**6}, "the sides are 4 to 4096"),
         ({"sample_seeds": [1, 2]}, "2 sample seeds for 1 samples"),
         ({"sample_seeds": [-1]}, "sample seed -1 is outside"),
         ({"seed": -1}, "seed -1 is negative"),

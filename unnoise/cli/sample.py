@@ -62,6 +62,10 @@ class Sample:
     """A model or run to lead away from: the same kind, trained less or smaller (autoguidance); best with --guidance 1."""
     weaker_scale: float = 2.0
     """Scale of --weaker; 1 is none."""
+    height: int | None = None
+    """Height of the pictures in pixels, if not the model's own; without --width they are square. Best a shape it was trained on."""
+    width: int | None = None
+    """Width of the pictures in pixels."""
     negative: str | None = None
     """A prompt to lead away from."""
     exact: bool = False
@@ -102,7 +106,7 @@ def run(argv: list[str]) -> None:
             prompts, n, args.seed, sample_seeds=args.sample_seeds, steps=args.steps, sampler=args.sampler, grid=args.grid,
             guidance=args.guidance, interval=args.interval, rescale=args.rescale, rule=rule,
             threshold=args.threshold, inner=inner, weaker=weaker, negative=args.negative, exact=args.exact, bf16=args.bf16,
-            batch=args.batch, watch=watch,
+            batch=args.batch, watch=watch, height=args.height, width=args.width,
         )  # fmt: skip
     if later:
         from unnoise.recipes.cascade import go_on  # recipes are slow to import

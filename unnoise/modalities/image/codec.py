@@ -51,7 +51,9 @@ class Resizable(Protocol):
 
 
 def resized(codec: Codec, height: int, width: int) -> Codec:
-    """The codec for pictures of another size. Raises InputError for one that has a single size."""
+    """The codec for pictures of another size. Raises InputError for sides outside 4 to 4096, and for a codec of a single size."""
+    if not (4 <= height <= 4096 and 4 <= width <= 4096):
+        raise InputError(f"pictures of {height} x {width} pixels (height x width): the sides are 4 to 4096")
     if not isinstance(codec, Resizable):
         raise InputError(f"a {type(codec).__name__} codec makes data of one size only; leave the height and width out")
     return codec.resized(height, width)
