@@ -68,8 +68,6 @@ def _resized(sprites: PictureSprites, name: str, width: int, height: int) -> Ima
 
 _JOINING = frozenset({"with", "over", "of", "in", "on", "and", "not", "to", "from", "at", "facing", "no", "or"})
 """Names with these have no plain plural."""
-    ["with", "over", "of", "in", "on", "and", "not", "to", "from", "at", "facing", "no", "or"]
-)  # names with these have no plain plural
 
 
 def _unmistakable(names: list[str]) -> list[str]:
