@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unnoise.control.layout.conditioner import Planned
+from unnoise.control.layout.rows import LaidOut
 from unnoise.core.codec import Codec, Conditioner, Unconditional
 from unnoise.core.errors import InputError
 from unnoise.core.measure import Examples
@@ -124,6 +126,8 @@ class OpenPictures(Opened):
         return self.pictures.split(share)[0] if share > 0 else self.pictures
 
     def training(self, codec: Codec, conditioner: Conditioner) -> DataSet:
+        if isinstance(conditioner, Planned):  # it is told more than captions
+            return LaidOut(self.kept(), codec, conditioner)
         return self.kept().training(codec, conditioner)
 
     def preview(self, samples: Samples, path: Path) -> None:
