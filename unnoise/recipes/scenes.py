@@ -22,6 +22,8 @@ from unnoise.core.times import LogitNormal, LowDiscrepancy
 from unnoise.core.weights import DataWeight
 from unnoise.modalities.conditioning import TextConfig
 from unnoise.modalities.image.data import PictureData
+from unnoise.modalities.image.scenes.outlines import Outlines
+from unnoise.modalities.image.scenes.shapes import Shapes
 from unnoise.modalities.image.scenes.sprites import Sprites
 from unnoise.model import About, ModelConfig, Sampling
 from unnoise.networks.patched import PatchedConfig
@@ -35,6 +37,8 @@ from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
 PATCH = 2
 CAPTIONS = 2000
 """Rows whose captions show which characters there are and how long texts get."""
+MOST_DRAWN = 64
+"""Kinds of things that layouts are drawn of by a model; of more than these, by the grammar alone."""
 PROMPTS = (
     "three red apples left of a sign that says OPEN", "ten small blue fish", "a pink star inside a yellow ring",
     "a blue house behind a red tree", "a sign that says ZEBRA", "two purple cups above three orange hearts",
@@ -45,7 +49,8 @@ PROMPTS = (
 def scenes(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
     """InputError for pictures that no world drew."""
     data = opened.kept()
-    planned = planner(data, LaidOut.world_of(data).sprites)
+    sprites = LaidOut.world_of(data).sprites
+    planned = planner(data, sprites if isinstance(sprites, Shapes) else Outlines.of(sprites))
     dim, std = planned.words.encoder.width, data.data_std()
     network = UNetConfig(
         channels=3 * PATCH**2,
@@ -97,5 +102,7 @@ def planner(data: PictureData, sprites: Sprites) -> PlannedConfig:
     dim = words.encoder.width
     plain = PlannedConfig(words, sprites, data.height, data.width)
     sizes = plain.layouts
+    if sizes.kinds > MOST_DRAWN:
+        return plain
     generator = LayoutGeneratorConfig(sizes.kinds, sizes.colours, sizes.slots, dim, dim, width=96, depth=3)
     return replace(plain, generator=generator)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from unnoise.control.layout.generator import LayoutGenerator, LayoutGeneratorConfig
 from unnoise.control.layout.planner import fragments, plan, spoken
 from unnoise.core.codec import Conditioner
+from unnoise.core.errors import InputError
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import Cond
 from unnoise.modalities.conditioning import Text, TextConfig
@@ -91,14 +92,15 @@ class Planned(Conditioner):
         pieces = fragments(prompt, self.config.sprites)
 
         def draw(n: int) -> list[Scene]:
-            return self._drawn(prompt, spoken(prompt, pieces), Streams.of(derive(seed, "drawn"), n))
+            return self.drawn(prompt, spoken(prompt, pieces), Streams.of(derive(seed, "drawn"), n))
 
         return plan(prompt, self.config.sprites, rng, None if self.generator is None else draw)
 
     @torch.no_grad()
-    def _drawn(self, prompt: str, words: Sequence[str], rng: Streams) -> list[Scene]:
-        """Layouts of the generator."""
-        assert self.generator is not None
+    def drawn(self, prompt: str, words: Sequence[str], rng: Streams) -> list[Scene]:
+        """What the generator draws for a prompt, unchecked: a layout for each stream, whose signs say `words`."""
+        if self.generator is None:
+            raise InputError("this model plans by grammar alone; it has no generator of layouts")
         device = next(self.parameters()).device
         ids = {k: v.to(device) for k, v in self.words.prepare([prompt, None]).items()}
         told, away = ({k: v[i : i + 1].expand(len(rng), *v.shape[1:]) for k, v in self.words(ids).items()} for i in (0, 1))
