@@ -100,8 +100,8 @@ def test_captions_are_learnt_by_heart_once(teacher: str, tmp_path: Path) -> None
     conditioner = words_of(teacher).conditioner.build()
     assert isinstance(conditioner, Sentence)
     expected = conditioner.prepare([*CAPTIONS, None])
-    learn_by_heart(conditioner, CAPTIONS[:2], tmp_path, progress=False)
-    learn_by_heart(conditioner, CAPTIONS, tmp_path, progress=False)
+    learn_by_heart(conditioner, CAPTIONS[:2], tmp_path)
+    learn_by_heart(conditioner, CAPTIONS, tmp_path)
     (file,) = tmp_path.glob("*.safetensors")
     assert conditioner.identity in file.name
     conditioner.encode = None  # type: ignore[assignment]  # must not be asked
@@ -115,3 +115,22 @@ def test_what_is_no_text_encoder(tmp_path: Path, teacher: str) -> None:
         load_distilled(tmp_path)
     with pytest.raises(InputError, match="could not be loaded"):
         words_of(str(tmp_path))
+
+
+def test_pictures_are_told_by_a_frozen_and_by_a_distilled_encoder(teacher: str, pictures: Path, tmp_path: Path) -> None:
+    """The network of the saved model is told what the encoder says; a frozen one is read anew, a distilled one lies within."""
+    student = plan(str(pictures), Options(text_encoder=teacher, steps=2, batch=4, width=24, depth=1), "distil-text")
+    encoder = replace(student.run.student.encoder, rank=4, heads=2)  # type: ignore[union-attr]
+    start(
+        replace(student, run=replace(student.run, pairs=4, student=replace(student.run.student, encoder=encoder))), tmp_path / "w"
+    )  # type: ignore[union-attr]
+    for name, inside in ((teacher, False), (str(tmp_path / "w"), True)):
+        planned = plan(str(pictures), Options(text_encoder=name, steps=2, batch=4, width=16, depth=1))
+        model = start(planned, tmp_path / f"run-{inside}")
+        assert any(k.startswith("conditioner.") for k in model.parts.state_dict()) == inside
+        assert len(list((tmp_path / f"run-{inside}").glob("words-*.safetensors"))) == (not inside)
+        told = words_of(name).conditioner.build()
+        fill(told, name)
+        prompt = "a [red:black:0.5] (cat:1.2)"
+        torch.testing.assert_close(model.conditioner(model.conditioner.prepare([prompt])), told(told.prepare([prompt])))
+        assert len(model.sample(prompt, n=2, steps=2)) == 2

@@ -57,7 +57,7 @@ class DistilRun(AnyRun):
             raise InputError(f"{self.data.path}: a text encoder learns from pictures with captions")
         teacher = self.teacher.build()
         captions = {c for several in opened.pictures.captions for c in several}
-        learn_by_heart(teacher, texts := lessons(captions, self.student, self.pairs, self.train.seed), out)
+        learn_by_heart(teacher, texts := lessons(captions, self.student, self.pairs, self.train.seed), out, first_process())
         torch.manual_seed(self.train.seed)
         student = self.student.build()
         begin_with(student, teacher)

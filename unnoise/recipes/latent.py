@@ -51,6 +51,8 @@ class LatentRun(AnyRun):
     preview: Preview = Preview()
     checkpointing: bool = False
     """Keep only the inputs of the network's blocks for the backward pass: less memory, a third more time."""
+    words: str | None = None
+    """The folder of the distilled text encoder that the model is told by; None where it has none."""
 
     def __post_init__(self) -> None:
         if isinstance(self.first, AutoencoderRun) and self.first.codec != self.model.codec:
@@ -81,7 +83,9 @@ class LatentRun(AnyRun):
         return averaged_denoiser(self._second(), self._build(load_codec(out / FIRST)), out, width, step)
 
     def _second(self) -> Run:
-        return Run(self.data, self.model, self.objective, self.train, self.preview, checkpointing=self.checkpointing)
+        return Run(
+            self.data, self.model, self.objective, self.train, self.preview, checkpointing=self.checkpointing, words=self.words
+        )
 
     def _build(self, codec: Latents) -> Callable[[], DiffusionModel]:
         def build() -> DiffusionModel:
@@ -141,6 +145,7 @@ def latent(opened: OpenPictures, source: PictureSource, options: Options) -> Lat
         objective=replace(run.objective, times=LowDiscrepancy(LogitNormal(0.0, 1.0))),
         train=run.train,
         preview=run.preview,
+        words=run.words,
     )
 
 

@@ -25,6 +25,7 @@ from unnoise.core.times import LogitNormal, LogNormalSigma, LowDiscrepancy, Time
 from unnoise.core.weights import EDMWeight, Simple, VelocityWeight, Weight
 from unnoise.modalities.conditioning import LabelsConfig, TextConfig
 from unnoise.modalities.image.data import PictureData
+from unnoise.modalities.words.distilled import DistilledConfig
 from unnoise.model import About, Buildable, ModelConfig, Sampling
 from unnoise.networks.mp_unet import MPUNetConfig
 from unnoise.networks.text import TextEncoderConfig
@@ -33,6 +34,7 @@ from unnoise.networks.unet import UNetConfig, ddpm_cifar10
 from unnoise.recipes.options import Options
 from unnoise.recipes.run import Preview, Run, spread
 from unnoise.recipes.sources import OpenPictures, PictureSource
+from unnoise.recipes.text_encoders import words_of
 from unnoise.training.config import AdamWConfig, InverseSqrtDecay, LinearDecay, TrainConfig
 
 
@@ -58,7 +60,7 @@ class Diffusion:
 
 def pictures(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
     data = opened.pictures
-    told = _told(data)
+    told = _told(data, options)
     side = max(data.height, data.width)
     large = side >= 48 and len(data) >= 10_000  # what a larger network would learn more from
     network = DiffusionTransformerConfig(
@@ -83,7 +85,7 @@ def pictures(opened: OpenPictures, source: PictureSource, options: Options) -> R
 
 def unet(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
     data = opened.pictures
-    told = _told(data)
+    told = _told(data, options)
     side, levels = max(data.height, data.width), _levels(data)
     network = UNetConfig(
         channels=data.channels,
@@ -107,7 +109,7 @@ def unet(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
 
 def ddpm(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
     data = opened.pictures
-    told = _told(data)
+    told = _told(data, options)
     network = replace(
         ddpm_cifar10(),
         channels=data.channels,
@@ -211,6 +213,7 @@ def _run(
             sample_every=max(250, steps // 8),
         ),
         preview=Preview(prompts, n=max(1, 32 // max(1, len(prompts))), seed=options.seed),
+        words=options.text_encoder if isinstance(told.conditioner, DistilledConfig) else None,
     )
 
 
@@ -218,13 +221,15 @@ def _objective(weight: Weight, times: Times, options: Options) -> Denoising:
     return Denoising(SquaredError(weight), times, OptimalTransport() if options.transport else Independent())
 
 
-def _told(data: PictureData) -> Told:
+def _told(data: PictureData, options: Options) -> Told:
     """Words where there are any (class names are words too), class numbers where there are only numbers."""
     captions = {c for several in data.captions for c in several}
     if not captions:
         return Told(UnconditionalConfig(), 0, 0)
     if data.classes and all(c.isdigit() for c in data.classes):
         return Told(LabelsConfig(data.classes, 192), 192, 0)
+    if options.text_encoder is not None:
+        return Told(*words_of(options.text_encoder))
     encoder = TextEncoderConfig(width=192, depth=1 if data.classes else 3, heads=3)
     return Told(TextConfig.of(captions, encoder), encoder.width, encoder.width)
 

@@ -19,8 +19,9 @@ import torch
 from unnoise.core.errors import InputError
 from unnoise.core.objectives import LearnedUncertainty, PerSample
 from unnoise.model import DiffusionModel, ModelConfig, Samples, load
-from unnoise.recipes.sources import Opened, PictureSource, TableSource
+from unnoise.recipes.sources import Opened, OpenPictures, PictureSource, TableSource
 from unnoise.recipes.task import DenoisingTask
+from unnoise.recipes.text_encoders import fill, learn_by_heart
 from unnoise.training.config import TrainConfig
 from unnoise.training.data import DataSet
 from unnoise.training.distributed import device
@@ -29,6 +30,7 @@ from unnoise.training.loop import fit, measure_step_seconds
 from unnoise.training.task import Task
 
 T = TypeVar("T")
+_BY_HEART = 100_000  # pictures whose captions a frozen text encoder reads before the training; of more, as they come
 
 
 class Interrupted(KeyboardInterrupt):
@@ -37,7 +39,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Preview:
-    """What is drawn while training: n samples for every prompt (unconditional ones where there are none)."""
+    """What is drawn while training: n samples for every prompt (unconditional ones where there are none); nothing if n is 0."""
 
     prompts: tuple[str, ...] = ()
     n: int = 16
@@ -78,6 +80,8 @@ class Run(AnyRun):
     """Learn the scale of the loss at every noise level along (EDM2)."""
     checkpointing: bool = False
     """Keep only the inputs of the network's blocks for the backward pass: less memory, a third more time."""
+    words: str | None = None
+    """The folder of the distilled text encoder that the model is told by; None where it has none."""
 
     def fit(self, opened: Opened, out: Path, resume: bool) -> DiffusionModel:
         return fit_denoiser(self, self.model.build, lambda m: opened.training(m.codec, m.conditioner), opened, out, resume)
@@ -89,6 +93,8 @@ class Run(AnyRun):
         """A model with its first weights, and the task that trains it."""
         torch.manual_seed(self.train.seed)
         model = build()
+        if self.words is not None:
+            fill(model.conditioner, self.words)
         objective = LearnedUncertainty(self.objective) if self.learned_uncertainty else self.objective
         return model, DenoisingTask(model, objective, self.checkpointing)
 
@@ -104,11 +110,13 @@ def fit_denoiser(
     """Train the denoiser and the conditioner of the model that `build` makes, on what `training` makes of the data for it."""
     model, task = run.task(build)
     task.to(device())
+    if isinstance(opened, OpenPictures) and len(opened.pictures) <= _BY_HEART:
+        learn_by_heart(model.conditioner, {c for several in opened.pictures.captions for c in several}, out, first_process())
     data = training(model)
     if first_process() and not resume:
         print(account(run.train, opened, type(run.model.network).__name__.removesuffix("Config"), task, data), flush=True)
-    hook = _Sheets(run.train.sample_every, build(), run.preview, opened, out)
-    result = fit(task, data, run.train, out, [hook], resume)
+    hooks = [_Sheets(run.train.sample_every, build(), run.preview, opened, out)] if run.preview.n else []
+    result = fit(task, data, run.train, out, hooks, resume)
     if not first_process():
         return model
     finished = build()

@@ -15,7 +15,6 @@ from unnoise.modalities.words.distilled import Distilled, DistilledConfig
 from unnoise.modalities.words.emphasis import EmphaticConfig
 from unnoise.modalities.words.frozen import Frozen, T5TextConfig, read_encoder
 from unnoise.networks.word_encoder import WordEncoderConfig
-from unnoise.recipes.run import first_process
 from unnoise.training.files import atomically
 
 _AT_ONCE = 256
@@ -49,10 +48,10 @@ def fill(module: nn.Module, folder: str) -> None:
             part.load_state_dict(load_distilled(folder).state_dict())
 
 
-def learn_by_heart(module: nn.Module, texts: Iterable[str], folder: Path, progress: bool = True) -> None:
+def learn_by_heart(module: nn.Module, texts: Iterable[str], folder: Path, first: bool = True) -> None:
     """Have every frozen encoder within the module read the texts once, and keep what they mean in a book in the folder.
 
-    A book that is there is read, and texts that it lacks are added. Only the first process writes.
+    A book that is there is read, and texts that it lacks are added, by the first process alone: the others read as they go.
     """
     wanted = ["", *sorted(set(texts) - {""})]
     for part in module.modules():
@@ -60,10 +59,10 @@ def learn_by_heart(module: nn.Module, texts: Iterable[str], folder: Path, progre
             file = folder / f"words-{part.identity}.safetensors"
             book = Book.open(file, part.identity) if file.exists() else Book.empty()
             if missing := [t for t in wanted if t not in book]:
-                if not first_process():
+                if not first:
                     continue
                 rows = {t: book[t] for t in wanted if t in book}
-                for a in tqdm(range(0, len(missing), _AT_ONCE), desc="reading captions", disable=not progress):
+                for a in tqdm(range(0, len(missing), _AT_ONCE), desc="reading captions", leave=False):
                     some = missing[a : a + _AT_ONCE]
                     rows |= zip(some, part.rows(some))
                 with atomically(file) as half:
