@@ -17,13 +17,27 @@ CONFIG = TrainConfig(
 MUON = replace(CONFIG, optimiser=MuonConfig(smallest=8), micro_batch=3)
 
 
+class Deep(nn.Module):
+    """A block of blocks."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(width, width)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
 class Toy(Task):
-    """Denoise 4 numbers at a random time; all that a real task has: streams, times, a buffer, dropout, an unused weight."""
+    """Denoise 4 numbers at a random time; all that a real task has: streams, times, nested blocks, a buffer, dropout, an unused
+    weight."""
 
     def __init__(self, seed: int = 0, width: int = 16, dropout: float = 0.1) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.blocks = nn.ModuleList([nn.Linear(5, width), nn.Linear(width, width)])
+        self.blocks = nn.ModuleList([nn.Linear(5, width), Deep(width)])
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(width, 4)
         self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)

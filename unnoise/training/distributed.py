@@ -75,7 +75,7 @@ class World:
             return
         for x in [*task.parameters(), *task.buffers()]:
             dist.broadcast(x.detach(), src=0)
-        for module in list(task.modules()):
+        for module in reversed(list(task.modules())):  # what lies within a block before the block itself
             if isinstance(module, nn.ModuleList):
                 for block in module:
                     if any(True for _ in block.parameters()):
