@@ -40,6 +40,8 @@ class Options:
     """Train the weight matrices with Muon, the rest with AdamW."""
     transport: bool = False
     """For pictures: pair noise and pictures within each batch by optimal transport (needs scipy)."""
+    codec: str | None = None
+    """For latent models: the folder of a codec that was trained before, by the recipe autoencoder; else one is trained first."""
     compression: int | None = None
     """For autoencoders: pixels along a side for one code, a power of two; the recipe aims at 8 x 8 codes."""
     text_encoder: str | None = None

@@ -13,6 +13,7 @@ from unnoise.modalities.image.recaption import Recaption
 from unnoise.model import MODEL_CLASSES
 from unnoise.recipes.autoencoder import AutoencoderRun, ReconstructionLosses
 from unnoise.recipes.distil_text import DistilRun
+from unnoise.recipes.latent import GivenCodec, LatentRun
 from unnoise.recipes.retrieval import RetrievalRun
 from unnoise.recipes.run import AnyRun, Preview, Run
 from unnoise.recipes.sources import PictureSource, TableSource
@@ -21,7 +22,8 @@ from unnoise.training.files import atomically
 
 RUN_FILE = "run.json"
 RUN_CLASSES = RETRIEVAL_CLASSES | allow(
-    Run, AutoencoderRun, ReconstructionLosses, RetrievalRun, DistilRun, Preview, PictureSource, PictureOptions, Recaption, TableSource,
+    Run, AutoencoderRun, ReconstructionLosses, LatentRun, GivenCodec, RetrievalRun, DistilRun, Preview,
+    PictureSource, PictureOptions, Recaption, TableSource,
     training.TrainConfig, training.AdamWConfig, training.MuonConfig, training.Constant, training.CosineDecay,
     training.InverseSqrtDecay, training.LinearDecay, training.GuardConfig,
     objectives.Denoising, objectives.DenoisingTwice, objectives.SlicedScoreMatching, bound.VariationalBound, bound.Levels,

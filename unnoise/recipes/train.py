@@ -19,6 +19,7 @@ from unnoise.model import DiffusionModel
 from unnoise.recipes.autoencoder import autoencoder, autoencoder_fsq, autoencoder_vq
 from unnoise.recipes.cascade import super_resolution
 from unnoise.recipes.distil_text import distil_text
+from unnoise.recipes.latent import latent
 from unnoise.recipes.options import Options
 from unnoise.recipes.pictures import ddpm, edm, edm2, pictures, unet
 from unnoise.recipes.retrieval import retrieval
@@ -37,6 +38,7 @@ RECIPES: Mapping[str, Callable[[Any, Any, Options], AnyRun]] = {
     "super-resolution": super_resolution,
     "retrieval": retrieval,
     "distil-text": distil_text,
+    "latent": latent,
     "autoencoder": autoencoder,
     "autoencoder-vq": autoencoder_vq,
     "autoencoder-fsq": autoencoder_fsq,

@@ -216,6 +216,8 @@ class TrainingPictures:
     data: PictureData
     codec: Codec
     conditioner: Conditioner
+    states: Tensor | None = field(default=None, repr=False)
+    """What the codec makes of every picture, where that was done before: (1, N, ...), or (2, N, ...) with the mirrored ones."""
 
     def __len__(self) -> int:
         return len(self.data)
@@ -223,10 +225,16 @@ class TrainingPictures:
     def batch(self, rows: Sequence[int], rng: Streams) -> dict[str, State | dict[str, Tensor]]:
         """{"x": encoded pictures (B, C, H, W), "cond": prepared conditions}; rng has one stream a row."""
         rows = self.data.drawn(rows, rng)
-        pixels = torch.from_numpy(self.data.shaped(rows))
-        if self.data.options.flip:  # before they are encoded: a codec need not know mirrors
-            pixels = torch.where((rng.uniform("flip") < 0.5)[:, None, None, None], pixels.flip(-2), pixels)
-        x, cond = self._codec(pixels).encode(pixels), dict(self.conditioner.prepare(self._told(rows, rng)))
+        cond = dict(self.conditioner.prepare(self._told(rows, rng)))
+        mirrored = rng.uniform("flip") < 0.5 if self.data.options.flip else torch.zeros(len(rows), dtype=torch.bool)
+        x: State
+        if self.states is not None:
+            x = self.states[mirrored.long(), torch.as_tensor(rows)].float()
+        if self.states is None or isinstance(self.conditioner, Following):
+            pixels = torch.from_numpy(self.data.shaped(rows))
+            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-2), pixels)
+        if self.states is None:  # mirrored before they are encoded: a codec need not know mirrors
+            x = self._codec(pixels).encode(pixels)
         if isinstance(self.conditioner, Following):
             cond.update(self.conditioner.from_data(pixels, rng))
         return {"x": x, "cond": cond}
