@@ -46,7 +46,9 @@ def test_what_layers_show_is_never_more_than_the_whole_cell() -> None:
 
 def raster() -> Raster:
     torch.manual_seed(0)
-    return RasterConfig(kinds=4, colours=3, channels=5, extra=2, width=6, hidden=12).build()
+    return RasterConfig(
+        kinds=4, palette=((0.0, 0.0, 0.0), (1.0, -1.0, -1.0), (0.2, 0.4, 0.9)), channels=5, extra=2, width=6, hidden=12
+    ).build()
 
 
 def slots(*rows: tuple[int, int, tuple[float, float, float, float]]) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ Slots are laid one over the other as Porter & Duff 1984 lay pictures ("over"), a
 
 so that a thing before another hides nothing of what the network is told. Where a slot shows, the network hears of it
 
-    e(kind) + e(colour), log of width and height, and the place (u, v) in its box, -1 at the first edge and 1 at the last,
+    e(kind) + e(colour), the colour itself, log of width and height, and the place (u, v) in its box, -1 ... 1 between its edges,
 
 in sines and cosines. u jumps where one box ends and the next begins, so things that touch stay apart. Two layers that see one pixel
 alone turn this into `channels` numbers: a picture of each kind of thing as a function of (u, v) (after Sitzmann et al. 2020,
@@ -30,10 +30,13 @@ _WAVES = (0.5, 1.0, 2.0, 4.0)  # half periods of a sine over a box's half side
 
 @dataclass(frozen=True)
 class RasterConfig:
-    """kinds: what a slot may be, 0 for nothing; colours: 0 for none. extra: channels of a picture that is told beside the boxes."""
+    """kinds: what a slot may be, 0 for nothing. palette: red, green and blue of every colour in [-1, 1], the first one for none.
+
+    extra: channels of a picture that is told beside the boxes.
+    """
 
     kinds: int
-    colours: int
+    palette: tuple[tuple[float, float, float], ...]
     channels: int = 16
     extra: int = 0
     width: int = 16
@@ -47,8 +50,10 @@ class Raster(nn.Module):
     def __init__(self, config: RasterConfig) -> None:
         super().__init__()
         self.config = config
-        self.kind, self.colour = nn.Embedding(config.kinds, config.width), nn.Embedding(config.colours, config.width)
-        told = LAYERS * (config.width + 3 + 4 * len(_WAVES)) + config.extra
+        self.kind, self.colour = nn.Embedding(config.kinds, config.width), nn.Embedding(len(config.palette), config.width)
+        self.palette: Tensor
+        self.register_buffer("palette", torch.tensor(config.palette), persistent=False)
+        told = LAYERS * (config.width + 6 + 4 * len(_WAVES)) + config.extra
         self.first, self.second = nn.Linear(told, config.hidden), nn.Linear(config.hidden, config.hidden)
         self.last = nn.Linear(config.hidden, config.channels)
 
@@ -68,14 +73,15 @@ class Raster(nn.Module):
         return picture if extra is None else torch.cat([picture, extra.to(picture.dtype)], 1)
 
     def _slots(self, kind: Tensor, colour: Tensor, box: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What is said of each slot (B, K, width + 3), and u, v as a x + b: the a and b of both (B, K, 2)."""
+        """What is said of each slot (B, K, width + 6), and u, v as a x + b: the a and b of both (B, K, 2)."""
         wide, high = (box[..., 2:] - box[..., :2]).clamp(min=1e-3).unbind(-1)
-        about = torch.cat([self.kind(kind) + self.colour(colour), _stacked(torch.ones_like(wide), wide.log(), high.log())], -1)
+        sizes = _stacked(torch.ones_like(wide), wide.log(), high.log())
+        about = torch.cat([self.kind(kind) + self.colour(colour), self.palette[colour], sizes], -1)
         across, down = ((2 / side, -1 - 2 * box[..., i] / side) for i, side in ((0, wide), (1, high)))
         return about, _stacked(*across), _stacked(*down)
 
     def _seen(self, shown: Tensor, about: Tensor, across: Tensor, down: Tensor) -> Tensor:
-        """One layer's weights (B, K, H, W) -> what each pixel hears of it: (B, H, W, width + 3 + waves)."""
+        """One layer's weights (B, K, H, W) -> what each pixel hears of it: (B, H, W, width + 6 + waves)."""
         height, width = shown.shape[-2:]
         mixed = torch.einsum("bkhw,bkf->bhwf", shown, torch.cat([about, across, down], -1))
         said, a, b, c, d = mixed.split([about.shape[-1], 1, 1, 1, 1], -1)

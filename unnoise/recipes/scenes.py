@@ -104,5 +104,5 @@ def planner(data: PictureData, sprites: Sprites) -> PlannedConfig:
     sizes = plain.layouts
     if sizes.kinds > MOST_DRAWN:
         return plain
-    generator = LayoutGeneratorConfig(sizes.kinds, sizes.colours, sizes.slots, dim, dim, width=96, depth=3)
+    generator = LayoutGeneratorConfig(sizes.kinds, len(sizes.palette), sizes.slots, dim, dim, width=96, depth=3)
     return replace(plain, generator=generator)

@@ -66,7 +66,7 @@ class Planned(Conditioner):
         self.words: Text = config.words.build()
         self.letter = nn.Embedding(1 + len(ALPHABET), dim)
         self.place, self.sign = nn.Embedding(LONGEST, dim), nn.Embedding(SIGNS, dim)
-        raster = RasterConfig(self.layouts.kinds, self.layouts.colours, config.channels, extra=config.finer**2)
+        raster = RasterConfig(self.layouts.kinds, self.layouts.palette, config.channels, extra=config.finer**2)
         self.raster: Raster = raster.build()
         self.generator: LayoutGenerator | None = None if config.generator is None else config.generator.build()
 

@@ -22,7 +22,7 @@ from torch.nn.functional import pixel_unshuffle
 
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.scenes.draw import MARGIN, lettering, pixels
-from unnoise.modalities.image.scenes.vocabulary import Vocabulary
+from unnoise.modalities.image.scenes.vocabulary import COLOURS, Vocabulary
 from unnoise.modalities.image.scenes.world import LONGEST, Box, Scene, Sign, Thing, size_of
 
 ALPHABET = string.ascii_uppercase + string.digits
@@ -53,8 +53,10 @@ class Layouts:
         return FIRST + len(self.vocabulary.names)
 
     @property
-    def colours(self) -> int:
-        return 1 + len(self.vocabulary.colours)
+    def palette(self) -> tuple[tuple[float, float, float], ...]:
+        """Red, green and blue of every colour in [-1, 1], the first one for none."""
+        known = [COLOURS.get(name, (127, 127, 127)) for name in self.vocabulary.colours]
+        return ((0.0, 0.0, 0.0), *((r / 127.5 - 1, g / 127.5 - 1, b / 127.5 - 1) for r, g, b in known))
 
     def encode(self, scenes: Sequence[Scene | None]) -> dict[str, Tensor]:
         """Scenes -> tensors; None: nothing is told. InputError for more things than there are slots, or names of another world."""
