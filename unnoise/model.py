@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from unnoise.control.rules import Linear, Rule, rule_name
 from unnoise.control.self_guidance import SelfGuidance, self_guidance_settings
 from unnoise.control.switching import switched
 from unnoise.control.thresholding import thresholded
-from unnoise.core.codec import Codec, Conditioner, Following
+from unnoise.core.codec import Buildable, Codec, Conditioner, Following
 from unnoise.core.denoisers import Denoise, Denoiser, NetworkDenoiser
 from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Preconditioner
@@ -34,13 +34,6 @@ from unnoise.samplers.registry import find_grid, find_sampler
 T = TypeVar("T")
 Asked = Sequence[str | Said | None]
 """What each sample is told: literally, or in the prompt language; None for nothing."""
-
-
-@runtime_checkable
-class Buildable(Protocol):
-    """The frozen configuration of an nn.Module."""
-
-    def build(self) -> nn.Module: ...
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from unnoise.evaluation.retrieval import (
     load_retrieval,
     recall_at_1,
     save_retrieval,
-    seen,
 )  # fmt: skip
+from unnoise.modalities.image.embeddings import seen
 from unnoise.modalities.image.measure import Pictures
 from unnoise.networks.contrastive import ContrastiveConfig, PictureTowerConfig
 from unnoise.networks.text import TextEncoderConfig

@@ -52,7 +52,7 @@ def test_a_sample_is_the_same_alone_and_in_a_batch_and_stages_draw_their_own() -
     assert int((alone.data[0].int() - whole.data[1].int()).abs().max()) <= 1
     split = Cascade((base, stage)).sample("two", 3, seed=5, batch=2)
     assert int((split.data.int() - whole.data.int()).abs().max()) <= 1
-    same = replace(whole, data=base.sample("two", 1, seed=5).data.expand(3, -1, -1, -1))
+    same = replace(whole, data=base.sample("two", 1, seed=5).data.expand(3, -1, -1, -1), codec=base.codec)
     again = go_on(same, [stage])
     assert int((again.data[0].int() - again.data[1].int()).abs().max()) > 20  # the noise of another sample
 
@@ -63,7 +63,7 @@ def test_what_cannot_follow_is_refused() -> None:
     with pytest.raises(InputError, match="at least one model"):
         Cascade(())
     with pytest.raises(InputError, match=r"enlarges pictures of 16 x 16 x 1 .* makes 8 x 8 x 1"):
-        Cascade((tiny_model(), enlarger(0.0, 32))).sample(n=1)
+        Cascade((tiny_model(), enlarger(0.0, 32)))
     with pytest.raises(InputError, match="one each is needed"):
         enlarger(0.0).sample(n=2, given={"strength": torch.zeros(1)})
 

@@ -9,6 +9,7 @@ from unnoise.core.codec import UnconditionalConfig
 from unnoise.core.processes import Gaussian, Masked, Product, Torus, UniformCategorical
 from unnoise.modalities import conditioning
 from unnoise.modalities.image.codec import PixelsConfig
+from unnoise.modalities.image.embeddings import EmbeddedConfig, EmbeddingsConfig
 from unnoise.modalities.image.enlarging import EnlargingConfig
 from unnoise.modalities.image.latents import LatentsConfig
 from unnoise.modalities.image.scenes.shapes import Shapes
@@ -19,6 +20,7 @@ from unnoise.modalities.words import distilled, frozen, joined
 from unnoise.networks import (
     autoencoder,
     bottlenecks,
+    contrastive,
     embedding,
     flux,
     mp_unet,
@@ -26,6 +28,7 @@ from unnoise.networks import (
     patched,
     sd3,
     sd_unet,
+    sets,
     table,
     text,
     transformer,
@@ -54,6 +57,7 @@ ALLOWED = allow(
     # codecs and conditioners
     PixelsConfig, LatentsConfig, TableCodecConfig, columns.Numeric, columns.Categorical, columns.Constant, columns.RowNumber,
     columns.LeftOut,
+    EmbeddingsConfig, EmbeddedConfig, contrastive.PictureTowerConfig, sets.SetTransformerConfig,
     UnconditionalConfig, EnlargingConfig, conditioning.LabelsConfig, conditioning.TextConfig,
     PlannedConfig, LayoutGeneratorConfig, Shapes, Vocabulary,
     frozen.CLIPTextConfig, frozen.T5TextConfig, frozen.SentenceConfig, distilled.DistilledConfig, word_encoder.WordEncoderConfig,

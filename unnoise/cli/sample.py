@@ -85,8 +85,8 @@ def run(argv: list[str]) -> None:
         raise InputError(f"batch {args.batch}: at least 1")
     model = load(args.model)
     later = [load(path) for path in args.then]
-    for stage in later:
-        following(stage)  # refuse what cannot follow before any work
+    for before, stage in zip([model, *later], later):
+        following(stage).follows(before.codec)  # refuse what cannot before any work
     rule = find_rule(args.rule) if args.rule is not None else None
     inner = chosen(model.config.sampling.inner, args.inner, args.inner_scale, args.inner_interval, args.blocks)
     weaker = Weaker(load(args.weaker), args.weaker_scale) if args.weaker is not None else None

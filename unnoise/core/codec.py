@@ -4,13 +4,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import Cond, Shape, State
+
+
+@runtime_checkable
+class Buildable(Protocol):
+    """The frozen configuration of an nn.Module."""
+
+    def build(self) -> nn.Module: ...
 
 
 class Codec(nn.Module, ABC):
@@ -74,6 +81,10 @@ class Following(Conditioner, ABC):
     @abstractmethod
     def from_made(self, made: Any, rng: Streams) -> Cond:
         """In sampling: what the other model made, decoded (B rows) -> the same entries. InputError for what does not fit."""
+
+    @abstractmethod
+    def follows(self, codec: Codec) -> None:
+        """InputError if what this codec of another model decodes cannot be gone on from."""
 
     @abstractmethod
     def kept(self, given: Cond) -> Cond:

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from unnoise.checkpoints.config import allow
 from unnoise.checkpoints.folder import read_folder, write_folder
@@ -30,7 +29,7 @@ from unnoise.evaluation.encoders import in_blocks
 from unnoise.evaluation.maker import Maker
 from unnoise.evaluation.section import Section
 from unnoise.modalities.conditioning import normalised
-from unnoise.modalities.image.alpha import over, premultiplied
+from unnoise.modalities.image.embeddings import seen
 from unnoise.modalities.image.measure import Pictures
 from unnoise.networks.contrastive import Contrastive, ContrastiveConfig, PictureTowerConfig
 from unnoise.networks.text import TextEncoderConfig, encode_bytes
@@ -75,19 +74,6 @@ class Retrieval:
 
     def _seen(self, pixels: Tensor) -> Tensor:
         return seen(pixels, self.config.network.picture)
-
-
-def seen(pixels: Tensor, tower: PictureTowerConfig) -> Tensor:
-    """uint8 (B, H, W, C) -> (B, channels, height, width) in [-1, 1], as this tower looks at pictures."""
-    x = pixels.permute(0, 3, 1, 2).float() / 255
-    if x.shape[1] == 4:
-        x = over(premultiplied(x), torch.ones(len(x), 3, device=x.device))
-    if x.shape[1] != tower.channels:
-        x = x.mean(1, keepdim=True).expand(-1, tower.channels, -1, -1)
-    x = 2 * x - 1
-    if x.shape[2:] != (tower.height, tower.width):
-        x = interpolate(x, (tower.height, tower.width), mode="bilinear", antialias=True)
-    return x
 
 
 def readable_ids(texts: Sequence[str], length: int) -> Tensor:

@@ -57,8 +57,8 @@ class Cascade:
     models: tuple[DiffusionModel, ...]
 
     def __post_init__(self) -> None:
-        for model in self.models[1:]:
-            following(model)
+        for before, model in zip(self.models, self.models[1:]):
+            following(model).follows(before.codec)
         if not self.models:
             raise InputError("a cascade needs at least one model")
 
@@ -89,6 +89,7 @@ def go_on(made: Samples, models: Sequence[DiffusionModel], *, exact: bool = Fals
     conditioners = [following(model) for model in models]
     settings, data, codec = dict(made.settings), made.data, made.codec
     for k, (model, conditioner) in enumerate(zip(models, conditioners), 1):
+        conditioner.follows(codec)
         seeds = tuple(derive(s, f"stage {k}") for s in made.seeds)
         parts = [
             conditioner.from_made(data[i : i + batch], Streams.each(seeds[i : i + batch]).scoped("given"))

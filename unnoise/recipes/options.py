@@ -34,6 +34,8 @@ class Options:
     """Make several captions of different lengths for each picture, of the name, keywords, group and style that the set gives it."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """How often pictures of a group are drawn, against the others: flags 0.25 variants 0.5. Variants are those with skin tones."""
+    embedder: str | None = None
+    """For unCLIP: the folder of a network that the recipe retrieval trained, for its embeddings; else one is trained first."""
     factor: int = 2
     """For super-resolution: how many times the sides of a picture are to grow."""
     muon: bool = False

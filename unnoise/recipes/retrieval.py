@@ -27,11 +27,11 @@ from unnoise.evaluation.retrieval import (
     load_retrieval,
     readable_ids,
     save_retrieval,
-    seen,
 )
 from unnoise.modalities.conditioning import TextConfig, normalised
 from unnoise.modalities.image.augment import varied
 from unnoise.modalities.image.data import PictureData
+from unnoise.modalities.image.embeddings import seen
 from unnoise.networks.contrastive import Contrastive, ContrastiveConfig, PictureTowerConfig, contrastive_loss
 from unnoise.networks.text import TextEncoderConfig
 from unnoise.recipes.options import Options

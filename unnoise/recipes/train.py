@@ -27,6 +27,7 @@ from unnoise.recipes.run import AnyRun, Run, first_process
 from unnoise.recipes.runs import RUN_FILE, load_run, save_run
 from unnoise.recipes.sources import Opened, OpenPictures, OpenTable, PictureSource, TableSource, source_of
 from unnoise.recipes.tables import tables
+from unnoise.recipes.unclip import unclip_decoder, unclip_prior
 from unnoise.training.loop import measure_step_seconds
 
 RECIPES: Mapping[str, Callable[[Any, Any, Options], AnyRun]] = {
@@ -36,6 +37,8 @@ RECIPES: Mapping[str, Callable[[Any, Any, Options], AnyRun]] = {
     "edm": edm,
     "edm2": edm2,
     "super-resolution": super_resolution,
+    "unclip-prior": unclip_prior,
+    "unclip-decoder": unclip_decoder,
     "retrieval": retrieval,
     "distil-text": distil_text,
     "latent": latent,

@@ -12,26 +12,18 @@ Some pictures are withheld (0, and s = 1), so the model also knows what to draw 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
 
-from unnoise.core.codec import Conditioner, Following
+from unnoise.core.codec import Buildable, Codec, Conditioner, Following
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import Cond
-from unnoise.modalities.image.codec import PixelsConfig
+from unnoise.modalities.image.codec import Pixels, PixelsConfig
 from unnoise.networks.embedding import NoiseEmbedding, Sinusoidal
-
-
-@runtime_checkable
-class BuildsConditioner(Protocol):
-    """The configuration of a conditioner."""
-
-    def build(self) -> nn.Module: ...
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ class EnlargingConfig:
     strongest: s in training reaches up to it. strength: s in sampling. withheld: share of the pictures in training.
     """
 
-    inner: BuildsConditioner
+    inner: Buildable
     large: PixelsConfig
     factor: int = 2
     dim: int = 192
@@ -96,14 +88,23 @@ class Enlarging(Following):
         return {k: torch.where(withheld.view(-1, *[1] * (v.ndim - 1)), self._nothing(1)[k], v) for k, v in given.items()}
 
     def from_made(self, made: np.ndarray | Tensor, rng: Streams) -> Cond:
-        made, wanted = torch.as_tensor(made), self.small.config
-        if made.ndim != 4 or tuple(made.shape[1:]) != (wanted.height, wanted.width, wanted.channels):
-            size = " x ".join(map(str, made.shape[1:]))
-            raise InputError(
-                f"this model enlarges pictures of {wanted.height} x {wanted.width} x {wanted.channels} (height, width, channels) "
-                f"{self.config.factor} times; the model before it makes {size}"
-            )
+        made = torch.as_tensor(made)
+        self._fits(tuple(made.shape[1:]))
         return self._noised(self.small.encode(made), torch.full((len(made),), self.config.strength), rng)
+
+    def follows(self, codec: Codec) -> None:
+        """Any codec that decodes pictures may; of pixels the size is known beforehand."""
+        if isinstance(codec, Pixels):
+            c = codec.config
+            self._fits((c.height, c.width, c.channels))
+
+    def _fits(self, size: tuple[int, ...]) -> None:
+        c = self.small.config
+        if size != (c.height, c.width, c.channels):
+            raise InputError(
+                f"this model enlarges pictures of {c.height} x {c.width} x {c.channels} (height, width, channels) "
+                f"{self.config.factor} times; the model before it makes {' x '.join(map(str, size))}"
+            )
 
     def kept(self, given: Cond) -> Cond:
         """All: guidance leads to the prompt, not away from the picture."""
