@@ -91,3 +91,24 @@ def test_checkpointing_leaves_both_heads_as_they_are() -> None:
         results.append([p.grad for p in network.parameters() if p.grad is not None])
     assert len(results[0]) == len(list(network.parameters())) - 2  # all but the layer of the absent vector
     assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+def test_half_of_the_patches_skip_the_routed_blocks_in_training_alone() -> None:
+    """With the last blocks routed, half of the output is that of a network without them; the other half went through them all,
+    seeing only each other."""
+    config = DiffusionTransformerConfig(3, 2, 16, 3, 2, routed=(1, 3))
+    network = perturbed(config)
+    plain, shallow = (DiffusionTransformerConfig(3, 2, 16, depth, 2).build() for depth in (3, 1))
+    for other in (plain, shallow):
+        other.load_state_dict({k: v for k, v in network.state_dict().items() if k in other.state_dict()})
+    x, level = torch.randn(2, 3, 8, 10), torch.randn(2)
+    torch.manual_seed(1)
+    routed = nn.functional.unfold(network(x, level, {}), 2, stride=2)
+    skipped = nn.functional.unfold(shallow(x, level, {}), 2, stride=2)
+    alike = (routed - skipped).abs().amax((0, 1)) < 1e-5
+    assert int(alike.sum()) == 10
+    assert bool(((routed - skipped).abs().amax((0, 1)) > 1e-3)[~alike].all())
+    assert torch.equal(network.eval()(x, level, {}), plain(x, level, {}))
+    for wrong in ({"routed": (2, 1)}, {"routed": (0, 4)}, {"routed": (0, 3), "head_at": 1}):
+        with pytest.raises(ValueError, match="routed"):
+            replace(config, **wrong)

@@ -6,11 +6,15 @@ Patches see the words as lying at the centre of the picture, where rotary positi
 
 A middle head, like the last one, says after block `head_at` what the network believes so far: a weaker guess at the same, learnt
 along and all but free, which internal guidance leads away from (Zhou et al. 2025, 2512.24176).
+
+Routing (TREAD, Krause et al. 2025, 2501.04765): in training a random half of the patches, the same in the whole batch, skips the
+blocks `routed` and joins the others again behind them. Out of training every patch goes through every block.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -25,6 +29,7 @@ class DiffusionTransformerConfig:
 
     `bottleneck` is the rank of the patch embedding, where a patch has more numbers than that. width / heads must be
     divisible by 4. head_at: the number of blocks before the middle head; 0 for no such head.
+    routed: (first, last), the blocks first to last - 1, counted from 0, that half of the patches skip in training; (0, 0) for none.
     """
 
     channels: int
@@ -39,12 +44,18 @@ class DiffusionTransformerConfig:
     features: NoiseFeatures = Fourier()
     picture_channels: int = 0
     head_at: int = 0
+    routed: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         if self.width % (4 * self.heads):
             raise ValueError(f"width {self.width} / {self.heads} heads must be divisible by 4")
         if self.head_at and not 0 < self.head_at < self.depth:
             raise ValueError(f"a middle head after {self.head_at} of {self.depth} blocks: 1 to {self.depth - 1}, or 0 for none")
+        first, last = self.routed
+        if not 0 <= first <= last <= self.depth or first < self.head_at < last:
+            raise ValueError(
+                f"routed {self.routed}: blocks of the {self.depth} that rise, with no head (after {self.head_at}) among them"
+            )
 
     def build(self) -> "DiffusionTransformer":
         return DiffusionTransformer(self)
@@ -118,10 +129,17 @@ class DiffusionTransformer(nn.Module):
         if self.picture is not None and "picture" in cond:
             h = h + self.picture(patchify(pad_to_multiple(cond["picture"].to(dtype), p), p))
         h = h + sincos_2d(rows, columns, self.config.width, x.device).to(h.dtype)
-        middle = h
-        for i, block in enumerate(self.blocks, 1):
-            h = run(block, self.checkpointing, h, emb, rotary, context)
-            middle = h if i == self.config.head_at else middle
+        first, last = self.config.routed if self.training else (0, 0)
+        chosen = torch.randperm(rows * columns, device=x.device)[: -(-rows * columns // 2)] if last > first else None
+        middle = everyone = h
+        for i, block in enumerate(self.blocks):
+            if chosen is not None and i == first:
+                everyone, h = h, h[:, chosen]
+            turned = rotary if chosen is None or not first <= i < last else (rotary[0][chosen], rotary[1][chosen])
+            h = run(block, self.checkpointing, h, emb, turned, context)
+            if chosen is not None and i + 1 == last:
+                h = everyone.index_copy(1, chosen, h.to(everyone.dtype))
+            middle = h if i + 1 == self.config.head_at else middle
         return h, middle, emb
 
     def _said(self, h: Tensor, emb: Tensor, modulation: nn.Module, out: nn.Module, like: Tensor) -> Tensor:
