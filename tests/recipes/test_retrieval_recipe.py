@@ -10,10 +10,13 @@ from PIL import Image
 
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
-from unnoise.evaluation.retrieval import load_retrieval
+from unnoise.evaluation.retrieval import RetrievalConfig, load_retrieval, save_retrieval
 from unnoise.modalities.image.data import InMemory, PictureData
+from unnoise.modalities.image.measure import Pictures
 from unnoise.recipes.options import Options
 from unnoise.recipes.retrieval import Pairs, near_names, retrieval
+from unnoise.recipes.sections import SECTIONS, Subject
+from unnoise.recipes.sections import Options as Asked
 from unnoise.recipes.sources import OpenPictures, PictureSource
 from unnoise.recipes.train import train
 
@@ -67,3 +70,47 @@ def test_it_learns_to_tell_colours_of_unseen_pictures(tmp_path: Path) -> None:
     agreement = found.pictures(fresh) @ found.texts([f"a {c} square" for c in COLOURS]).T
     assert agreement.argmax(1).tolist() == [0, 1, 2, 3]
     assert found.hash == load_retrieval(tmp_path / "run").hash
+
+
+class Copier:
+    """Makes the first picture of that name."""
+
+    name = "copier"
+
+    def __init__(self, rows: Pictures, names: list[str]) -> None:
+        self.rows, self.names = rows, names
+
+    def make(self, prompts, seed, guidance=None):
+        return self.rows.take([self.names.index(p) for p in prompts])
+
+
+def test_the_section_of_an_evaluation(tmp_path: Path) -> None:
+    """A generator that copies real rows gets what the rows that it copies get."""
+    captions = [(f"thing {i % 5}",) for i in range(20)]
+    pictures = data(captions)
+    config = RetrievalConfig(retrieval(OpenPictures(pictures), PictureSource("x"), Options()).network, "a test")
+    torch.manual_seed(0)
+    save_retrieval(tmp_path / "net", config, config.network.build())
+    rows, told = Pictures.read(pictures), [c[0] for c in captions]
+    first = rows.take(range(5))
+    told_first: list[str | None] = list(told[:5])
+    it = Subject(
+        rows,
+        first,
+        rows,
+        (list(told), told_first),
+        Asked(retrieval=tmp_path / "net", n=30),
+        tmp_path,
+        Copier(first, told),
+        None,
+        False,
+    )
+    section = SECTIONS["agreement"](it)
+    made, real = section.measures
+    assert made.name == "recall@1 among 5"
+    assert made.value == pytest.approx(real.value) == made.floor
+    it.options = Asked()
+    assert SECTIONS["agreement"](it) == []
+    it.options = Asked(only=("agreement",))
+    with pytest.raises(InputError, match="--retrieval FOLDER"):
+        SECTIONS["agreement"](it)

@@ -56,6 +56,9 @@ class RetrievalRun(AnyRun):
     train: TrainConfig
     preview: Preview = Preview()
 
+    def afterwards(self, out: Path) -> str:
+        return f"judge with: unnoise evaluate MODEL --data DATA --retrieval {out}"
+
     def fit(self, opened: Opened, out: Path, resume: bool) -> Retrieval:
         if not isinstance(opened, OpenPictures):
             raise InputError(f"{self.data.path}: a retrieval network learns from pictures with captions")

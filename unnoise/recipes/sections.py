@@ -21,6 +21,7 @@ from unnoise.evaluation.maker import Maker, attribute_of
 from unnoise.evaluation.memorisation import Losses, memorisation_section
 from unnoise.evaluation.pretrained import find_encoder
 from unnoise.evaluation.quality import feature_section
+from unnoise.evaluation.retrieval import agreement_section, load_retrieval
 from unnoise.evaluation.section import Drawing, Section
 from unnoise.evaluation.usefulness import usefulness_section
 from unnoise.model import DiffusionModel
@@ -43,6 +44,8 @@ class Options:
     """Times that each learner is trained to see what samples are good for (the slowest part); 3 or more give honest intervals."""
     features: tuple[str, ...] = ()
     """Pretrained feature networks beside the trained ones: inception:FILE, dinov2:FOLDER_OR_NAME, clip:FOLDER_OR_NAME."""
+    retrieval: Path | None = None
+    """A network that the recipe retrieval trained: it picks the name of what was made out of a hundred."""
     steps: int | None = None
     """Sampler steps; the model's own."""
     sampler: str | None = None
@@ -178,6 +181,20 @@ def _control(it: Subject) -> Section:
     )
 
 
+def _agreement(it: Subject) -> Section | list[Section]:
+    if it.options.retrieval is None:
+        if it.options.only:
+            raise InputError("a retrieval network is needed: --retrieval FOLDER, of `unnoise train DATA --recipe retrieval`")
+        return []
+    if it.maker is None:
+        raise InputError("given samples answer no questions: evaluate the model itself to see how well it does what it is asked")
+    names = [t for told in it.told for t in told if t]
+    return agreement_section(
+        it.maker, load_retrieval(it.options.retrieval), it.held, it.told[1], names, min(it.options.n, 1000),
+        derive(it.options.seed, "agreement"), it.progress,
+    )  # fmt: skip
+
+
 def _memorisation(it: Subject) -> Section:
     losses = None
     if it.model is not None:
@@ -221,6 +238,7 @@ SECTIONS: Mapping[str, Callable[[Subject], Section | list[Section]]] = {
     "likelihood": _likelihood,
     "usefulness": _usefulness,
     "control": _control,
+    "agreement": _agreement,
     "memorisation": _memorisation,
     "fairness": _fairness,
 }

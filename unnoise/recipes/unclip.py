@@ -69,6 +69,10 @@ class EmbeddedRun(AnyRun):
     train: TrainConfig
     preview: Preview = Preview()
 
+    def afterwards(self, out: Path) -> str:
+        prior = isinstance(self.model.codec, EmbeddingsConfig)
+        return f"draw with: unnoise sample {out if prior else 'PRIOR'} PROMPT --then {'DECODER' if prior else out}"
+
     def fit(self, opened: Opened, out: Path, resume: bool) -> DiffusionModel:
         again = resume and (out / "checkpoints").exists()
         build = self._build(self._embedder(opened, out))
