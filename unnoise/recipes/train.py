@@ -12,6 +12,8 @@ import numpy as np
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.data import InMemory, PictureData, PictureOptions
 from unnoise.modalities.image.recaption import Recaption
+from unnoise.modalities.image.scenes.source import WORD as SCENES
+from unnoise.modalities.image.scenes.source import read_scenes
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.modalities.table.columns import Categorical, Table
 from unnoise.modalities.table.data import TableData
@@ -25,6 +27,7 @@ from unnoise.recipes.pictures import ddpm, edm, edm2, pictures, unet
 from unnoise.recipes.retrieval import retrieval
 from unnoise.recipes.run import AnyRun, Run, first_process
 from unnoise.recipes.runs import RUN_FILE, load_run, save_run
+from unnoise.recipes.scenes import scenes
 from unnoise.recipes.sources import Opened, OpenPictures, OpenTable, PictureSource, TableSource, source_of
 from unnoise.recipes.tables import tables
 from unnoise.recipes.unclip import unclip_decoder, unclip_prior
@@ -36,6 +39,7 @@ RECIPES: Mapping[str, Callable[[Any, Any, Options], AnyRun]] = {
     "ddpm": ddpm,
     "edm": edm,
     "edm2": edm2,
+    "scenes": scenes,
     "super-resolution": super_resolution,
     "unclip-prior": unclip_prior,
     "unclip-decoder": unclip_decoder,
@@ -113,6 +117,8 @@ def example_run(recipe: str | None) -> AnyRun:
             TableSource("table.csv"),
             Options(),
         )
+    if name == "scenes":
+        return scenes(OpenPictures(read_scenes(SCENES)), PictureSource(SCENES), Options())
     pixels = InMemory(np.random.default_rng(0).integers(0, 256, (1000, 32, 32, 3), dtype=np.uint8))
     names, captions = tuple(map(str, range(1000))), (("a caption",), ("another one",)) * 500
     classes = ("a caption", "another one") if name == "edm2" else None  # it is told nothing else
