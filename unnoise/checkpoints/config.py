@@ -113,7 +113,12 @@ def _decode_class(kind: Any, data: dict, allowed: Mapping[str, type], where: str
     if missing:
         raise InputError(f"{where}: {name} lacks its field {missing[0]!r}")
     values = {k: decode(hints[k], v, allowed, f"{where}.{k}") for k, v in data.items() if k != "class"}
-    return cls(**values)
+    try:
+        return cls(**values)
+    except InputError:
+        raise
+    except ValueError as e:  # networks know no files
+        raise InputError(f"{where}: {name}: {e}") from None
 
 
 def _required(f: dataclasses.Field) -> bool:

@@ -1,6 +1,6 @@
 """Latent diffusion (Rombach et al. 2022, 2112.10752): an autoencoder, then a transformer on its latents, in one run.
 
-    RUN/autoencoder/         the first stage, a run of its own; or a copy of the codec that was given (--codec)
+    RUN/autoencoder/         what the first stage's training keeps; or a copy of the codec that was given (--codec)
     RUN/latents.safetensors  what the codec makes of the pictures, once
     RUN/                     the second stage, as of any diffusion model; its model has the codec inside
 Either stage goes on from where it stands.

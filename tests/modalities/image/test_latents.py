@@ -112,7 +112,7 @@ def test_bad_input_is_refused() -> None:
 @pytest.mark.parametrize("size", [(200, 136), (96, 232)])
 def test_tiles_of_networks_without_normalisation_are_exactly_the_whole(size: tuple[int, int]) -> None:
     whole, parts = codec(*size, tile=4096), codec(*size, tile=4)
-    assert parts._tiling(4).side < max(size)
+    assert parts.tiling(4).side < max(size)
     x = pictures(1, *size)
     torch.testing.assert_close(parts.encode(x), whole.encode(x), atol=1e-5, rtol=1e-5)
     z = whole.encode(x)
@@ -125,7 +125,7 @@ def test_tiles_of_normalised_networks_show_no_steps_between_them() -> None:
     z = torch.randn(1, 3, 64, 24) * torch.linspace(0.2, 2, 64)[:, None]  # tiles of different statistics
     difference = parts.autoencoder.decode(z)[0] * 0
     f = whole.config.autoencoder.factor
-    difference = tiled(whole.autoencoder.decode, z, parts._tiling(1), Fraction(f)) - whole.autoencoder.decode(z)
+    difference = tiled(whole.autoencoder.decode, z, parts.tiling(1), Fraction(f)) - whole.autoencoder.decode(z)
     steps = difference.diff(dim=2).square().mean((0, 1, 3)).sqrt()
     assert float(steps.max()) < 0.2 * float(difference.square().mean().sqrt() + whole.autoencoder.decode(z).std())
 

@@ -113,7 +113,7 @@ class Latents(Codec):
             raise InputError(f"this codec decodes one tensor (B, {self.config.latent_channels}, h, w)")
         z = state.to(self.mean).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) * _each(self.std) + _each(self.mean)
         f = self.config.autoencoder.factor
-        x = tiled(self.autoencoder.decode, z, self._tiling(1), Fraction(f))
+        x = tiled(self.autoencoder.decode, z, self.tiling(1), Fraction(f))
         if tuple(state.shape[1:]) == self.shape():
             x = x[..., : self.config.height, : self.config.width]
         return self.pixels.decode(x)
@@ -137,9 +137,9 @@ class Latents(Codec):
 
     def _codes(self, data: np.ndarray | Tensor) -> Tensor:
         f = self.config.autoencoder.factor
-        return tiled(self.autoencoder.encode, self._padded(data), self._tiling(f), Fraction(1, f)).float()
+        return tiled(self.autoencoder.encode, self._padded(data), self.tiling(f), Fraction(1, f)).float()
 
-    def _tiling(self, grain: int) -> Tiling:
+    def tiling(self, grain: int) -> Tiling:
         """For an input of which `grain` pixels are the side of one code."""
         f = self.config.autoencoder.factor
         margin = -(-self.config.autoencoder.reach // f)
