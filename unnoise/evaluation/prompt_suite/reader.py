@@ -32,7 +32,7 @@ from unnoise.networks.detection import ReadingNetwork
 VERSION = 1
 """Of how readers are made: to be raised with any change, so that kept ones are made anew."""
 LETTERS = string.ascii_uppercase
-_WIDE = 96  # pixels that a sign is stretched to
+_WIDE = 128  # pixels of a line: enough for every shape of sign
 _SEED = 7002
 
 
@@ -52,17 +52,22 @@ class Reader:
 
 
 def _lines(x: Tensor, boxes: Tensor) -> Tensor:
-    """The boxes (B, 4) of pictures (B, 3, H, W), each stretched to (B, 3, 24, 96)."""
-    low, high = boxes[:, :2], boxes[:, 2:]
-    scale, shift = high - low, low + high - 1  # of the grid of [-1, 1]
-    theta = torch.zeros(len(x), 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale[:, 0], scale[:, 1], shift
+    """The boxes (B, 4) of pictures (B, 3, H, W) as lines (B, 3, 24, 128), twice as wide as they were, so that letters have columns.
+
+    Right of a sign its last column is repeated; one that is too long for the line is squeezed.
+    """
+    low, side = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    line = torch.stack([side[:, 0].maximum(side[:, 1] * (_WIDE / ReadingNetwork.HEIGHT / 2)), side[:, 1]], 1)
+    theta = torch.zeros(len(x), 2, 3)  # of the grid of [-1, 1]
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = line[:, 0], line[:, 1], 2 * low + line - 1
     grid = affine_grid(theta, [len(x), 3, ReadingNetwork.HEIGHT, _WIDE], align_corners=False)
+    end = (2 * boxes[:, 2] - 1)[:, None, None, None]
+    grid = torch.cat([grid[..., :1].minimum(end), grid[..., 1:]], -1)
     return grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 def train_reader(
-    folder: Path | None = None, pictures: int = 20_000, steps: int = 1500, batch: int = 32, progress: bool = False
+    folder: Path | None = None, pictures: int = 20_000, steps: int = 2000, batch: int = 32, progress: bool = False
 ) -> Reader:
     """From so many renders of signs; kept in `folder` and found there again. A few minutes on one core."""
     settings = {"what": "sign-reader", "version": VERSION, "pictures": pictures, "steps": steps, "batch": batch}

@@ -1,0 +1,70 @@
+"""Whether a model draws what it is told: counts, colours, places, sizes and words, scored by programs on prompts of scenes.
+
+    python benchmarks/prompts.py --oracle                  real renders of the prompts: what the suite itself can be trusted with
+    python benchmarks/prompts.py --shuffled                real renders of other prompts: what not listening scores
+    python benchmarks/prompts.py --model runs/scenes       a model folder or run
+
+For each aspect two rows, prompts of combinations that scenes train on and of combinations that they never show, by level (number of
+things, number of colours, relation, size, letters), each with its 95 % interval. The detector and the reader are trained the first
+time (some minutes) and kept in --kept.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from unnoise.evaluation.prompt_suite.detector import train_detector
+from unnoise.evaluation.prompt_suite.lists import ASPECTS, Prompt, prompts
+from unnoise.evaluation.prompt_suite.reader import train_reader
+from unnoise.evaluation.prompt_suite.score import Draw, Judge, by_level, oracle, right, shuffled
+from unnoise.modalities.image.scenes.rows import World
+from unnoise.model import DiffusionModel, load
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--model", type=Path)
+    who.add_argument("--oracle", action="store_true")
+    who.add_argument("--shuffled", action="store_true")
+    parser.add_argument("--each", type=int, default=100, help="prompts for every level")
+    parser.add_argument("--aspects", nargs="+", default=list(ASPECTS), choices=list(ASPECTS))
+    parser.add_argument("--steps", type=int, help="of the model's sampler; its own by default")
+    parser.add_argument("--guidance", type=float, help="the model's own by default")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kept", type=Path, default=Path("~/.cache/unnoise/prompts").expanduser())
+    args = parser.parse_args()
+    world = World()
+    judge = Judge(train_detector(args.kept, progress=True), train_reader(args.kept, progress=True))
+    model = load(args.model) if args.model else None
+    print(f"{args.model or ('oracle' if args.oracle else 'shuffled')}, {args.each} prompts a level; judged by {judge}")
+    for aspect in args.aspects:
+        for unseen in (False, True):
+            asked = prompts(world, aspect, args.each, unseen, args.seed)
+            if model is not None:
+                draw = drawn_by(model, args.steps, args.guidance, args.seed)
+            else:
+                draw = oracle(world) if args.oracle else shuffled(world, asked)
+            print(f"\n{aspect}, {'never trained on' if unseen else 'trained on'}")
+            for level, found in by_level(asked, right(judge, asked, draw)).items():
+                print(f"  {level:12} {found.value:6.1%}  [{found.low:.1%}, {found.high:.1%}]", flush=True)
+
+
+def drawn_by(model: DiffusionModel, steps: int | None, guidance: float | None, seed: int) -> Draw:
+    """Prompt i with sample i of the seed; transparent pictures on white."""
+
+    def draw(some: Sequence[Prompt], first: int) -> np.ndarray:
+        seeds = [(seed << 32) + first + i for i in range(len(some))]
+        pictures = np.asarray(model.sample([p.text for p in some], sample_seeds=seeds, steps=steps, guidance=guidance).data)
+        if pictures.shape[-1] == 4:
+            alpha = pictures[..., 3:] / 255
+            pictures = np.round(pictures[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+        return pictures.repeat(3, -1) if pictures.shape[-1] == 1 else pictures
+
+    return draw
+
+
+if __name__ == "__main__":
+    main()
