@@ -26,6 +26,8 @@ from unnoise.core.weights import EDMWeight, Simple, VelocityWeight, Weight
 from unnoise.modalities.conditioning import LabelsConfig, TextConfig
 from unnoise.modalities.image.data import PictureData
 from unnoise.modalities.words.distilled import DistilledConfig
+from unnoise.modalities.words.emphasis import EmphaticConfig
+from unnoise.modalities.words.syntax import escaped
 from unnoise.model import About, Buildable, ModelConfig, Sampling
 from unnoise.networks.mp_unet import MPUNetConfig
 from unnoise.networks.text import TextEncoderConfig
@@ -185,6 +187,8 @@ def _run(
     steps = options.steps if options.steps is not None else math.ceil(seen / batch)
     captions = sorted({c for several in data.captions for c in several})
     prompts = spread(data.classes, 16) if data.classes else spread(captions, 16)
+    if isinstance(told.conditioner, EmphaticConfig):
+        prompts = tuple(map(escaped, prompts))
     return Run(
         data=source,
         model=ModelConfig(

@@ -103,6 +103,7 @@ def test_mistakes_are_named_with_their_place(prompt: str, message: str) -> None:
 
 
 def test_any_text_says_itself_when_escaped() -> None:
+    assert read(escaped("BREAK a (BREAK) BREAKFAST")).at(0, 5) == Said.plain("BREAK a (BREAK) BREAKFAST")
     rng = random.Random(0)
     for _ in range(300):
         text = "".join(rng.choice("ab ()[]:|\\.1é🍎\n") for _ in range(rng.randrange(30)))

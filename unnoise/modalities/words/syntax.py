@@ -124,8 +124,9 @@ def stages(prompts: Sequence[str | None], steps: int) -> list[tuple[int, tuple[S
 
 
 def escaped(text: str) -> str:
-    """A text as a prompt that says just that (a BREAK within it still breaks)."""
-    return "".join("\\" + c if c in _SPECIAL else c for c in text)
+    """A text, such as a caption, as a prompt that says just that."""
+    signs = "".join("\\" + c if c in _SPECIAL else c for c in text)
+    return re.sub(r"\bBREAK\b", "BRE()AK", signs)  # brackets around nothing part it
 
 
 def _spoken(items: Items, step: int, steps: int) -> Iterable[Span | None]:
