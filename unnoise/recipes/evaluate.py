@@ -25,6 +25,8 @@ from unnoise.evaluation.report import write_report
 from unnoise.evaluation.section import Section
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.data import PictureOptions
+from unnoise.modalities.words.emphasis import Emphatic
+from unnoise.modalities.words.syntax import escaped
 from unnoise.model import DiffusionModel, load
 from unnoise.recipes.runs import load_run
 from unnoise.recipes.sections import SECTIONS, Options, Subject, look
@@ -144,8 +146,10 @@ class ModelMaker(Maker):
                 bar.total = of * -(-len(prompts) // 64)
                 bar.update()
 
+            literally = isinstance(self.model.conditioner, Emphatic)  # captions are no prompts: their brackets are brackets
+            asked = [p if p is None or not literally else escaped(p) for p in prompts]
             samples = self.model.sample(
-                prompts, sample_seeds=seeds, steps=o.steps, sampler=o.sampler,
+                asked, sample_seeds=seeds, steps=o.steps, sampler=o.sampler,
                 guidance=o.guidance if guidance is None else guidance, watch=watch,
             )  # fmt: skip
         return self.opened.raw(samples)
