@@ -8,6 +8,7 @@ made from; the generator for prompts that no grammar reads learns along.
 """
 
 import itertools
+import string
 from dataclasses import replace
 
 from unnoise.control.layout.conditioner import PlannedConfig
@@ -35,8 +36,10 @@ from unnoise.recipes.sources import OpenPictures, PictureSource
 from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
 
 PATCH = 2
-CAPTIONS = 2000
-"""Rows whose captions show which characters there are and how long texts get."""
+CAPTIONS = 500
+"""Rows whose captions show how long texts get."""
+LONGEST_PROMPT = 160
+"""Bytes, at least: prompts that are planned without being understood may be longer than captions."""
 MOST_DRAWN = 64
 """Kinds of things that layouts are drawn of by a model; of more than these, by the grammar alone."""
 PROMPTS = (
@@ -51,17 +54,17 @@ def scenes(opened: OpenPictures, source: PictureSource, options: Options) -> Run
     data = opened.kept()
     sprites = LaidOut.world_of(data).sprites
     planned = planner(data, sprites if isinstance(sprites, Shapes) else Outlines.of(sprites))
-    dim, std = planned.words.encoder.width, data.data_std()
+    dim, std, width = planned.words.encoder.width, data.data_std(), options.width or 32
     network = UNetConfig(
         channels=3 * PATCH**2,
-        width=options.width or 32,
+        width=width,
         multipliers=(1, 1),
         blocks=options.depth or 1,
         attention=(),
         words=(),
         vector_dim=dim,
         token_dim=dim,
-        head_dim=32,
+        head_dim=min(32, width),
         groups=8,
         picture_channels=planned.picture_channels * PATCH**2,
     )
@@ -98,7 +101,8 @@ def scenes(opened: OpenPictures, source: PictureSource, options: Options) -> Run
 def planner(data: PictureData, sprites: Sprites) -> PlannedConfig:
     """What plans for pictures of a world, as large as they are."""
     seen = itertools.chain.from_iterable(data.captions[row] for row in range(min(len(data), CAPTIONS)))
-    words = TextConfig.of(seen, TextEncoderConfig(width=96, depth=2, heads=3, buckets=1024))
+    words = TextConfig.of([*seen, string.printable], TextEncoderConfig(width=96, depth=2, heads=3, buckets=1024))
+    words = replace(words, encoder=replace(words.encoder, length=max(LONGEST_PROMPT, words.encoder.length)))
     dim = words.encoder.width
     plain = PlannedConfig(words, sprites, data.height, data.width)
     sizes = plain.layouts
