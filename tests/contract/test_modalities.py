@@ -42,6 +42,8 @@ class Case:
 
 def _pictures(channels: int) -> Case:
     array = np.random.default_rng(0).integers(0, 256, (N, 10, 7, channels), dtype=np.uint8)
+    if channels == 4:
+        array[..., 3] |= 1  # the colour of what cannot be seen is not kept
     names = ("cat", "dog")
     data = PictureData(
         InMemory(array), 10, 7, channels, tuple(map(str, range(N))), tuple(((names[i % 2],) if i % 3 else ()) for i in range(N)),
@@ -76,7 +78,7 @@ def _table() -> Case:
     )
 
 
-CASES = [_pictures(1), _pictures(3), _table()]
+CASES = [_pictures(1), _pictures(3), _pictures(4), _table()]
 
 
 @pytest.fixture(params=CASES, ids=lambda c: c.name)

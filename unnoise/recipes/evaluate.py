@@ -25,6 +25,7 @@ from unnoise.evaluation.report import write_report
 from unnoise.evaluation.section import Section
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.data import PictureOptions
+from unnoise.modalities.image.latents import LatentsConfig
 from unnoise.modalities.words.emphasis import Emphatic
 from unnoise.modalities.words.syntax import escaped
 from unnoise.model import DiffusionModel, load
@@ -99,8 +100,9 @@ def _source(subject: Path, data: str, model: DiffusionModel | None, options: Opt
         if isinstance(source_of(data), type(run.data)):
             return replace(run.data, path=data), kind
     source = source_of(data)
-    if model is not None and isinstance(source, PictureSource) and isinstance(model.config.codec, PixelsConfig):
-        return replace(source, options=PictureOptions(size=max(model.config.codec.height, model.config.codec.width))), 0.0
+    codec = model.config.codec if model is not None else None
+    if isinstance(source, PictureSource) and isinstance(codec, PixelsConfig | LatentsConfig):
+        return replace(source, options=PictureOptions(size=max(codec.height, codec.width), alpha=codec.channels == 4)), 0.0
     return source, 0.0
 
 

@@ -24,6 +24,7 @@ from unnoise.evaluation.quality import feature_section
 from unnoise.evaluation.retrieval import agreement_section, load_retrieval
 from unnoise.evaluation.section import Drawing, Section
 from unnoise.evaluation.usefulness import usefulness_section
+from unnoise.modalities.image.latents import Latents
 from unnoise.model import DiffusionModel
 from unnoise.recipes.run import spread
 
@@ -163,7 +164,10 @@ def _own(it: Subject) -> Section:
 
 def _likelihood(it: Subject) -> Section:
     held, train = it.bits
-    return likelihood_section(held, train, "An upper bound, of what the model was told of each row; lower is better.")
+    about = "An upper bound, of what the model was told of each row; lower is better."
+    if it.model is not None and isinstance(it.model.codec, Latents):
+        about += " Of the density of its codec's states, a number of them each: it compares models on this codec, and no others."
+    return likelihood_section(held, train, about)
 
 
 def _usefulness(it: Subject) -> Section:
