@@ -25,7 +25,8 @@ class Train(Options):
     out: Path | None = None
     """The run's folder. Not given: runs/ and the name of the data."""
     recipe: str | None = None
-    """A whole run by name: pictures (the default for pictures), unet, ddpm, edm, edm2, tables."""
+    """A whole run by name: pictures (the default for pictures), unet, ddpm, edm, edm2; latent, autoencoder, autoencoder-vq,
+    autoencoder-fsq; super-resolution, retrieval, unclip-prior, unclip-decoder; distil-text; tables (the default for tables)."""
     resume: bool = False
     """Go on with the run in --out if there is one."""
     overwrite: bool = False
