@@ -11,12 +11,16 @@ from tiny import tiny_config, tiny_model
 
 from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Data
+from unnoise.core.random import Streams
 from unnoise.modalities.image.codec import PixelsConfig
-from unnoise.modalities.image.enlarging import EnlargingConfig
+from unnoise.modalities.image.data import InMemory, PictureData
+from unnoise.modalities.image.enlarging import Enlarging, EnlargingConfig
 from unnoise.model import DiffusionModel
 from unnoise.networks.onto import OntoPictureConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.recipes.cascade import Cascade, go_on
+from unnoise.recipes.run import Preview, preview_samples
+from unnoise.recipes.sources import OpenPictures
 from unnoise.recipes.train import train
 
 
@@ -78,3 +82,17 @@ def test_trained_by_the_recipe_and_saved(tmp_path: Path) -> None:
     assert made.data.shape == (2, 16, 16, 1)
     assert made.settings["then"] == [str(tmp_path / "run" / "model")]
     assert made.settings["then_hash"] == [stage.hash()]
+
+
+def test_sheets_of_a_stage_show_what_it_makes_of_real_pictures() -> None:
+    """An untrained enlarger at strongest 0: the pictures themselves, small and large again."""
+    stage = enlarger(0.0)
+    assert isinstance(stage.conditioner, Enlarging)
+    stage.conditioner.config = replace(stage.conditioner.config, strongest=0.0, withheld=0.0)
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 1), dtype=np.uint8)
+    said = tuple((w,) for w in ("one", "two", "three", "one", "two", "three", "one"))
+    opened = OpenPictures(PictureData(InMemory(pixels), 16, 16, 1, tuple("abcdefg"), said, None, (), ()))
+    samples = preview_samples(stage, Preview(("one", "two"), n=2), opened)
+    assert samples.prompts == ("one", "two", "one", "three")  # rows 0, 1, 3 and 5
+    expected = stage.codec.decode(stage.conditioner.from_data(pixels[[0, 1, 3, 5]], Streams.of(0, 4))["picture"])
+    assert int((samples.data.int() - expected.int()).abs().max()) <= 1

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from unnoise.core.codec import Following
 from unnoise.core.errors import InputError
 from unnoise.core.objectives import LearnedUncertainty, PerSample
 from unnoise.model import DiffusionModel, ModelConfig, Samples, load
@@ -149,10 +150,14 @@ class _Sheets:
     def __call__(self, step: int, task_with_ema_weights: Task) -> None:
         if isinstance(task_with_ema_weights, DenoisingTask):
             task_with_ema_weights.weights_for(self.model)
-        self.opened.preview(preview_samples(self.model, self.preview), sheet_file(self.out, step))
+        self.opened.preview(preview_samples(self.model, self.preview, self.opened), sheet_file(self.out, step))
 
 
-def preview_samples(model: DiffusionModel, preview: Preview) -> Samples:
+def preview_samples(model: DiffusionModel, preview: Preview, opened: Opened) -> Samples:
+    """As many samples as are asked for; of a model that goes on from another, from what that would have made of real rows."""
+    if isinstance(model.conditioner, Following):
+        told, given = opened.before(model.conditioner, preview.n * max(1, len(preview.prompts)), preview.seed)
+        return model.sample(told, seed=preview.seed, given=given)
     return model.sample(list(preview.prompts) or None, preview.n, preview.seed)
 
 

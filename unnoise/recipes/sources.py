@@ -13,15 +13,18 @@ from torch import Tensor
 
 from unnoise.control.layout.conditioner import Planned
 from unnoise.control.layout.rows import LaidOut
-from unnoise.core.codec import Codec, Conditioner, Unconditional
+from unnoise.core.codec import Codec, Conditioner, Following, Unconditional
 from unnoise.core.errors import InputError
 from unnoise.core.measure import Examples
+from unnoise.core.random import Streams
+from unnoise.core.state import Cond
 from unnoise.modalities.image.data import PictureData, PictureOptions
 from unnoise.modalities.image.decode import MODES
 from unnoise.modalities.image.measure import Pictures, class_of
 from unnoise.modalities.image.reading import read_pictures
 from unnoise.modalities.image.scenes.source import are_scenes, read_scenes
 from unnoise.modalities.image.show import save_png, sheet, to_image
+from unnoise.modalities.image.sticker_set import are_stickers, read_stickers, sticker_folders
 from unnoise.modalities.table.columns import Table
 from unnoise.modalities.table.data import TableData
 from unnoise.modalities.table.measure import TableRows
@@ -65,6 +68,10 @@ class Opened(ABC):
     def told(self) -> list[str | None]:
         """For each row one thing that a model may be told of it: a caption, a class, a column's value; None: nothing is known."""
 
+    def before(self, conditioner: Following, n: int, seed: int) -> tuple[list[str | None], Cond]:
+        """For at most n rows, evenly spread: what is said of them, and what another model would have made on the way to them."""
+        raise InputError(f"a {type(conditioner).__name__} goes on from pictures, and a {type(self).__name__} holds none")
+
     @abstractmethod
     def raw(self, samples: Samples) -> dict[str, Tensor]:
         """What a model made, as tensors with a row axis that can be kept in a file."""
@@ -94,7 +101,7 @@ class Source(ABC):
 
 @dataclass(frozen=True)
 class PictureSource(Source):
-    """Pictures: a folder, a zip or an npz; or `scenes`, which are drawn as they are needed."""
+    """Pictures: a folder, a zip or an npz; or `scenes` or `stickers`, which are drawn as they are needed."""
 
     path: str
     options: PictureOptions = PictureOptions()
@@ -102,6 +109,8 @@ class PictureSource(Source):
     def open(self, progress: bool = True) -> "OpenPictures":
         if are_scenes(self.path):
             return OpenPictures(read_scenes(self.path, self.options))
+        if are_stickers(self.path):
+            return OpenPictures(read_stickers(sticker_folders(self.path), self.options.size or 64))
         return OpenPictures(read_pictures(self.path, self.options, progress=progress))
 
 
@@ -144,6 +153,13 @@ class OpenPictures(Opened):
 
     def told(self) -> list[str | None]:
         return [c[0] if c else None for c in self.pictures.captions]
+
+    def before(self, conditioner: Following, n: int, seed: int) -> tuple[list[str | None], Cond]:
+        n = min(n, len(self.pictures))
+        rows = [i * len(self.pictures) // n for i in range(n)]
+        told = self.told()
+        pixels = torch.from_numpy(self.pictures.pictures(rows))
+        return [told[i] for i in rows], conditioner.from_data(pixels, Streams.of(seed, n))
 
     def raw(self, samples: Samples) -> dict[str, Tensor]:
         return {"pixels": samples.data}
@@ -238,7 +254,7 @@ class OpenTable(Opened):
 def source_of(path: str, picture_options: PictureOptions = PictureOptions(), condition: str | None = None) -> Source:
     """What kind of data lies at `path`. Raises InputError for what does not exist or cannot be read."""
     p = Path(path)
-    if are_scenes(path):
+    if are_scenes(path) or are_stickers(path):
         return PictureSource(path, picture_options)
     if not p.exists():
         raise InputError(f"{path} does not exist; give a folder or zip of pictures, an npz of pictures, a csv table, or `scenes`")
