@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from unnoise.networks.embedding import Fourier
 from unnoise.networks.flux import FluxConfig
 from unnoise.networks.mp_unet import MPUNetConfig
+from unnoise.networks.patched import PatchedConfig
 from unnoise.networks.sd3 import SD3Config
 from unnoise.networks.sd_unet import SDUNetConfig
 from unnoise.networks.table import TableNetworkConfig, TableTransformerConfig
@@ -44,6 +45,7 @@ NETWORKS = {
     "mp_unet": Case(MPUNetConfig(3, None, 8, (1, 2), 1, (1,), VECTOR, head_dim=4), picture, False),
     "transformer": Case(DiffusionTransformerConfig(3, 2, 16, 2, 2, 8, VECTOR, TOKEN), picture, True),
     "unet, picture": Case(replace(UNET, picture_channels=PICTURE), picture, True, True),
+    "patched unet, picture": Case(PatchedConfig(replace(UNET, channels=12, picture_channels=4 * PICTURE), 2), picture, True, True),
     "mp_unet, picture": Case(
         MPUNetConfig(3, None, 8, (1, 2), 1, (1,), VECTOR, head_dim=4, picture_channels=PICTURE), picture, False, True
     ),
