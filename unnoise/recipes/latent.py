@@ -1,14 +1,16 @@
 """Latent diffusion (Rombach et al. 2022, 2112.10752): an autoencoder, then a transformer on its latents, in one run.
 
+    RUN/words/               a text encoder, where one is to be distilled first
     RUN/autoencoder/         what the first stage's training keeps; or a copy of the codec that was given (--codec)
     RUN/latents.safetensors  what the codec makes of the pictures, once
     RUN/                     the second stage, as of any diffusion model; its model has the codec inside
-Either stage goes on from where it stands.
+Every stage goes on from where it stands.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from unnoise.checkpoints.codec import load_codec, save_codec
 from unnoise.core.errors import InputError
@@ -20,6 +22,7 @@ from unnoise.modalities.image.latents import Latents, LatentsConfig
 from unnoise.model import DiffusionModel, ModelConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.recipes.autoencoder import AutoencoderRun, autoencoder
+from unnoise.recipes.distil_text import DistilRun
 from unnoise.recipes.latent_cache import cached_latents
 from unnoise.recipes.options import Options
 from unnoise.recipes.pictures import pictures
@@ -28,7 +31,7 @@ from unnoise.recipes.sources import Opened, OpenPictures, PictureSource
 from unnoise.training.config import TrainConfig
 from unnoise.training.distributed import device, join
 
-FIRST, CACHE = "autoencoder", "latents.safetensors"
+WORDS, FIRST, CACHE = "words", "autoencoder", "latents.safetensors"
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class LatentRun(AnyRun):
     preview: Preview = Preview()
     checkpointing: bool = False
     """Keep only the inputs of the network's blocks for the backward pass: less memory, a third more time."""
-    words: str | None = None
-    """The folder of the distilled text encoder that the model is told by; None where it has none."""
+    words: str | DistilRun | None = None
+    """The folder of the distilled text encoder that the model is told by, or the training of it; None where it has none."""
 
     def __post_init__(self) -> None:
         if isinstance(self.first, AutoencoderRun) and self.first.codec != self.model.codec:
@@ -62,6 +65,7 @@ class LatentRun(AnyRun):
 
     def fit(self, opened: Opened, out: Path, resume: bool) -> DiffusionModel:
         assert isinstance(opened, OpenPictures)
+        self._learn_words(opened, out)
         codec, kept = self._codec(opened, out), opened.kept()
         states = None  # pictures of several shapes are encoded when they are needed
         if kept.options.buckets is None:
@@ -71,7 +75,7 @@ class LatentRun(AnyRun):
             states = cached_latents(codec.cpu(), kept, opened.fingerprint(), out / CACHE)
         again = resume and (out / "checkpoints").exists()
         return fit_denoiser(
-            self._second(),
+            self._second(out),
             self._build(codec),
             lambda m: replace(kept.training(m.codec, m.conditioner), states=states),
             opened,
@@ -80,12 +84,23 @@ class LatentRun(AnyRun):
         )
 
     def averaged(self, out: Path, width: float, step: int | None = None) -> DiffusionModel:
-        return averaged_denoiser(self._second(), self._build(load_codec(out / FIRST)), out, width, step)
+        return averaged_denoiser(self._second(out), self._build(load_codec(out / FIRST)), out, width, step)
 
-    def _second(self) -> Run:
-        return Run(
-            self.data, self.model, self.objective, self.train, self.preview, checkpointing=self.checkpointing, words=self.words
-        )
+    def _second(self, out: Path) -> Run:
+        words = str(out / WORDS / "model") if isinstance(self.words, DistilRun) else self.words
+        return Run(self.data, self.model, self.objective, self.train, self.preview, checkpointing=self.checkpointing, words=words)
+
+    def _learn_words(self, opened: Opened, out: Path) -> None:
+        """The text encoder's training, as far as it is still needed."""
+        place = out / WORDS
+        if isinstance(self.words, DistilRun) and not ((place / "model").exists() and (out / CACHE).exists()):
+            self._stage(self.words, "text encoder", opened, place, out)
+
+    def _stage(self, run: DistilRun | AutoencoderRun, name: str, opened: Opened, place: Path, out: Path) -> Any:
+        try:
+            return replace(run, data=self.data).fit(opened, place, resume=(place / "checkpoints").exists())
+        except Interrupted as e:
+            raise Interrupted(f"in the {name}, {e.args[0].partition(';')[0]}; `unnoise resume {out}` goes on") from None
 
     def _build(self, codec: Latents) -> Callable[[], DiffusionModel]:
         def build() -> DiffusionModel:
@@ -106,10 +121,7 @@ class LatentRun(AnyRun):
                 save_codec(codec, place / "model", f"# A copy of the codec {self.first.path}\n\nWeights {codec.hash()[:16]}.\n")
             join(device()).any(False)
             return load_codec(place)
-        try:
-            return replace(self.first, data=self.data).fit(opened, place, resume=(place / "checkpoints").exists())
-        except Interrupted as e:
-            raise Interrupted(f"in the first stage, {e.args[0].partition(';')[0]}; `unnoise resume {out}` goes on") from None
+        return self._stage(self.first, "first stage", opened, place, out)
 
 
 def _given(codec: GivenCodec) -> Latents:
@@ -125,15 +137,9 @@ def _given(codec: GivenCodec) -> Latents:
 def latent(opened: OpenPictures, source: PictureSource, options: Options) -> LatentRun:
     """A transformer on at most about 16 x 16 patches of latents, told what the recipe `pictures` tells."""
     run = pictures(opened, source, options)
-    if options.codec is None:
-        whole = {f.name for f in fields(Options)} & {"seed", "background", "flip", "alpha", "compression"}
-        first: AutoencoderRun | GivenCodec = autoencoder(opened, source, Options(**{k: getattr(options, k) for k in whole}))
-        assert isinstance(first, AutoencoderRun)
-        config = first.codec
-    else:
-        codec = load_codec(options.codec)
-        config, first = codec.config, GivenCodec(str(options.codec), codec.hash())
-        _refuse(config, opened.pictures, options.codec)
+    whole = {f.name for f in fields(Options)} & {"seed", "background", "flip", "alpha", "compression"}
+    own = Options(**{k: getattr(options, k) for k in whole})
+    config, first = first_stage(opened, options, lambda: autoencoder(opened, source, own))
     side = max(config.build().shape()[1:])
     assert isinstance(run.model.network, DiffusionTransformerConfig)
     assert isinstance(run.objective, Denoising)
@@ -147,6 +153,18 @@ def latent(opened: OpenPictures, source: PictureSource, options: Options) -> Lat
         preview=run.preview,
         words=run.words,
     )
+
+
+def first_stage(
+    opened: OpenPictures, options: Options, train: Callable[[], AutoencoderRun]
+) -> tuple[LatentsConfig, AutoencoderRun | GivenCodec]:
+    """The codec that the options name, or the one to be trained. InputError for one of other pictures."""
+    if options.codec is None:
+        run = train()
+        return run.codec, run
+    codec = load_codec(options.codec)
+    _refuse(codec.config, opened.pictures, options.codec)
+    return codec.config, GivenCodec(str(options.codec), codec.hash())
 
 
 def _refuse(config: LatentsConfig, data: PictureData, path: str) -> None:

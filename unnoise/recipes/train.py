@@ -29,6 +29,7 @@ from unnoise.recipes.run import AnyRun, Run, first_process
 from unnoise.recipes.runs import RUN_FILE, load_run, save_run
 from unnoise.recipes.scenes import scenes
 from unnoise.recipes.sources import Opened, OpenPictures, OpenTable, PictureSource, TableSource, source_of
+from unnoise.recipes.stickers import stickers
 from unnoise.recipes.tables import tables
 from unnoise.recipes.unclip import unclip_decoder, unclip_prior
 from unnoise.training.loop import measure_step_seconds
@@ -46,6 +47,7 @@ RECIPES: Mapping[str, Callable[[Any, Any, Options], AnyRun]] = {
     "retrieval": retrieval,
     "distil-text": distil_text,
     "latent": latent,
+    "stickers": stickers,
     "autoencoder": autoencoder,
     "autoencoder-vq": autoencoder_vq,
     "autoencoder-fsq": autoencoder_fsq,

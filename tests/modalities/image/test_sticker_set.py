@@ -8,7 +8,7 @@ from PIL import Image
 
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.recaption import VARIANTS
-from unnoise.modalities.image.sticker_set import Mix, read_stickers
+from unnoise.modalities.image.sticker_set import Mix, are_stickers, read_stickers, sticker_folders
 
 NAMES = ("cup", "pear", "boat", "drum", "kite", "lamp", "shoe", "tent")
 
@@ -36,7 +36,7 @@ MIX = Mix(compositions=40, scenes=10, held_out=0)
 
 
 def test_rows_are_what_was_asked_for(folder):
-    data = read_stickers(folder, 32, MIX)
+    data = read_stickers([folder], 32, MIX)
     kinds = [n.split("-")[0] for n in data.names]
     assert {k: kinds.count(k) for k in kinds} == {"emoji": 16, "icons": 1, "compositions": 40, "scenes": 10}
     x = data.pictures(range(len(data)))
@@ -49,7 +49,7 @@ def test_rows_are_what_was_asked_for(folder):
 
 
 def test_shares_are_of_weight(folder):
-    data = read_stickers(folder, 32, MIX)
+    data = read_stickers([folder], 32, MIX)
     weights = np.array(data.weights)
     kinds = np.array([n.split("-")[0] for n in data.names])
     for kind, share in (("emoji", 0.5), ("icons", 0.08), ("compositions", 0.3), ("scenes", 0.12)):
@@ -64,14 +64,14 @@ def test_held_out_names_are_in_no_caption(folder):
     mix = Mix(compositions=150, scenes=0, held_out=0.5)
     gone = {n for n in NAMES if mix.holds_out(n)}
     assert 0 < len(gone) < len(NAMES) - 2
-    data = read_stickers(folder, 32, mix)
+    data = read_stickers([folder], 32, mix)
     words = {w.rstrip("s,") for several in data.captions for c in several for w in c.split(" ")}
     assert not words & gone
     assert words & (set(NAMES) - gone)
 
 
 def test_a_row_is_the_same_alone_and_in_company(folder):
-    data = read_stickers(folder, 32, MIX)
+    data = read_stickers([folder], 32, MIX)
     rows = [0, 16, 20, 60]
     assert np.array_equal(data.pictures(rows), np.concatenate([data.pictures([r]) for r in rows]))
 
@@ -82,12 +82,22 @@ def test_a_row_is_the_same_alone_and_in_company(folder):
 )
 def test_what_cannot_be_right_is_refused(folder, size, mix, complaint):
     with pytest.raises(InputError, match=complaint):
-        read_stickers(folder, size, Mix(**mix))
+        read_stickers([folder], size, Mix(**mix))
 
 
 def test_a_folder_without_names_is_refused(tmp_path):
     Image.new("RGBA", (16, 16)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"captions\.jsonl"):
-        read_stickers(tmp_path, 32, MIX)
+        read_stickers([tmp_path], 32, MIX)
+
+
+def test_the_word_stands_for_a_folder(folder, monkeypatch):
+    monkeypatch.delenv("UNNOISE_DATA", raising=False)
+    assert [are_stickers(p) for p in ("stickers", f"stickers:{folder}", "stickerset")] == [True, True, False]
+    assert sticker_folders(f"stickers:{folder}") == [folder / "icons"]
+    with pytest.raises(InputError, match="UNNOISE_DATA"):
+        sticker_folders("stickers")
+    monkeypatch.setenv("UNNOISE_DATA", str(folder / "noto"))
+    assert sticker_folders("stickers") == [folder / "noto"]
     with pytest.raises(InputError, match="does not exist"):
-        read_stickers(tmp_path / "none", 32, MIX)
+        sticker_folders(f"stickers:{folder}/none")

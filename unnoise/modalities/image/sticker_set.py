@@ -6,6 +6,7 @@ number of rows.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,9 @@ from unnoise.modalities.image.scenes.rows import Rendered, World
 from unnoise.modalities.image.sources import Entry, entries
 from unnoise.modalities.image.stickers import Compositions, Sticker
 
+WORD = "stickers"
+"""As a place for data: `stickers:FOLDER`, or alone for the folder that $UNNOISE_DATA names."""
+_SETS = ("emoji", "icons")
 _FINE = 72
 """Side of the pictures that compositions are made of."""
 _LONGEST = 120
@@ -32,8 +36,8 @@ _LONGEST = 120
 class Mix:
     """How much of what; shares are of the pictures drawn in training, and those of absent kinds fall to the others."""
 
-    compositions: int = 60_000
-    scenes: int = 30_000
+    compositions: int = 30_000
+    scenes: int = 12_000
     share_icons: float = 0.08
     share_compositions: float = 0.3
     share_scenes: float = 0.12
@@ -84,14 +88,33 @@ class _Mixed:
         return np.stack(out)
 
 
-def read_stickers(path: Path, size: int, mix: Mix = Mix()) -> PictureData:
-    """RGBA pictures of `size` x `size` under `path` (folders or zips whose captions.jsonl gives names), and what `mix` adds.
+def are_stickers(path: str) -> bool:
+    return path == WORD or path.startswith(f"{WORD}:")
+
+
+def sticker_folders(path: str) -> list[Path]:
+    """Where the pictures lie that `path` (see WORD) speaks of: the folder, or `emoji` and `icons` in it. InputError for none."""
+    folder = path.removeprefix(WORD).removeprefix(":") or os.environ.get("UNNOISE_DATA", "")
+    if not folder:
+        raise InputError(
+            f"{WORD}: no folder is named; say {WORD}:FOLDER, with emoji/ (zips of PNGs with captions.jsonl) and icons/ in it, or "
+            "set UNNOISE_DATA"
+        )
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder} does not exist; give the folder that holds emoji/ and icons/")
+    return [Path(folder, s) for s in _SETS if Path(folder, s).is_dir()] or [Path(folder)]
+
+
+def read_stickers(folders: Sequence[Path], size: int, mix: Mix = Mix()) -> PictureData:
+    """RGBA pictures of `size` x `size` in the folders (folders or zips whose captions.jsonl gives names), and what `mix` adds.
 
     Raises InputError where no named transparent picture is found, and for sizes that are not 16 to 512.
     """
     if not 16 <= size <= 512:
         raise InputError(f"stickers of {size} x {size} pixels: 16 to 512, and 64 is usual")
-    stickers, icons = _found(path, mix)
+    found = [_found(f, mix) for f in folders]
+    stickers, icons = ([s for kinds in found for s in kinds[i]] for i in (0, 1))
+    path = ", ".join(map(str, folders))
     if len(stickers) < 2:
         raise InputError(f"{path}: no transparent pictures with names; folders or zips of PNGs with a captions.jsonl are wanted")
     kinds = [_emoji(stickers, size, mix)]
@@ -113,8 +136,6 @@ def read_stickers(path: Path, size: int, mix: Mix = Mix()) -> PictureData:
 
 def _found(path: Path, mix: Mix) -> tuple[list[Sticker], list[Sticker]]:
     """(emoji, icons): transparent pictures, and grey ones, whose white becomes black ink."""
-    if not path.exists():
-        raise InputError(f"{path} does not exist; give the folder that holds the emoji and icons, as folders or zips")
     files = entries(path)
     pictures = [e for e in files if e.suffix in SUFFIXES]
     facts = annotate(pictures, [e for e in files if e.suffix not in SUFFIXES]).facts

@@ -1,0 +1,93 @@
+"""The recipe `stickers`: the model that ships, in one command. `unnoise train stickers:FOLDER --recipe stickers`
+
+A text encoder distilled from a sentence encoder, an autoencoder that keeps transparency (64 x 64 pixels <-> 8 x 8 codes), and a
+transformer over 64 codes that is told the words' tokens and their mean. What it learns from: `modalities.image.sticker_set`.
+Rectified flow in the codes (Liu et al. 2022, 2209.03003) with logit-normal times (Esser et al. 2024, 2403.03206), the network
+predicting the codes themselves. Half of the patches skip the middle blocks in training (TREAD, 2501.04765).
+"""
+
+from unnoise.core.errors import InputError
+from unnoise.core.losses import SquaredError
+from unnoise.core.objectives import Denoising
+from unnoise.core.preconditioning import Data
+from unnoise.core.processes import Gaussian
+from unnoise.core.schedules import RectifiedFlow
+from unnoise.core.times import LogitNormal, LowDiscrepancy
+from unnoise.core.weights import VelocityWeight
+from unnoise.model import About, ModelConfig, Sampling
+from unnoise.networks.bottlenecks import KLConfig
+from unnoise.networks.transformer import DiffusionTransformerConfig
+from unnoise.recipes.autoencoder import autoencoder_run
+from unnoise.recipes.distil_text import DistilRun, distil_text
+from unnoise.recipes.latent import LatentRun, first_stage
+from unnoise.recipes.options import Options
+from unnoise.recipes.run import Preview
+from unnoise.recipes.sources import OpenPictures, PictureSource
+from unnoise.recipes.text_encoders import Words, words_of
+from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
+
+PROMPTS = (
+    "a cat", "red apple, in the style of noto", "rocket, fluent 3d", "a blue banana", "a dog wearing a top hat",
+    "three strawberries", "a guitar left of a pizza", "a penguin in front of a sunset", "a sign that says OPEN",
+    "two red stars above a green house", "crown, in the style of twemoji", "a smiling sun", "icon of anchor", "a purple dragon",
+    "grinning face wearing a crown", "tree",
+)  # fmt: skip
+SAMPLES = 3_000_000
+"""Pictures that the transformer sees; a quarter of that already draws most of what it is asked for."""
+CHANNELS = 8
+
+
+def stickers(opened: OpenPictures, source: PictureSource, options: Options) -> LatentRun:
+    data = opened.pictures
+    if data.channels != 4:
+        raise InputError(f"recipe 'stickers' is for transparent pictures; give it stickers:FOLDER, and not {source.path}")
+    words: str | DistilRun = options.text_encoder or distil_text(opened, source, Options(seed=options.seed))
+    told = words_of(words) if isinstance(words, str) else Words(words.student, *2 * (words.student.encoder.out,))
+    own = Options(seed=options.seed, compression=options.compression or max(1, data.height // 8))
+    codec, first = first_stage(opened, options, lambda: autoencoder_run(opened, source, own, KLConfig(CHANNELS, weight=1e-3)))
+    depth, batch = options.depth or 8, options.batch or 64
+    network = DiffusionTransformerConfig(
+        channels=codec.latent_channels,
+        patch=1,
+        width=options.width or 256,
+        depth=depth,
+        heads=4,
+        vector_dim=told.vector_dim,
+        token_dim=told.token_dim,
+        routed=(depth // 4, depth - depth // 4) if depth >= 4 else (0, 0),
+    )
+    steps = options.steps if options.steps is not None else SAMPLES // batch
+    return LatentRun(
+        data=source,
+        first=first,
+        model=ModelConfig(
+            codec=codec,
+            conditioner=told.conditioner,
+            network=network,
+            process=Gaussian(RectifiedFlow()),
+            preconditioner=Data(1.0),
+            sampling=Sampling(steps=20, sampler="dpmpp-2m", guidance=3.0, interval=(0.1, 1.0)),
+            about=About("stickers", data.account(), CREDITS, PROMPTS[:3]),
+        ),
+        objective=Denoising(SquaredError(VelocityWeight(smallest=0.05)), LowDiscrepancy(LogitNormal(0.0, 1.0))),
+        train=TrainConfig(
+            steps=steps,
+            batch=batch,
+            seed=options.seed,
+            optimiser=options.optimiser(AdamWConfig(options.lr or 1e-3, (0.9, 0.95))),
+            warmup=min(500, steps // 10),
+            decay=LinearDecay(start=0.7),
+            checkpoint_every=max(1, min(1000, steps // 4)),
+            snapshot_every=0,
+            sample_every=max(250, steps // 24),
+        ),
+        preview=Preview(PROMPTS, n=3, seed=options.seed),
+        words=words,
+    )
+
+
+CREDITS = (
+    "weights Apache-2.0; learnt from Noto Emoji (Google, Apache-2.0), Twemoji (Twitter, Inc. and other contributors, CC BY 4.0), "
+    "Fluent Emoji (Microsoft, MIT), game-icons.net (its authors, CC BY 3.0), names and keywords of Unicode CLDR (Unicode License "
+    "v3); text encoder distilled from all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0)"
+)
