@@ -27,7 +27,7 @@ from unnoise.modalities.words.frozen import Sentence, SentenceConfig, read_encod
 from unnoise.modalities.words.pieces import UNKNOWN
 from unnoise.networks.word_encoder import WordEncoderConfig
 from unnoise.recipes.options import Options
-from unnoise.recipes.run import AnyRun, Preview, account, first_process, interrupted
+from unnoise.recipes.run import AnyRun, Preview, account, first_process, interrupted, spread
 from unnoise.recipes.sources import Opened, OpenPictures, PictureSource
 from unnoise.recipes.text_encoders import learn_by_heart, load_distilled, save_distilled
 from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
@@ -43,12 +43,16 @@ _PARTS = 4  # of a batch, by length: padding costs as much as words
 
 @dataclass(frozen=True)
 class DistilRun(AnyRun):
-    """Everything about the training of a text encoder. pairs: made-up texts of two words and more."""
+    """Everything about the training of a text encoder.
+
+    captions: of the data's, at most so many, evenly from all in their order; pairs: made-up texts of two words and more.
+    """
 
     data: PictureSource
     teacher: SentenceConfig
     student: DistilledConfig
     train: TrainConfig
+    captions: int = 15_000
     pairs: int = 8000
     preview: Preview = Preview()
 
@@ -56,7 +60,7 @@ class DistilRun(AnyRun):
         if not isinstance(opened, OpenPictures):
             raise InputError(f"{self.data.path}: a text encoder learns from pictures with captions")
         teacher = self.teacher.build()
-        captions = {c for several in opened.pictures.captions for c in several}
+        captions = set(spread(sorted({c for several in opened.pictures.captions for c in several}), self.captions))
         learn_by_heart(teacher, texts := lessons(captions, self.student, self.pairs, self.train.seed), out, first_process())
         torch.manual_seed(self.train.seed)
         student = self.student.build()
