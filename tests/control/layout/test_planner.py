@@ -88,5 +88,15 @@ def test_what_can_be_a_picture() -> None:
 def test_a_prompt_of_which_nothing_is_understood_is_refused() -> None:
     with pytest.raises(InputError, match=r"'seven unicorns'.*circle, square"):
         plan("seven unicorns", SPRITES, rng())
-    _asked, draw = drawing([Scene((thing("star", 0.1, 0.1),))])
-    assert plan("something that twinkles", SPRITES, rng(), draw) == Scene((thing("star", 0.1, 0.1),))
+    _, draw = drawing([Scene((thing("star", 0.1, 0.1),))])
+    with pytest.raises(InputError, match="'something that twinkles'"):  # nobody could say whether the drawing is right
+        plan("something that twinkles", SPRITES, rng(), draw)
+
+
+def test_a_relation_outlives_what_is_not_understood() -> None:
+    for seed in range(10):
+        scene = plan("kindly draw a cup left of two stars, whatever, and by them a tree", SPRITES, rng(seed))
+        assert holds(scene, Request((Group("cup"), Group("star", 2)), Relation.LEFT_OF))
+        assert holds(scene, Request((Group("tree"),)))
+    with pytest.raises(InputError, match="ask for less at once"):  # nothing that is placed apart lies inside
+        plan("kindly draw a star inside a ring, and a cup", SPRITES, rng())

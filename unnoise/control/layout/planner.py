@@ -3,12 +3,13 @@
     1. The whole prompt parses: a scene that is what it says, placed at random (`scenes.place`). It is right by construction.
     2. It does not: what is understood of it (`fragments`: the longest pieces that parse) must hold in what the generator draws;
        layouts are drawn until one is sound and does, DRAWS times at most.
-    3. None does, or there is no generator: what is understood is placed as in 1.
+    3. None does, or there is no generator: what is understood is placed at random, as often, until it holds.
 Words for signs are those that the pieces say, or that the prompt has in quotes or in capitals.
 """
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -16,10 +17,10 @@ from unnoise.core.errors import InputError
 from unnoise.modalities.image.scenes.grammar import parse
 from unnoise.modalities.image.scenes.place import GAP, PITCH, place
 from unnoise.modalities.image.scenes.sprites import Sprites
-from unnoise.modalities.image.scenes.world import LONGEST, Part, Request, Saying, Scene, holds, overlap
+from unnoise.modalities.image.scenes.world import LONGEST, Request, Saying, Scene, holds, overlap
 
 DRAWS = 32
-"""Layouts that are drawn for one prompt before the grammar takes over."""
+"""Layouts that are drawn for one prompt before what is understood is placed without the generator, and such placings."""
 _MOST_WORDS = 60  # of a prompt that is searched for pieces that parse
 _TOUCHING = 0.02 * GAP  # common area of two boxes, in squares of the picture, that a drawn layout is forgiven
 
@@ -28,23 +29,23 @@ Draw = Callable[[int], Sequence[Scene]]
 
 
 def plan(prompt: str, sprites: Sprites, rng: np.random.Generator, draw: Draw | None = None) -> Scene:
-    """A layout for a prompt. Raises InputError for a prompt of which nothing is understood, where there is no generator, and for
-    what has no room."""
+    """A layout for a prompt. Raises InputError for a prompt of which nothing is understood, and for what has no room."""
     request = understood(prompt, sprites)
     if request is not None:
         return place(request, rng, sprites)
     pieces = fragments(prompt, sprites)
-    if draw is not None:
-        for scene in draw(DRAWS):
-            if sound(scene) and all(holds(scene, piece) for piece in pieces):
-                return scene
     if not pieces:
         few = ", ".join(sprites.vocabulary.names[:8])
         raise InputError(
             f"nothing in the prompt {_short(prompt)!r} is something that this model draws; it knows {few} ... and signs"
         )
-    parts: dict[Part, None] = dict.fromkeys(part for piece in pieces for part in piece.parts)
-    return place(Request(tuple(parts)), rng, sprites)
+    drawn = () if draw is None else filter(sound, draw(DRAWS))
+    together = Request(tuple(dict.fromkeys(part for piece in pieces for part in piece.parts)))
+    placed = (place(together, rng, sprites) for _ in range(DRAWS))
+    for scene in chain(drawn, placed):
+        if all(holds(scene, piece) for piece in pieces):
+            return scene
+    raise InputError(f"all of the prompt {_short(prompt)!r} cannot be laid out together; ask for less at once")
 
 
 def understood(prompt: str, sprites: Sprites) -> Request | None:
