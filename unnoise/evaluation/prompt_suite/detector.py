@@ -4,7 +4,8 @@ Loss over the cells p of the map (Zhou et al. 2019, 1904.07850, eq. 1-3), y the 
 
     L = -1/N sum_p [y = 1] (1 - c)^2 log c + [y < 1] (1 - y)^4 c^2 log(1 - c)  +  1/N sum_centres (|reach - its|_1 / 4 + CE(labels))
 
-A scene is read off: cells that are likelier than THRESHOLD and than their neighbours; of boxes that mostly coincide the likelier.
+A scene is read off: cells that are likelier than THRESHOLD and than their neighbours; of two that say the same of mostly the same
+box the likelier.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ from unnoise.evaluation.encoders import cached
 from unnoise.evaluation.learning import drawing_from, trained
 from unnoise.evaluation.prompt_suite.augment import worn
 from unnoise.modalities.image.scenes.draw import render
-from unnoise.modalities.image.scenes.rows import World
+from unnoise.modalities.image.scenes.place import place
+from unnoise.modalities.image.scenes.requests import TRICKY, draw_request
 from unnoise.modalities.image.scenes.shapes import Shapes
 from unnoise.modalities.image.scenes.split import Split
 from unnoise.modalities.image.scenes.vocabulary import BACKDROPS, COLOURS, SHAPES
@@ -39,8 +41,8 @@ SIDE = 64
 THRESHOLD = 0.5
 _SCALES = (*SIZES, "sign")
 _SEED = 7001
-_WORLD = World(Shapes(), _SEED, Split(0.0))
-"""What it learns from: every combination, for it has to judge those that a model never saw. Tests draw from other seeds."""
+_SPRITES, _EVERYTHING = Shapes(), Split(0.0)
+"""It learns from every combination, for it has to judge those that a model never saw."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +69,19 @@ class Detector:
         scenes = []
         for i in range(len(x)):
             spots = sorted(((float(likely[i, s, r, c]), int(s), int(r), int(c)) for s, r, c in peaks[i].nonzero()), reverse=True)
-            kept: list[tuple[int, int, int, Box]] = []
+            kept: list[Thing] = []  # signs too, for now
             for _, s, r, c in spots:
-                box = _box(reach[i, s, :, r, c], r, c)
-                if all(_alike(box, other) < 0.5 for *_, other in kept):
-                    kept.append((s, r, c, box))
-            things = tuple(
-                Thing(
-                    SHAPES[int(names[i, s, :, r, c].argmax())],
-                    tuple(COLOURS)[int(colours[i, s, :, r, c].argmax())],
+                thing = Thing(
+                    SHAPES[int(names[i, s, :, r, c].argmax())] if _SCALES[s] != "sign" else "sign",
+                    tuple(COLOURS)[int(colours[i, s, :, r, c].argmax())] if _SCALES[s] != "sign" else "",
                     _SCALES[s],
-                    box,
+                    _box(reach[i, s, :, r, c], r, c),
                     float(covered[i, s, 0, r, c] > 0),
                 )
-                for s, r, c, box in kept
-                if _SCALES[s] != "sign"
-            )
-            signs = tuple(Sign("", box) for s, _, _, box in kept if _SCALES[s] == "sign")
+                if not any(_twice(thing, other) for other in kept):
+                    kept.append(thing)
+            signs = tuple(Sign("", t.box) for t in kept if t.name == "sign")
+            things = tuple(t for t in kept if t.name != "sign")
             scenes.append(Scene(things, signs, _backdrop(x[i])))
         return scenes
 
@@ -104,10 +102,11 @@ def _box(reach: Tensor, row: int, column: int) -> Box:
     return tuple(min(max(v * STRIDE / SIDE, 0.0), 1.0) for v in (x - left, y - up, x + right, y + down))  # type: ignore[return-value]
 
 
-def _alike(a: Box, b: Box) -> float:
-    """Intersection over union."""
-    common = overlap(a, b)
-    return common / max((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common, 1e-9)
+def _twice(a: Thing, b: Thing) -> bool:
+    """Whether two finds are one thing: alike, in boxes whose intersection is more than half of their union."""
+    common = overlap(a.box, b.box)
+    union = sum((t.box[2] - t.box[0]) * (t.box[3] - t.box[1]) for t in (a, b)) - common
+    return (a.name, a.colour) == (b.name, b.colour) and common > union / 2
 
 
 def _backdrop(x: Tensor) -> Backdrop:
@@ -120,7 +119,7 @@ def _backdrop(x: Tensor) -> Backdrop:
 
 
 def train_detector(
-    folder: Path | None = None, pictures: int = 20_000, steps: int = 2000, batch: int = 32, progress: bool = False
+    folder: Path | None = None, pictures: int = 30_000, steps: int = 4000, batch: int = 32, progress: bool = False
 ) -> Detector:
     """From so many renders; kept in `folder` and found there again. A quarter of an hour on one core."""
     settings = {"what": "scene-detector", "version": VERSION, "pictures": pictures, "steps": steps, "batch": batch}
@@ -129,8 +128,11 @@ def train_detector(
         return DetectionNetwork(len(_SCALES), (len(SHAPES), len(COLOURS), 1))
 
     def learn() -> nn.Module:
-        scenes = [_WORLD.scene(i) for i in tqdm(range(pictures), "scenes", unit="picture", disable=not progress, leave=False)]
-        pixels = torch.from_numpy(np.stack([render(s, _WORLD.sprites, SIDE) for s in scenes]))
+        rng = np.random.Generator(np.random.Philox(_SEED))
+        scenes = []
+        for _ in tqdm(range(pictures), "scenes", unit="picture", disable=not progress, leave=False):
+            scenes.append(place(draw_request(rng, _SPRITES, _EVERYTHING, TRICKY), rng, _SPRITES, _EVERYTHING))
+        pixels = torch.from_numpy(np.stack([render(s, _SPRITES, SIDE) for s in scenes]))
         targets = [_target(s) for s in scenes]
 
         def loss(network: nn.Module, where: torch.device) -> Tensor:

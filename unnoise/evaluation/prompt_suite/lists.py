@@ -17,7 +17,7 @@ import numpy as np
 
 from unnoise.core.errors import InputError
 from unnoise.core.random import derive
-from unnoise.modalities.image.scenes.grammar import caption
+from unnoise.modalities.image.scenes.grammar import at_random, caption
 from unnoise.modalities.image.scenes.place import has_room
 from unnoise.modalities.image.scenes.rows import World
 from unnoise.modalities.image.scenes.world import MOST, SIZES, Group, Relation, Request, Saying
@@ -103,7 +103,6 @@ def prompts(world: World, aspect: str, each: int, unseen: bool, seed: int = 0) -
                 break
             request = ASPECTS[aspect].draw(world, level, rng)
             if world.split.holds_out(request) == unseen and has_room(request, world.sprites):
-                text = caption(request, lambda n, rng=rng: int(rng.integers(n)))
-                these.append(Prompt(aspect, level, unseen, text, request))
+                these.append(Prompt(aspect, level, unseen, caption(request, at_random(rng)), request))
         found += these if len(these) == each else []
     return found

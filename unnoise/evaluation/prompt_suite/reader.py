@@ -23,7 +23,7 @@ from unnoise.evaluation.prompt_suite.augment import worn
 from unnoise.evaluation.prompt_suite.detector import SIDE, as_input
 from unnoise.modalities.image.scenes.draw import render
 from unnoise.modalities.image.scenes.place import place
-from unnoise.modalities.image.scenes.requests import draw_sign
+from unnoise.modalities.image.scenes.requests import SIGNS, draw_request
 from unnoise.modalities.image.scenes.shapes import Shapes
 from unnoise.modalities.image.scenes.split import Split
 from unnoise.modalities.image.scenes.world import Box
@@ -79,7 +79,7 @@ def train_reader(
         rng, sprites = np.random.Generator(np.random.Philox(_SEED)), Shapes()
         scenes = []
         for _ in tqdm(range(pictures), "signs", unit="picture", disable=not progress, leave=False):
-            scenes.append(place(draw_sign(rng, sprites, Split(0.0)), rng, sprites))
+            scenes.append(place(draw_request(rng, sprites, Split(0.0), SIGNS), rng, sprites))
         pixels = torch.from_numpy(np.stack([render(s, sprites, SIDE) for s in scenes]))
         boxes = torch.tensor([s.signs[0].box for s in scenes])
         words = [torch.tensor([LETTERS.index(c) + 1 for c in s.signs[0].word]) for s in scenes]

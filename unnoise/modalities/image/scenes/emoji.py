@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.annotations import annotate
 from unnoise.modalities.image.decode import SUFFIXES, Target, Unreadable, bombs_refused, decode
-from unnoise.modalities.image.scenes.grammar import caption, parse
+from unnoise.modalities.image.scenes.grammar import caption, parse, plainly
 from unnoise.modalities.image.scenes.sprites import Sprites
 from unnoise.modalities.image.scenes.vocabulary import Vocabulary
 from unnoise.modalities.image.scenes.world import Box, Group, Request
@@ -84,7 +84,7 @@ def _unmistakable(names: list[str]) -> list[str]:
 
 def _read_back(request: Request, words: Vocabulary) -> bool:
     try:
-        return parse(caption(request, lambda n: 0), words) == request
+        return parse(caption(request, plainly), words) == request
     except InputError:
         return False
 

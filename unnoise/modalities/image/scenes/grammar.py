@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.scenes.vocabulary import DRAWN, NUMBERS, Vocabulary, plural
 from unnoise.modalities.image.scenes.world import Group, Part, Relation, Request, Saying
@@ -44,8 +46,18 @@ _PLAIN = str.maketrans("“”„’", '"""\'')
 BACKDROPS = ("on a {} background", "against a {} background")
 
 
+def plainly(n: int) -> int:
+    """The plainest wording."""
+    return 0
+
+
+def at_random(rng: np.random.Generator) -> Choose:
+    """Any wording."""
+    return lambda n: int(rng.integers(n))
+
+
 def caption(request: Request, choose: Choose) -> str:
-    """One wording of a request. `choose` decides each choice; `lambda n: 0` gives the plainest."""
+    """One wording of a request. `choose` decides each choice; `plainly` and `at_random` are such functions."""
     lead = LEADS[choose(len(LEADS))]
     said = [_said(part, choose) for part in request.parts]
     if request.relation is not None:

@@ -39,6 +39,8 @@ PITCH = (0.085, 0.14)
 """Width of a sign for each letter."""
 HEIGHT = (0.19, 0.28)
 """Height of a sign."""
+MIDDLES = 0.13
+"""How far the middles of two things are apart at least, along x or y, where one lies behind the other."""
 LEAST_HIDDEN, MOST_HIDDEN = 0.15, 0.4
 """Share of a thing's pixels that the thing before it covers."""
 _TRIES = 40
@@ -249,12 +251,16 @@ def _behind(request: Request, rng: np.random.Generator, sprites: Sprites, bold: 
     for _ in range(_TRIES):
         boxes = [_within(_ALL, item, rng.random(2).tolist()) for item in items]
         a, b = boxes
-        if not overlap(a, b) or contains(a, b) or contains(b, a):
+        if not overlap(a, b) or contains(a, b) or contains(b, a) or _middles(a, b) < MIDDLES:
             continue
         pair = [Thing(g.name, "", item.size, b, d) for g, item, b, d in zip(request.groups, items, boxes, depths)]
         if LEAST_HIDDEN <= 1 - visible(Scene(tuple(pair)), sprites)[deep] <= MOST_HIDDEN:
             return _Laid(items, boxes, depths)
     return None
+
+
+def _middles(a: Box, b: Box) -> float:
+    return max(abs(a[0] + a[2] - b[0] - b[2]), abs(a[1] + a[3] - b[1] - b[3])) / 2
 
 
 _WAYS: Mapping[Relation | None, Callable[[Request, np.random.Generator, Sprites, float], "_Laid | None"]] = {

@@ -102,29 +102,26 @@ def _by_sign(d: _Drawing) -> Request:
     return Request((group, saying) if d.chance(0.7) else (saying, group), relation)
 
 
-KINDS: Mapping[Callable[[_Drawing], Request], float] = {
+Kinds = Mapping[Callable[[_Drawing], Request], float]
+KINDS: Kinds = {
     _single: 0.27, _two: 0.2, _three: 0.06, _ordered: 0.17, _overlapping: 0.1, _sign: 0.1, _by_sign: 0.1,
 }  # fmt: skip
 """The kinds of requests and how often each is drawn."""
-_MAKERS, _UP_TO = tuple(KINDS), np.cumsum(list(KINDS.values()))
+SIGNS: Kinds = {_sign: 1.0}
+"""Signs alone."""
+TRICKY: Kinds = {**KINDS, _overlapping: 0.6, _sign: 0.2}
+"""More of what is hard to make out."""
 
 
-def draw_sign(rng: np.random.Generator, sprites: Sprites, split: Split = Split()) -> Request:
-    """One for a sign alone."""
-    while True:
-        request = _sign(_Drawing(rng, sprites, split))
-        if not split.holds_out(request):
-            return request
-
-
-def draw_request(rng: np.random.Generator, sprites: Sprites, split: Split = Split()) -> Request:
+def draw_request(rng: np.random.Generator, sprites: Sprites, split: Split = Split(), kinds: Kinds = KINDS) -> Request:
     """One that asks for nothing held out and for no more than there is room for. InputError for too few kinds of things."""
     d = _Drawing(rng, sprites, split)
     if len(sprites.vocabulary.names) < 3:
         raise InputError(f"a world needs at least 3 kinds of things; these sprites have {len(sprites.vocabulary.names)}")
+    makers, up_to = list(kinds), np.cumsum(list(kinds.values()))
     contains = any(sprites.room(n) for n in sprites.vocabulary.names)
     while True:
-        make = _MAKERS[int(np.searchsorted(_UP_TO, rng.random() * _UP_TO[-1], "right"))]
+        make = makers[int(np.searchsorted(up_to, rng.random() * up_to[-1], "right"))]
         if make is _overlapping and not contains:
             continue
         request = make(d)

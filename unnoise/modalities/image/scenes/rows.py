@@ -8,7 +8,7 @@ import numpy as np
 from unnoise.core.random import derive
 from unnoise.modalities.image.annotations import Captions
 from unnoise.modalities.image.scenes.draw import render
-from unnoise.modalities.image.scenes.grammar import caption
+from unnoise.modalities.image.scenes.grammar import at_random, caption, plainly
 from unnoise.modalities.image.scenes.place import place
 from unnoise.modalities.image.scenes.requests import draw_request
 from unnoise.modalities.image.scenes.shapes import Shapes
@@ -34,8 +34,7 @@ class World:
     def captions(self, row: int, wordings: int = 3) -> Captions:
         """The plainest wording first, then others at random; different ones, so perhaps fewer."""
         request, rng = self.request(row), self._rng(row, "captions")
-        said = [caption(request, lambda n: 0)]
-        said += [caption(request, lambda n: int(rng.integers(n))) for _ in range(wordings - 1)]
+        said = [caption(request, plainly), *(caption(request, at_random(rng)) for _ in range(wordings - 1))]
         return tuple(dict.fromkeys(said))
 
     def _rng(self, row: int, what: str) -> np.random.Generator:
