@@ -115,6 +115,10 @@ def test_what_is_no_text_encoder(tmp_path: Path, teacher: str) -> None:
         load_distilled(tmp_path)
     with pytest.raises(InputError, match="could not be loaded"):
         words_of(str(tmp_path))
+    vocabulary = ["[PAD]", "[NOTHING]", "[UNK]", "a"]
+    config = recipe.DistilledConfig(recipe.WordEncoderConfig(4, 5, 4, 12, 1, 2), "\n".join(vocabulary))
+    with pytest.raises(InputError, match="needs its folder"):
+        fill(config.build(), None)
 
 
 def test_pictures_are_told_by_a_frozen_and_by_a_distilled_encoder(teacher: str, pictures: Path, tmp_path: Path) -> None:

@@ -56,6 +56,9 @@ class DistilRun(AnyRun):
     pairs: int = 8000
     preview: Preview = Preview()
 
+    def afterwards(self, out: Path) -> str:
+        return f"train with it: unnoise train DATA --text-encoder {out}"
+
     def fit(self, opened: Opened, out: Path, resume: bool) -> Distilled:
         if not isinstance(opened, OpenPictures):
             raise InputError(f"{self.data.path}: a text encoder learns from pictures with captions")

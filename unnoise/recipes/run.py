@@ -94,8 +94,7 @@ class Run(AnyRun):
         """A model with its first weights, and the task that trains it."""
         torch.manual_seed(self.train.seed)
         model = build()
-        if self.words is not None:
-            fill(model.conditioner, self.words)
+        fill(model.conditioner, self.words)
         objective = LearnedUncertainty(self.objective) if self.learned_uncertainty else self.objective
         return model, DenoisingTask(model, objective, self.checkpointing)
 

@@ -41,11 +41,18 @@ def words_of(name: str) -> Words:
     return Words(frozen, 0 if isinstance(frozen, T5TextConfig) else frozen.width, frozen.width)
 
 
-def fill(module: nn.Module, folder: str) -> None:
-    """Give every distilled encoder within the module the weights in the folder. InputError for weights that do not fit."""
+def fill(module: nn.Module, folder: str | None) -> None:
+    """Give every distilled encoder within the module the weights in the folder.
+
+    InputError for weights of another encoder, and where there is such an encoder and no folder.
+    """
     for part in module.modules():
         if isinstance(part, Distilled):
-            part.load_state_dict(load_distilled(folder).state_dict())
+            if folder is None:
+                raise InputError(
+                    f"a model that is told by a distilled text encoder ({part.config.teacher}) needs its folder: words"
+                )
+            load_weights(part, load_distilled(folder).state_dict(), Path(folder))
 
 
 def learn_by_heart(module: nn.Module, texts: Iterable[str], folder: Path, first: bool = True) -> None:

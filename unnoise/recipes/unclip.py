@@ -68,6 +68,8 @@ class EmbeddedRun(AnyRun):
     objective: PerSample
     train: TrainConfig
     preview: Preview = Preview()
+    words: str | None = None
+    """The folder of the distilled text encoder that the model is told by; None where it has none."""
 
     def afterwards(self, out: Path) -> str:
         prior = isinstance(self.model.codec, EmbeddingsConfig)
@@ -82,7 +84,7 @@ class EmbeddedRun(AnyRun):
         return averaged_denoiser(self._plain(), lambda: load(out), out, width, step)
 
     def _plain(self) -> Run:
-        return Run(self.data, self.model, self.objective, self.train, self.preview)
+        return Run(self.data, self.model, self.objective, self.train, self.preview, words=self.words)
 
     def _embedder(self, opened: Opened, out: Path) -> Retrieval:
         """The given network, or the one of this run, trained as far as is still needed."""
@@ -125,7 +127,8 @@ def unclip_prior(opened: OpenPictures, source: PictureSource, options: Options) 
         sampling=replace(run.model.sampling, guidance=1.5),
     )
     objective = Denoising(SquaredError(DataWeight()), LowDiscrepancy(UniformTimes()))
-    return EmbeddedRun(source, embedder, model, objective, run.train, Preview(n=0))  # embeddings are nothing to look at
+    nothing = Preview(n=0)  # embeddings are not looked at
+    return EmbeddedRun(source, embedder, model, objective, run.train, nothing, run.words)
 
 
 def unclip_decoder(opened: OpenPictures, source: PictureSource, options: Options) -> EmbeddedRun:
@@ -134,7 +137,7 @@ def unclip_decoder(opened: OpenPictures, source: PictureSource, options: Options
     assert isinstance(network, DiffusionTransformerConfig)
     conditioner = EmbeddedConfig(run.model.conditioner, tower, _DIM, network.vector_dim)
     model = replace(run.model, conditioner=conditioner, network=replace(network, vector_dim=_DIM))
-    return EmbeddedRun(source, embedder, model, run.objective, run.train, run.preview)
+    return EmbeddedRun(source, embedder, model, run.objective, run.train, run.preview, run.words)
 
 
 def _embedder(
