@@ -128,7 +128,7 @@ def lessons(captions: set[str], student: DistilledConfig, pairs: int, seed: int)
 
 @torch.no_grad()
 def begin_with(student: Distilled, teacher: Sentence) -> None:
-    """The table as the teacher's, cut to the principal components of its rows and scaled to a deviation of 1."""
+    """The table as the teacher's, centred, cut to the principal components of its rows and scaled to a deviation of 1."""
     known = teacher.opened.tokenizer.get_vocab()
     rows = torch.tensor([known[p] for p in student.config.vocabulary.split("\n")[3:]])
     theirs = teacher.opened.network.get_input_embeddings().weight.float().cpu()[rows]
@@ -136,6 +136,7 @@ def begin_with(student: Distilled, teacher: Sentence) -> None:
     _, directions = torch.linalg.eigh(theirs.T @ theirs)  # eigenvalues rise
     table = theirs @ directions[:, -student.config.encoder.rank :].flip(1)
     student.encoder.table.weight[3:] = (table / table.std()).to(student.encoder.table.weight)
+    student.encoder.table.weight[:3] = 0  # padding, nothing and the unknown begin as the mean of all words
 
 
 class DistilTask(Task):
