@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from unnoise.networks.raster import Raster, RasterConfig, cover, layers
+from unnoise.networks.raster import TEXELS, Raster, RasterConfig, cover, layers, places, texels
 
 
 def boxes(n: int, k: int, seed: int = 0) -> torch.Tensor:
@@ -42,6 +42,20 @@ def test_what_layers_show_is_never_more_than_the_whole_cell() -> None:
     front, behind = layers(covered)
     assert torch.allclose(front.sum(1), 1 - (1 - covered).prod(1), atol=1e-6)  # Porter & Duff's coverage of a union
     assert bool((behind <= covered - front + 1e-6).all())
+
+
+def test_textures_are_read_as_pictures_are_resampled() -> None:
+    """torch's own bilinear sampling, on a grid of the places within a box."""
+    texture = torch.randn(1, 3, TEXELS, TEXELS)
+    start, end = torch.tensor([[0.2]]), torch.tensor([[0.9]])
+    across, down = places(start, end, 24), places(start, end, 16)
+    read = torch.einsum("bcij,bkwj,bkhi->bchw", texture, texels(across), texels(down))
+    grid = torch.stack(torch.meshgrid(down[0, 0], across[0, 0], indexing="ij")[::-1], -1)[None]
+    expected = torch.nn.functional.grid_sample(texture, grid, padding_mode="border", align_corners=False)
+    assert torch.allclose(read, expected, atol=1e-5)
+    inside = (across > -1) & (across < 1)
+    centres = (torch.arange(24) + 0.5) / 24
+    assert torch.allclose(across[inside], ((centres - 0.55) / 0.35)[inside[0, 0]], atol=1e-5)
 
 
 def raster() -> Raster:

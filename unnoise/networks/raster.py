@@ -8,14 +8,14 @@ Slots are laid one over the other as Porter & Duff 1984 lay pictures ("over"), a
 
 so that a thing before another hides nothing of what the network is told. Where a slot shows, the network hears of it
 
-    e(kind) + e(colour), the colour itself, log of width and height, and the place (u, v) in its box, -1 ... 1 between its edges,
+    its kind's texture at the place (u, v) in the box, its colour, (u, v) themselves, the logs of the box's sides.
 
-in sines and cosines. u jumps where one box ends and the next begins, so things that touch stay apart. Two layers that see one pixel
-alone turn this into `channels` numbers: a picture of each kind of thing as a function of (u, v) (after Sitzmann et al. 2020,
-2006.09661), which is computed once a sample and not once a step.
+A texture is TEXELS x TEXELS learned vectors, read bilinearly (neural textures: Thies et al. 2019, 1904.12356): what a thing looks
+like is learnt where it is needed. u and v, -1 at the first edge and 1 at the last, jump where a box ends and the next begins, so
+things that touch stay apart. Two layers that see one pixel alone turn all this into `channels` numbers, once a sample and not
+once a step.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,21 +25,22 @@ from torch.nn.functional import silu
 
 LAYERS = 2
 """What is in front and what is behind it; a third thing at one place is not told of."""
-_WAVES = (0.5, 1.0, 2.0, 4.0)  # half periods of a sine over a box's half side
+TEXELS = 16
+_ABOUT = 8  # numbers that are told of a slot beside its texture
 
 
 @dataclass(frozen=True)
 class RasterConfig:
     """kinds: what a slot may be, 0 for nothing. palette: red, green and blue of every colour in [-1, 1], the first one for none.
 
-    extra: channels of a picture that is told beside the boxes.
+    extra: channels of a picture that is told beside the boxes. width: numbers in a texel.
     """
 
     kinds: int
     palette: tuple[tuple[float, float, float], ...]
     channels: int = 16
     extra: int = 0
-    width: int = 16
+    width: int = 8
     hidden: int = 64
 
     def build(self) -> "Raster":
@@ -50,10 +51,10 @@ class Raster(nn.Module):
     def __init__(self, config: RasterConfig) -> None:
         super().__init__()
         self.config = config
-        self.kind, self.colour = nn.Embedding(config.kinds, config.width), nn.Embedding(len(config.palette), config.width)
+        self.texture = nn.Parameter(torch.randn(config.kinds, config.width, TEXELS, TEXELS) * 0.5)
         self.palette: Tensor
         self.register_buffer("palette", torch.tensor(config.palette), persistent=False)
-        told = LAYERS * (config.width + 6 + 4 * len(_WAVES)) + config.extra
+        told = LAYERS * (config.width + _ABOUT) + config.extra
         self.first, self.second = nn.Linear(told, config.hidden), nn.Linear(config.hidden, config.hidden)
         self.last = nn.Linear(config.hidden, config.channels)
 
@@ -62,39 +63,32 @@ class Raster(nn.Module):
         -> (B, channels + extra, H, W), the extra channels last, as they came. A slot of kind 0 shows nothing."""
         used = max(1, int((slots["kind"] > 0).sum(1).max())) if len(slots["kind"]) else 1  # the empty ones come last
         kind, colour, box = (slots[name][:, :used] for name in ("kind", "colour", "box"))
-        about, across, down = self._slots(kind, colour, box)
+        across, down = (places(box[..., i], box[..., i + 2], n) for i, n in ((0, size[1]), (1, size[0])))  # (B, K, W), (B, K, H)
+        textures = torch.einsum("bkcij,bkwj,bkhi->bkchw", self.texture[kind], texels(across), texels(down))
+        sides = (box[..., 2:] - box[..., :2]).clamp(min=1e-3).log()
+        about = torch.cat([self.palette[colour], torch.ones_like(sides[..., :1]), sides], -1)
         told = []
         for shown in layers(cover(box, size) * (kind > 0)[..., None, None]):
-            told.append(self._seen(shown, about, across, down))
+            told.append(torch.einsum("bkhw,bkchw->bhwc", shown, textures))
+            told.append(torch.einsum("bkhw,bkf->bhwf", shown, about))
+            told.append(torch.stack([torch.einsum("bkhw,bkw->bhw", shown, across), torch.einsum("bkhw,bkh->bhw", shown, down)], -1))
         if extra is not None:
             told.append(extra.to(about.dtype).permute(0, 2, 3, 1))
         h = silu(self.second(silu(self.first(torch.cat(told, -1)))))
         picture = self.last(h).permute(0, 3, 1, 2)
         return picture if extra is None else torch.cat([picture, extra.to(picture.dtype)], 1)
 
-    def _slots(self, kind: Tensor, colour: Tensor, box: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What is said of each slot (B, K, width + 6), and u, v as a x + b: the a and b of both (B, K, 2)."""
-        wide, high = (box[..., 2:] - box[..., :2]).clamp(min=1e-3).unbind(-1)
-        sizes = _stacked(torch.ones_like(wide), wide.log(), high.log())
-        about = torch.cat([self.kind(kind) + self.colour(colour), self.palette[colour], sizes], -1)
-        across, down = ((2 / side, -1 - 2 * box[..., i] / side) for i, side in ((0, wide), (1, high)))
-        return about, _stacked(*across), _stacked(*down)
 
-    def _seen(self, shown: Tensor, about: Tensor, across: Tensor, down: Tensor) -> Tensor:
-        """One layer's weights (B, K, H, W) -> what each pixel hears of it: (B, H, W, width + 6 + waves)."""
-        height, width = shown.shape[-2:]
-        mixed = torch.einsum("bkhw,bkf->bhwf", shown, torch.cat([about, across, down], -1))
-        said, a, b, c, d = mixed.split([about.shape[-1], 1, 1, 1, 1], -1)
-        x = (torch.arange(width, device=shown.device) + 0.5) / width
-        y = (torch.arange(height, device=shown.device) + 0.5) / height
-        place = torch.cat([a * x[:, None] + b, c * y[:, None, None] + d], -1)  # (B, H, W, 2)
-        angle = (place[..., None] * (math.pi * place.new_tensor(_WAVES))).flatten(-2)
-        weight = said[..., -3:-2]  # how much of the pixel the layer covers
-        return torch.cat([said, weight * angle.sin(), weight * angle.cos()], -1)
+def places(start: Tensor, end: Tensor, n: int) -> Tensor:
+    """Where the centres of n cells lie in intervals (B, K), -1 at the start and 1 at the end: (B, K, n), at most that outside."""
+    centres = (torch.arange(n, device=start.device) + 0.5) / n
+    return (2 * (centres - start[..., None]) / (end - start).clamp(min=1e-3)[..., None] - 1).clamp(-1, 1)
 
 
-def _stacked(*values: Tensor) -> Tensor:
-    return torch.stack(values, -1)
+def texels(place: Tensor) -> Tensor:
+    """The weights of linear interpolation between texel centres at places in [-1, 1]: (..., n) -> (..., n, TEXELS)."""
+    at = ((place + 1) / 2 * TEXELS - 0.5).clamp(0, TEXELS - 1)
+    return (1 - (at[..., None] - torch.arange(TEXELS, device=place.device)).abs()).clamp(min=0)
 
 
 def cover(box: Tensor, size: tuple[int, int]) -> Tensor:

@@ -30,7 +30,7 @@ def config(size: int = 16, finer: int = 1) -> PlannedConfig:
     words = TextConfig.of(seen, TextEncoderConfig(width=24, depth=1, heads=2, buckets=64, length=128))
     plain = PlannedConfig(words, Shapes(), size, size, finer, channels=5)
     kinds = plain.layouts
-    return replace(plain, generator=LayoutGeneratorConfig(kinds.kinds, len(kinds.palette), 20, 24, 24, 32, 1, 2, steps=2))
+    return replace(plain, generator=LayoutGeneratorConfig(kinds.kinds, len(kinds.palette), 21, 24, 24, 32, 1, 2, steps=2))
 
 
 def built(**sizes: int) -> Planned:

@@ -30,13 +30,16 @@ def test_scenes_and_back() -> None:
         assert [(t.name, t.colour, t.size) for t in back.objects] == [(t.name, t.colour, t.size) for t in nearest]
         assert np.allclose([t.box for t in back.objects], [t.box for t in nearest]) or not nearest
         assert [s.word for s in back.signs] == words
+        assert back.backdrop.colour == scene.backdrop.colour
         letters = ["".join(ALPHABET[c - 1] for c in row if c) for row in told["letters"][i].tolist()]
         assert [w for w in letters if w] == words
 
 
 def test_nothing_told_is_nothing() -> None:
     told = LAYOUTS.encode([None, Scene()])
-    assert all(not bool(v.any()) for v in told.values())
+    assert all(not bool(v[0].any()) for v in told.values())
+    assert told["kind"][1].tolist() == [2] + [0] * 20  # a backdrop alone
+    assert told["box"][1, 0].tolist() == [0, 0, 1, 1]
     assert len(LAYOUTS.encode([])["kind"]) == 0
 
 

@@ -40,7 +40,7 @@ class PlannedConfig:
     height: int
     width: int
     finer: int = 1
-    slots: int = 20
+    slots: int = 21
     channels: int = 16
     generator: LayoutGeneratorConfig | None = None
 

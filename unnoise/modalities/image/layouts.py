@@ -1,6 +1,7 @@
 """Layouts: what lies where in a scene, as tensors that a network can be told or can draw; and the picture of its words.
 
-    kind (B, K) int64     0 nothing, 1 a sign, 2 + i the i-th name        colour (B, K) int64   0 none, 1 + i the i-th colour
+    kind (B, K) int64     0 nothing, 1 a sign, 2 the backdrop, 3 + i the i-th name
+    colour (B, K) int64   0 none, 1 + i the i-th colour, then those of backdrops
     box (B, K, 4) float32 (x0, y0, x1, y1) in 0 ... 1, y down             letters (B, S, L) int64   of S signs; 0 no letter
     glyphs (B, F F, H, W) uint8   the words of the signs where they are to stand, in Pillow's bundled font, painted F times as fine
                                   as the H x W numbers of a state and folded into channels: for pixels F = 1, for latents the
@@ -22,11 +23,11 @@ from torch.nn.functional import pixel_unshuffle
 
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.scenes.draw import MARGIN, lettering, pixels
-from unnoise.modalities.image.scenes.vocabulary import COLOURS, Vocabulary
-from unnoise.modalities.image.scenes.world import LONGEST, Box, Scene, Sign, Thing, size_of
+from unnoise.modalities.image.scenes.vocabulary import BACKDROPS, COLOURS, Vocabulary
+from unnoise.modalities.image.scenes.world import LONGEST, Backdrop, Box, Scene, Sign, Thing, size_of
 
 ALPHABET = string.ascii_uppercase + string.digits
-NOTHING, SIGN, FIRST = 0, 1, 2  # kinds
+NOTHING, SIGN, BACKDROP, FIRST = 0, 1, 2, 3  # kinds
 SIGNS = 3
 """Signs of one scene, at most."""
 _CLEARER = 4  # pixels painted for each that stays, so that glyphs have smooth edges
@@ -40,7 +41,7 @@ class Layouts:
     height: int
     width: int
     finer: int = 1
-    slots: int = 20
+    slots: int = 21
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.finer, self.slots) < 1:
@@ -54,8 +55,9 @@ class Layouts:
 
     @property
     def palette(self) -> tuple[tuple[float, float, float], ...]:
-        """Red, green and blue of every colour in [-1, 1], the first one for none."""
+        """Red, green and blue of every colour in [-1, 1], the first one for none; backdrops' last."""
         known = [COLOURS.get(name, (127, 127, 127)) for name in self.vocabulary.colours]
+        known += [BACKDROPS.get(name, (255, 255, 255)) for name in self.vocabulary.backdrops]
         return ((0.0, 0.0, 0.0), *((r / 127.5 - 1, g / 127.5 - 1, b / 127.5 - 1) for r, g, b in known))
 
     def encode(self, scenes: Sequence[Scene | None]) -> dict[str, Tensor]:
@@ -69,7 +71,9 @@ class Layouts:
                 continue
             told = self._slots(scene)
             if len(told) > k or len(scene.signs) > SIGNS:
-                raise InputError(f"{len(told)} things and signs of one scene: this layout has room for {k}, {SIGNS} of them signs")
+                raise InputError(
+                    f"{len(told) - 1} things and signs of one scene: this layout has room for {k - 1}, {SIGNS} of them signs"
+                )
             for j, (what, tint, where) in enumerate(told):
                 kind[i, j], colour[i, j], box[i, j] = what, tint, torch.tensor(where)
             for j, sign in enumerate(scene.signs):
@@ -86,20 +90,25 @@ class Layouts:
                 raise InputError(f"{thing.colour} {thing.name!r}".strip() + " is nothing of this layout's world")
             tint = 1 + colours.index(thing.colour) if thing.colour else 0
             out.append((FIRST + names.index(thing.name), tint, thing.box))
-        return out
+        backdrop = (
+            self.vocabulary.backdrops.index(scene.backdrop.colour) if scene.backdrop.colour in self.vocabulary.backdrops else -1
+        )
+        return [*out, (BACKDROP, 1 + len(colours) + backdrop if backdrop >= 0 else 0, (0.0, 0.0, 1.0, 1.0))]
 
     def decode(self, kind: Tensor, colour: Tensor, box: Tensor, words: Sequence[str] = ()) -> Scene:
         """The way back, for one row (K,), (K,), (K, 4): signs get the `words` in order, and those without one are left out."""
-        things, boards = [], []
+        things, boards, backdrop = [], [], Backdrop()
+        colours = ("", *self.vocabulary.colours, *self.vocabulary.backdrops)
         rows = zip(kind.tolist(), colour.tolist(), box.tolist())
         for depth, (what, tint, (x0, y0, x1, y1)) in enumerate(rows):
             where = (x0, y0, x1, y1)
             if what == SIGN:
                 boards.append(where)
+            elif what == BACKDROP and colours[tint] in self.vocabulary.backdrops:
+                backdrop = Backdrop(colours[tint])
             elif what >= FIRST:
-                told = self.vocabulary.colours[tint - 1] if tint else ""
-                things.append(Thing(self.vocabulary.names[what - FIRST], told, size_of(where), where, float(depth)))
-        return Scene(tuple(things), tuple(Sign(w, b) for w, b in zip(words, boards)))
+                things.append(Thing(self.vocabulary.names[what - FIRST], colours[tint], size_of(where), where, float(depth)))
+        return Scene(tuple(things), tuple(Sign(w, b) for w, b in zip(words, boards)), backdrop)
 
 
 def glyph_picture(signs: Sequence[Sign], height: int, width: int) -> np.ndarray:
