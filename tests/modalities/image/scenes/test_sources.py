@@ -56,7 +56,7 @@ def test_captions_of_endless_sets_are_made_only_when_asked_for():
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [(PictureOptions(size=16), "32 to 512"), (PictureOptions(flip=True), "mirrored")],
+    [(PictureOptions(size=16), "32 to 512"), (PictureOptions(flip=True), "mirrored"), (PictureOptions(alpha=True), "of their own")],
 )
 def test_options_that_would_spoil_scenes_are_refused(options, says):
     with pytest.raises(InputError, match=says):
