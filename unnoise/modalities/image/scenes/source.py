@@ -33,7 +33,7 @@ def read_scenes(path: str, options: PictureOptions = PictureOptions(), rows: int
     if options.flip:
         raise InputError("scenes say what is left and right and have words on signs: they cannot be mirrored")
     if options.alpha or options.recaption is not None or options.weights:
-        raise InputError("scenes have backgrounds and captions of their own, and all count alike: leave out alpha, recaption, weights")
+        raise InputError("scenes have backgrounds, captions and weights of their own: leave out alpha, recaption and weights")
     if rows < 1:
         raise InputError(f"{rows} rows of scenes: at least 1")
     sprites = path.removeprefix(WORD).removeprefix(":")
