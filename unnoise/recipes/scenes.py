@@ -68,7 +68,7 @@ def scenes(opened: OpenPictures, source: PictureSource, options: Options) -> Run
         groups=8,
         picture_channels=planned.picture_channels * PATCH**2,
     )
-    steps, batch = options.steps or 3000, options.batch or 8
+    steps, batch = options.steps or 6000, options.batch or 8
     return Run(
         data=source,
         model=ModelConfig(
