@@ -25,7 +25,7 @@ _MOST_WORDS = 60  # of a prompt that is searched for pieces that parse
 _TOUCHING = 0.02 * GAP  # common area of two boxes, in squares of the picture, that a drawn layout is forgiven
 
 Draw = Callable[[int], Sequence[Scene]]
-"""So many layouts for a prompt, from a generator: the next ones at every call."""
+"""So many layouts for a prompt, from a generator."""
 
 
 def plan(prompt: str, sprites: Sprites, rng: np.random.Generator, draw: Draw | None = None) -> Scene:
