@@ -13,6 +13,7 @@ Every argument is a finished run of a recipe `autoencoder...` or `latent`; its p
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,8 +33,6 @@ from unnoise.modalities.image.tiling import tiled
 from unnoise.recipes.autoencoder import AutoencoderRun
 from unnoise.recipes.latent import FIRST, LatentRun
 from unnoise.recipes.runs import load_run
-
-_SIDE = 8  # pictures along a side of the sheet that is decoded in tiles
 
 
 def on_white(x: Tensor) -> Tensor:
@@ -63,18 +62,18 @@ def seconds(call: Callable[[], object], times: int = 5) -> float:
 @torch.no_grad()
 def seams(codec: Latents, pictures: Tensor) -> tuple[float, float]:
     """Largest differences to the whole, of overlapping tiles and of tiles side by side."""
-    n = _SIDE**2
-    rows = [torch.cat(list(row), 1) for row in pictures[torch.arange(n) % len(pictures)].split(_SIDE)]
+    small = codec.resized(*pictures.shape[1:3])
+    small.config = replace(small.config, tile=1)  # tiles as small as they can be
+    factor, how = codec.config.autoencoder.factor, small.tiling(1)
+    side = math.ceil(1.25 * how.side * factor / min(pictures.shape[1:3]))  # pictures along a side of the sheet
+    rows = [torch.cat(list(row), 1) for row in pictures[torch.arange(side**2) % len(pictures)].split(side)]
     sheet = torch.cat(rows)[None]
-    large = codec.resized(*sheet.shape[1:3])
-    large.config = replace(large.config, tile=1)  # as small as tiles can be
+    large = small.resized(*sheet.shape[1:3])
     z = large.encode(sheet) * codec.std[:, None, None] + codec.mean[:, None, None]
-    factor, how = codec.config.autoencoder.factor, large.tiling(1)
     whole = codec.autoencoder.decode(z)
     overlapping = tiled(codec.autoencoder.decode, z, how, Fraction(factor))
     half = z.shape[-1] // 2
     beside = torch.cat([codec.autoencoder.decode(z[..., :half]), codec.autoencoder.decode(z[..., half:])], -1)
-    assert min(z.shape[2:]) > how.side, "the sheet must be larger than a tile; use a larger _SIDE"
     return tuple(float((y - whole).abs().max()) * 127.5 for y in (overlapping, beside))  # type: ignore[return-value]
 
 
