@@ -74,9 +74,10 @@ def main() -> None:
         floors = float((other * b).sum(1).mean()), float(recall(other, b, mine, theirs).mean())
         print(f"{kind:26} {len(some):5}  {found[0]:20} {floors[0]:6.3f}  {found[1]:20} {floors[1]:6.3f}")
     for name, encoder in (("student", student), ("teacher", teacher)):
+        new = [f"{t}, once more" for t in texts[:256]]  # a frozen encoder remembers what it was asked
         began = time.perf_counter()
-        vectors(encoder, texts[:256])
-        print(f"{name}: {1000 * (time.perf_counter() - began) / len(texts[:256]):.2f} ms a text, {AT_ONCE} together")
+        vectors(encoder, new)
+        print(f"{name}: {1000 * (time.perf_counter() - began) / len(new):.2f} ms a text, {AT_ONCE} together")
 
 
 if __name__ == "__main__":
