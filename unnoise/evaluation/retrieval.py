@@ -64,16 +64,24 @@ class Retrieval:
 
     def pictures(self, pixels: np.ndarray | Tensor, progress: bool = False) -> Tensor:
         """uint8 (N, H, W, C), C = 1, 3 or 4 -> (N, D), of length 1. Other sizes are resized, transparency is laid over white."""
-        x = torch.as_tensor(pixels)
-        return in_blocks(lambda r: self.network.picture(self._seen(x[r[0] : r[-1] + 1])), len(x), _AT_ONCE, "looking", progress)
+        x, tower = torch.as_tensor(pixels), self.config.network.picture
+
+        def some(rows: Sequence[int]) -> Tensor:
+            return self.network.picture(seen(x[rows[0] : rows[-1] + 1], tower).to(self._device())).cpu()
+
+        return in_blocks(some, len(x), _AT_ONCE, "looking", progress)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """(N, D), of length 1."""
         ids = readable_ids(texts, self.config.network.text.length)
-        return in_blocks(lambda r: self.network.text(ids[r[0] : r[-1] + 1]), len(ids), _AT_ONCE, "reading", False)
 
-    def _seen(self, pixels: Tensor) -> Tensor:
-        return seen(pixels, self.config.network.picture)
+        def some(rows: Sequence[int]) -> Tensor:
+            return self.network.text(ids[rows[0] : rows[-1] + 1].to(self._device())).cpu()
+
+        return in_blocks(some, len(ids), _AT_ONCE, "reading", False)
+
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
 
 def readable_ids(texts: Sequence[str], length: int) -> Tensor:
