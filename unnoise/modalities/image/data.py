@@ -132,7 +132,7 @@ class PictureData:
     width: int
     channels: int
     names: tuple[str, ...] = field(repr=False)
-    captions: tuple[Captions, ...] = field(repr=False)
+    captions: Sequence[Captions] = field(repr=False)
     classes: tuple[str, ...] | None
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
