@@ -23,7 +23,7 @@ from unnoise.modalities.image.scenes.rows import World
 from unnoise.modalities.image.scenes.world import MOST, SIZES, Group, Relation, Request, Saying
 
 LETTERS_MOST = 8
-_TRIES = 20_000  # draws before a level is given up as having no such combination
+_TRIES = 200  # draws for each prompt before a level is given up as having no such combination
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def prompts(world: World, aspect: str, each: int, unseen: bool, seed: int = 0) -
     for level in ASPECTS[aspect].levels:
         rng = np.random.Generator(np.random.Philox(key=[derive(seed, f"{aspect}/{level}/{unseen}"), 0]))
         these: list[Prompt] = []
-        for _ in range(_TRIES):
+        for _ in range(_TRIES * each):
             if len(these) == each:
                 break
             request = ASPECTS[aspect].draw(world, level, rng)
