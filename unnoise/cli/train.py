@@ -7,9 +7,13 @@ from pathlib import Path
 import tyro
 
 from unnoise.cli.terminal import parse, parse_known
+from unnoise.core.errors import InputError
 from unnoise.recipes.options import Options
 from unnoise.recipes.train import example_run, first_process, override, plan, refuse_run, start
 from unnoise.recipes.train import resume as go_on
+
+OWN_DATA = ("scenes", "stickers")
+"""Recipes whose data has the same name."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +23,10 @@ class Train(Options):
     Every field of the run can be given as a dotted option: --train.batch 32, --model.process.schedule.shift 3 ...
     """
 
-    data: tyro.conf.Positional[Path] = dataclasses.field(default=tyro.MISSING)
+    data: tyro.conf.Positional[Path | None] = None
     """A folder of pictures (sub-folders are class names; name.txt beside name.png is its caption; or metadata.jsonl/.csv), a zip of
-    such, an npz of images with labels, or a csv table; or the word `scenes`, for captioned scenes without end."""
+    such, an npz of images with labels, or a csv table; or the word `scenes`, for captioned scenes without end, or
+    `stickers:FOLDER`, for emoji, icons and compositions of them. Recipes of those names need no data."""
     out: Path | None = None
     """The run's folder. Not given: runs/ and the name of the data."""
     recipe: str | None = None
@@ -38,14 +43,17 @@ def run(argv: list[str]) -> None:
         _help(argv)
         return
     args, rest = parse_known(Train, argv, "unnoise train")
-    out = args.out or Path("runs") / args.data.stem
+    data = args.recipe if args.data is None and args.recipe in OWN_DATA else args.data
+    if data is None:
+        raise InputError("unnoise train: name the data, such as a folder of pictures or a csv table")
+    out = args.out or Path("runs") / Path(data).stem.partition(":")[0]
     if args.resume and (out / "run.json").is_file():
         go_on(out)
         print(f"the model is in {out / 'model'}")
         return
     refuse_run(out, args.overwrite)
     options = Options(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Options)})
-    planned = plan(str(args.data), options, args.recipe)
+    planned = plan(str(data), options, args.recipe)
     if rest:
         planned = override(
             planned,

@@ -14,6 +14,7 @@ from unnoise.modalities.image.data import InMemory, PictureData, PictureOptions
 from unnoise.modalities.image.recaption import Recaption
 from unnoise.modalities.image.scenes.source import WORD as SCENES
 from unnoise.modalities.image.scenes.source import read_scenes
+from unnoise.modalities.image.sticker_set import are_stickers
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.modalities.table.columns import Categorical, Table
 from unnoise.modalities.table.data import TableData
@@ -88,7 +89,7 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
         options.condition,
     )
     is_picture = isinstance(source, PictureSource)
-    name = recipe or ("pictures" if is_picture else "tables")
+    name = recipe or ("tables" if not is_picture else "stickers" if are_stickers(data) else "pictures")
     if (name == "tables") == is_picture:
         raise InputError(f"recipe {name!r} does not fit {data}, which is {'a set of pictures' if is_picture else 'a table'}")
     if options.buckets is not None and name not in BUCKETED:
@@ -121,10 +122,11 @@ def example_run(recipe: str | None) -> AnyRun:
         )
     if name == "scenes":
         return scenes(OpenPictures(read_scenes(SCENES)), PictureSource(SCENES), Options())
-    pixels = InMemory(np.random.default_rng(0).integers(0, 256, (1000, 32, 32, 3), dtype=np.uint8))
+    channels = 4 if name == "stickers" else 3
+    pixels = InMemory(np.random.default_rng(0).integers(0, 256, (1000, 32, 32, channels), dtype=np.uint8))
     names, captions = tuple(map(str, range(1000))), (("a caption",), ("another one",)) * 500
     classes = ("a caption", "another one") if name == "edm2" else None  # it is told nothing else
-    data = PictureData(pixels, 32, 32, 3, names, captions, classes, (), ())
+    data = PictureData(pixels, 32, 32, channels, names, captions, classes, (), ())
     return RECIPES[name](OpenPictures(data), PictureSource("pictures"), Options())
 
 
