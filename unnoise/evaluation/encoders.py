@@ -10,11 +10,9 @@ Both are learned as in `learning`.
 import hashlib
 import json
 import math
-import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from unnoise.evaluation.learning import drawing_from, trained
 from unnoise.evaluation.views import hidden, moved
 from unnoise.networks.features import feature_network
 from unnoise.training.distributed import device
+from unnoise.training.files import atomically
 
 VERSION = 1
 """Of what the kept networks were made by: to be raised with any change to networks or training, so that old ones are not found."""
@@ -254,26 +253,15 @@ def cached(
     network = make()
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with _beside(weights) as partial:
+        with atomically(weights) as partial:
             save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, partial)
             digest = file_hash(partial)
-        with _beside(about) as partial:
+        with atomically(about) as partial:
             document = {"settings": wanted, "sha256": digest}
             partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except (OSError, SafetensorError) as e:
+    except (OSError, InputError) as e:
         warnings.warn(f"{folder}: the trained network could not be kept ({e})", stacklevel=2)
     return network
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A temporary name, renamed to `path` once the block has ended well."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        yield partial
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class _Rows:
