@@ -36,7 +36,7 @@ class Found:
 class DetectionNetwork(nn.Module):
     """Pictures (B, 3, H, W) in [-1, 1] -> Found. scales: how many. labels: the sizes of the sets of labels."""
 
-    def __init__(self, scales: int, labels: tuple[int, ...], width: int = 24) -> None:
+    def __init__(self, scales: int, labels: tuple[int, ...], width: int = 32) -> None:
         super().__init__()
         self.scales, self.sizes = scales, labels
         w = width

@@ -1,6 +1,8 @@
 """The detector: what it is to learn, read back, is the scene; its loss is the formula; it is kept and found again."""
 
 import math
+from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -31,15 +33,14 @@ class Knowing(nn.Module):
         found = Found(
             torch.full((len(x), 4, 16, 16), -9.0),
             torch.zeros(len(x), 4, 4, 16, 16),
-            tuple(torch.zeros(len(x), 4, n, 16, 16) for n in (16, 10, 1)),
+            tuple(torch.zeros(len(x), 4, n, 16, 16) for n in (16, 10)),
         )
         for i in range(len(x)):
             t = d._target(self.scenes.pop(0))
-            for s, r, c, reach, (name, colour, covered) in zip(t.scale, t.row, t.column, t.reach, t.labels.tolist()):
+            for s, r, c, reach, (name, colour) in zip(t.scale, t.row, t.column, t.reach, t.labels.tolist()):
                 found.centre[i, s, r, c] = 9.0
                 found.reach[i, s, :, r, c] = reach
                 found.labels[0][i, s, name, r, c] = found.labels[1][i, s, colour, r, c] = 9.0
-                found.labels[2][i, s, 0, r, c] = 2.0 * covered - 1
         return found
 
 
@@ -67,7 +68,7 @@ def test_peaks_that_mostly_coincide_are_one_thing_and_others_are_two():
 def test_the_loss_is_its_formula_cell_by_cell():
     scenes = [WORLD.scene(row) for row in (0, 3, 8)]
     torch.manual_seed(0)
-    found = DetectionNetwork(4, (16, 10, 1), 8).eval().requires_grad_(False)(torch.randn(3, 3, 64, 64))
+    found = DetectionNetwork(4, (16, 10), 8).eval().requires_grad_(False)(torch.randn(3, 3, 64, 64))
     found.centre.normal_()
     things = [(i, o) for i, s in enumerate(scenes) for o in (*s.objects, *s.signs)]
     y, rest = torch.zeros(3, 4, 16, 16), 0.0
@@ -83,23 +84,24 @@ def test_the_loss_is_its_formula_cell_by_cell():
         if isinstance(o, Thing):
             rest -= float(found.labels[0][i, s, :, r, c].log_softmax(0)[SHAPES.index(o.name)])
             rest -= float(found.labels[1][i, s, :, r, c].log_softmax(0)[list(COLOURS).index(o.colour)])
-            p = 1 / (1 + math.exp(-float(found.labels[2][i, s, 0, r, c])))
-            rest -= math.log(p if o.depth > 0 and d._covered(o, scenes[i]) else 1 - p)
     for target, logit in zip(y.flatten().tolist(), found.centre.flatten().tolist()):
         p = 1 / (1 + math.exp(-logit))
         rest -= (1 - p) ** 2 * math.log(p) if target == 1 else (1 - target) ** 4 * p**2 * math.log(1 - p)
     assert float(d._loss(found, [d._target(s) for s in scenes])) == pytest.approx(rest / len(things), rel=1e-4)
 
 
-def test_only_what_lies_behind_counts_as_covered():
-    a, inside, before = (
-        Thing("star", "red", "large", (0.2, 0.2, 0.7, 0.7), 1.0),
-        Thing("cup", "blue", "small", (0.3, 0.3, 0.5, 0.5)),
-        Thing("cup", "blue", "small", (0.6, 0.3, 0.8, 0.5)),
-    )
-    assert not d._covered(a, Scene((a, inside)))
-    assert d._covered(a, Scene((a, before)))
-    assert not d._covered(before, Scene((a, before)))
+def test_which_of_several_is_before_which_is_seen_in_the_picture():
+    """Three in a chain, in every order; the one that is inside another is no deeper for it."""
+    boxes = ((0.1, 0.1, 0.4, 0.4), (0.3, 0.3, 0.6, 0.6), (0.5, 0.5, 0.8, 0.8), (0.62, 0.62, 0.7, 0.7))
+    things = [Thing("square", c, "medium", b) for c, b in zip(("red", "blue", "pink", "black"), boxes)]
+    for order in permutations(range(3)):
+        placed = [replace(t, depth=float(d)) for t, d in zip(things, (*order, -1))]
+        picture = render(Scene(tuple(placed)), WORLD.sprites, 64)
+        found = d._with_depths(things, (), d.as_input(picture[None])[0]).objects
+        assert found[3].depth == 0
+        assert [t.depth for t in found[:3]] == [
+            float(order[0] > order[1]), float((order[1] > order[0]) + (order[1] > order[2])), float(order[2] > order[1]),
+        ]  # fmt: skip
 
 
 def test_a_detector_is_kept_and_found_again_and_leaves_the_callers_draws_alone(tmp_path):

@@ -15,7 +15,7 @@ def test_lines_are_cut_as_scipy_interpolates():
     pictures = rng.normal(size=(2, 3, 64, 64)).astype(np.float32)
     boxes = torch.tensor([[0.2, 0.3, 0.5, 0.6], [0.02, 0.5, 0.98, 0.7]])
     lines = r._lines(torch.from_numpy(pictures), boxes).numpy()
-    for i, (x0, y0, x1, y1) in enumerate(boxes.double().numpy() * 64):
+    for i, (x0, y0, x1, y1) in enumerate(boxes.double().numpy() * 64 + [-2, -2, 2, 2]):  # with two pixels around them
         length = max(x1 - x0, (y1 - y0) * 128 / 24 / 2)
         x = np.minimum(x0 + length * (np.arange(128) + 0.5) / 128, x1) - 0.5
         y = y0 + (y1 - y0) * (np.arange(24) + 0.5) / 24 - 0.5

@@ -5,18 +5,19 @@ Loss over the cells p of the map (Zhou et al. 2019, 1904.07850, eq. 1-3), y the 
     L = -1/N sum_p [y = 1] (1 - c)^2 log c + [y < 1] (1 - y)^4 c^2 log(1 - c)  +  1/N sum_centres (|reach - its|_1 / 4 + CE(labels))
 
 A scene is read off: cells that are likelier than THRESHOLD and than their neighbours; of two that say the same of mostly the same
-box the likelier.
+box the likelier. Of two things whose boxes overlap that one is the deeper with which a render comes nearer to the picture.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid, max_pool2d
+from torch.nn.functional import cross_entropy, logsigmoid, max_pool2d
 from tqdm import tqdm
 
 from unnoise.checkpoints.folder import tensors_hash
@@ -31,14 +32,14 @@ from unnoise.modalities.image.scenes.requests import TRICKY, draw_request
 from unnoise.modalities.image.scenes.shapes import Shapes
 from unnoise.modalities.image.scenes.split import Split
 from unnoise.modalities.image.scenes.vocabulary import BACKDROPS, COLOURS, SHAPES
-from unnoise.modalities.image.scenes.world import SIZES, Backdrop, Box, Scene, Sign, Thing, overlap
+from unnoise.modalities.image.scenes.world import SIZES, Backdrop, Box, Scene, Sign, Thing, contains, overlap
 from unnoise.networks.detection import STRIDE, DetectionNetwork, Found
 
 VERSION = 1
 """Of how detectors are made: to be raised with any change, so that kept ones are made anew."""
 SIDE = 64
 """Pixels: what pictures are resized to."""
-THRESHOLD = 0.5
+THRESHOLD = 0.3
 _SCALES = (*SIZES, "sign")
 _SEED = 7001
 _SPRITES, _EVERYTHING = Shapes(), Split(0.0)
@@ -53,7 +54,7 @@ class Detector:
     network: DetectionNetwork = field(repr=False)
 
     def scenes(self, pictures: np.ndarray) -> list[Scene]:
-        """What each of the pictures, uint8 (B, H, W, 3), shows. Signs have no word yet; depth 1 is given to what is partly covered.
+        """What each of the pictures, uint8 (B, H, W, 3), shows. Signs have no word yet.
 
         Raises InputError for pictures of another kind.
         """
@@ -65,7 +66,7 @@ class Detector:
             found = self.network(x.to(next(self.network.parameters()).device))
         likely = found.centre.sigmoid().cpu()
         peaks = (likely >= THRESHOLD) & (likely == max_pool2d(likely, 3, 1, 1))
-        reach, (names, colours, covered) = found.reach.cpu(), (part.cpu() for part in found.labels)
+        reach, (names, colours) = found.reach.cpu(), (part.cpu() for part in found.labels)
         scenes = []
         for i in range(len(x)):
             spots = sorted(((float(likely[i, s, r, c]), int(s), int(r), int(c)) for s, r, c in peaks[i].nonzero()), reverse=True)
@@ -76,13 +77,11 @@ class Detector:
                     tuple(COLOURS)[int(colours[i, s, :, r, c].argmax())] if _SCALES[s] != "sign" else "",
                     _SCALES[s],
                     _box(reach[i, s, :, r, c], r, c),
-                    float(covered[i, s, 0, r, c] > 0),
                 )
                 if not any(_twice(thing, other) for other in kept):
                     kept.append(thing)
             signs = tuple(Sign("", t.box) for t in kept if t.name == "sign")
-            things = tuple(t for t in kept if t.name != "sign")
-            scenes.append(Scene(things, signs, _backdrop(x[i])))
+            scenes.append(_with_depths([t for t in kept if t.name != "sign"], signs, x[i]))
         return scenes
 
 
@@ -109,6 +108,21 @@ def _twice(a: Thing, b: Thing) -> bool:
     return (a.name, a.colour) == (b.name, b.colour) and common > union / 2
 
 
+def _with_depths(things: Sequence[Thing], signs: tuple[Sign, ...], x: Tensor) -> Scene:
+    """depth: how many of those that a thing overlaps lie before it."""
+    backdrop, picture = _backdrop(x), (x.movedim(0, -1).numpy() + 1) * 127.5
+    depths = [0] * len(things)
+    for i, j in combinations(range(len(things)), 2):
+        a, b = things[i], things[j]
+        if overlap(a.box, b.box) > 0 and not contains(a.box, b.box) and not contains(b.box, a.box):
+            wrong = [
+                np.abs(render(Scene((replace(a, depth=d), replace(b, depth=1 - d)), (), backdrop), _SPRITES, SIDE) - picture).sum()
+                for d in (0, 1)
+            ]
+            depths[i if wrong[1] < wrong[0] else j] += 1
+    return Scene(tuple(replace(t, depth=float(d)) for t, d in zip(things, depths)), signs, backdrop)
+
+
 def _backdrop(x: Tensor) -> Backdrop:
     """The colour along the upper edge, where nothing else stands."""
     middle = (x[:, 0].median(1).values + 1) * 127.5
@@ -125,7 +139,7 @@ def train_detector(
     settings = {"what": "scene-detector", "version": VERSION, "pictures": pictures, "steps": steps, "batch": batch}
 
     def build() -> DetectionNetwork:
-        return DetectionNetwork(len(_SCALES), (len(SHAPES), len(COLOURS), 1))
+        return DetectionNetwork(len(_SCALES), (len(SHAPES), len(COLOURS)))
 
     def learn() -> nn.Module:
         rng = np.random.Generator(np.random.Philox(_SEED))
@@ -152,7 +166,7 @@ def train_detector(
 
 @dataclass(frozen=True)
 class _Target:
-    """Of each object and sign: its scale, its cell, its reach, its labels (name, colour, covered; -1 for signs)."""
+    """Of each object and sign: its scale, its cell, its reach, its labels (name, colour; -1 for signs)."""
 
     scale: Tensor
     row: Tensor
@@ -162,10 +176,9 @@ class _Target:
 
 
 def _target(scene: Scene) -> _Target:
-    rows = [
-        (_SCALES.index(t.size), t.box, SHAPES.index(t.name), list(COLOURS).index(t.colour), int(_covered(t, scene)))
-        for t in scene.objects
-    ] + [(_SCALES.index("sign"), s.box, -1, -1, -1) for s in scene.signs]
+    rows = [(_SCALES.index(t.size), t.box, SHAPES.index(t.name), list(COLOURS).index(t.colour)) for t in scene.objects] + [
+        (_SCALES.index("sign"), s.box, -1, -1) for s in scene.signs
+    ]
     boxes = torch.tensor([box for _, box, *_ in rows]) * (SIDE / STRIDE)
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     middle = torch.stack([x.floor() + 0.5, y.floor() + 0.5], 1)
@@ -176,12 +189,6 @@ def _target(scene: Scene) -> _Target:
         torch.cat([middle - boxes[:, :2], boxes[:, 2:] - middle], 1),
         torch.tensor([labels for _, _, *labels in rows]),
     )
-
-
-def _covered(thing: Thing, scene: Scene) -> bool:
-    """Whether something nearer lies over its edge."""
-    nearer = (o.box for o in scene.objects if o.depth < thing.depth and overlap(o.box, thing.box) > 0)
-    return any(b[0] < thing.box[0] or b[1] < thing.box[1] or b[2] > thing.box[2] or b[3] > thing.box[3] for b in nearer)
 
 
 def _loss(found: Found, targets: Sequence[_Target]) -> Tensor:
@@ -204,7 +211,6 @@ def _loss(found: Found, targets: Sequence[_Target]) -> Tensor:
     near = (found.reach[image, scale, :, row, column].float() - reach).abs().sum() / 4
     thing = labels[:, 0] >= 0
     at = image[thing], scale[thing], slice(None), row[thing], column[thing]
-    names, colours, covered = (part[at].float() for part in found.labels)
+    names, colours = (part[at].float() for part in found.labels)
     told = cross_entropy(names, labels[thing, 0], reduction="sum") + cross_entropy(colours, labels[thing, 1], reduction="sum")
-    told = told + binary_cross_entropy_with_logits(covered[:, 0], labels[thing, 2].float(), reduction="sum")
     return (near + told - focal) / max(n, 1)

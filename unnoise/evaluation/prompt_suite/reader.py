@@ -32,6 +32,7 @@ from unnoise.networks.detection import ReadingNetwork
 VERSION = 1
 """Of how readers are made: to be raised with any change, so that kept ones are made anew."""
 LETTERS = string.ascii_uppercase
+_AROUND = 2  # pixels about a sign: found boxes are wrong by that
 _WIDE = 128  # pixels of a line: enough for every shape of sign
 _SEED = 7002
 
@@ -52,10 +53,12 @@ class Reader:
 
 
 def _lines(x: Tensor, boxes: Tensor) -> Tensor:
-    """The boxes (B, 4) of pictures (B, 3, H, W) as lines (B, 3, 24, 128), twice as wide as they were, so that letters have columns.
+    """The boxes (B, 4) of pictures (B, 3, H, W), each with its surroundings, as lines (B, 3, 24, 128).
 
-    Right of a sign its last column is repeated; one that is too long for the line is squeezed.
+    They are twice as wide as they were, so that letters have columns; right of them the last column is repeated; what is too long
+    for a line is squeezed.
     """
+    boxes = boxes + torch.tensor([-1, -1, 1, 1]) * (_AROUND / SIDE)
     low, side = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
     line = torch.stack([side[:, 0].maximum(side[:, 1] * (_WIDE / ReadingNetwork.HEIGHT / 2)), side[:, 1]], 1)
     theta = torch.zeros(len(x), 2, 3)  # of the grid of [-1, 1]
@@ -67,7 +70,7 @@ def _lines(x: Tensor, boxes: Tensor) -> Tensor:
 
 
 def train_reader(
-    folder: Path | None = None, pictures: int = 20_000, steps: int = 2000, batch: int = 32, progress: bool = False
+    folder: Path | None = None, pictures: int = 20_000, steps: int = 2500, batch: int = 32, progress: bool = False
 ) -> Reader:
     """From so many renders of signs; kept in `folder` and found there again. A few minutes on one core."""
     settings = {"what": "sign-reader", "version": VERSION, "pictures": pictures, "steps": steps, "batch": batch}
@@ -86,7 +89,7 @@ def train_reader(
 
         def loss(network: nn.Module, where: torch.device) -> Tensor:
             rows = torch.randint(pictures, (batch,))
-            astray = (torch.rand(batch, 4) - 0.5) * (3 / SIDE)  # as a detector's boxes are
+            astray = (torch.rand(batch, 4) - 0.5) * torch.tensor([7, 4, 7, 4]) / SIDE  # as a detector's boxes are
             x = worn(pixels[rows].movedim(-1, 1).float() / 127.5 - 1)
             with torch.autocast(where.type, torch.bfloat16):
                 logits = network(_lines(x, boxes[rows] + astray).to(where))

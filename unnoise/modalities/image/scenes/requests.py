@@ -83,7 +83,15 @@ def _ordered(d: _Drawing) -> Request:
 
 
 def _overlapping(d: _Drawing) -> Request:
-    relation = (Relation.INSIDE, Relation.BEHIND, Relation.IN_FRONT_OF)[d.number(0, 2)]
+    return _related(d, (Relation.INSIDE, Relation.BEHIND, Relation.IN_FRONT_OF)[d.number(0, 2)])
+
+
+def _inside(d: _Drawing) -> Request:
+    return _related(d, Relation.INSIDE)
+
+
+def _related(d: _Drawing, relation: Relation) -> Request:
+    """One thing to one other."""
     a, b = d.names(2)
     while relation is Relation.INSIDE and d.sprites.room(b) is None:
         a, b = d.names(2)
@@ -107,9 +115,9 @@ KINDS: Kinds = {
     _single: 0.27, _two: 0.2, _three: 0.06, _ordered: 0.17, _overlapping: 0.1, _sign: 0.1, _by_sign: 0.1,
 }  # fmt: skip
 """The kinds of requests and how often each is drawn."""
-SIGNS: Kinds = {_sign: 1.0}
-"""Signs alone."""
-TRICKY: Kinds = {**KINDS, _overlapping: 0.6, _sign: 0.2}
+SIGNS: Kinds = {_sign: 0.5, _by_sign: 0.5}
+"""Signs, alone and beside things."""
+TRICKY: Kinds = {**KINDS, _overlapping: 0.4, _inside: 0.4, _sign: 0.2}
 """More of what is hard to make out."""
 
 
@@ -122,7 +130,7 @@ def draw_request(rng: np.random.Generator, sprites: Sprites, split: Split = Spli
     contains = any(sprites.room(n) for n in sprites.vocabulary.names)
     while True:
         make = makers[int(np.searchsorted(up_to, rng.random() * up_to[-1], "right"))]
-        if make is _overlapping and not contains:
+        if make in (_overlapping, _inside) and not contains:
             continue
         request = make(d)
         if not split.holds_out(request) and has_room(request, sprites):
