@@ -12,7 +12,7 @@ from unnoise.modalities.image.data import PictureOptions
 from unnoise.modalities.image.scenes.emoji import PictureSprites, read_sprites
 from unnoise.modalities.image.scenes.grammar import parse
 from unnoise.modalities.image.scenes.rows import Rendered, World
-from unnoise.modalities.image.scenes.source import read_scenes
+from unnoise.modalities.image.scenes.source import ROWS, read_scenes
 from unnoise.recipes.sources import PictureSource, source_of
 
 
@@ -38,6 +38,9 @@ def sprites_zip(tmp_path):
 def test_the_word_scenes_is_a_source_of_pictures():
     source = source_of("scenes", PictureOptions(size=48))
     assert isinstance(source, PictureSource)
+    opened = source.open()
+    assert len(opened.pictures) == ROWS
+    assert "drawn as they are needed, 48 x 48" in opened.account()
     data = read_scenes(source.path, source.options, rows=50)
     assert (len(data), data.height, data.width, data.channels) == (50, 48, 48, 3)
     world = World()
