@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from unnoise.checkpoints.allowed import ALLOWED
 from unnoise.checkpoints.config import allow
 from unnoise.checkpoints.folder import load_weights, read_folder, tensors_hash, write_folder
+from unnoise.checkpoints.shipped import shipped, shipped_folder
 from unnoise.control.exact import MICRO_BATCH, microbatched
 from unnoise.control.guidance import bind, check, classifier_free, guided
 from unnoise.control.rules import Linear, Rule, rule_name
@@ -361,14 +362,17 @@ def _precision(device: torch.device, bf16: bool) -> AbstractContextManager:
 
 
 def load(folder: str | Path) -> DiffusionModel:
-    """The model in a model folder, or the model of a training run's folder.
+    """The model in a model folder, the model of a training run's folder, or one that ships by its name (see `shipped`).
 
     Raises InputError for what is not a model, was truncated or edited, or comes from a later version.
     """
     folder = given = Path(folder)
     if not folder.is_dir():
+        folder = shipped_folder(str(folder)) or folder
+    if not folder.is_dir():
         raise InputError(
-            f"{folder}: no such folder; a model is a folder with config.json and model.safetensors, a run has one in model/"
+            f"{folder}: no such folder; a model is a folder with config.json and model.safetensors, a run has one in model/, and "
+            f"these ship with unnoise: {', '.join(shipped())}"
         )
     if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
         folder = folder / "model"

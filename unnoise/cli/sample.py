@@ -1,13 +1,14 @@
 """unnoise sample MODEL ["a prompt" ...]: make new data with a trained model."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from tqdm import tqdm
 
+from unnoise.checkpoints.shipped import DEFAULT
 from unnoise.cli.terminal import parse, refuse_existing
 from unnoise.control.rules import find_rule
 from unnoise.control.self_guidance import chosen
@@ -21,7 +22,8 @@ class Sample:
     """Make new data with a trained model: pictures with their prompt, seed and settings inside, or a table."""
 
     model: tyro.conf.Positional[Path]
-    """A model folder or a training run's folder."""
+    """A model folder, a training run's folder, or the name of a model that ships (scenes). Left out before a prompt of several
+    words: scenes, which draws counts, colours, places and words on signs."""
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """What to make; several prompts give n samples each, none gives unconditional samples."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 4
@@ -80,6 +82,8 @@ class Sample:
 
 def run(argv: list[str]) -> None:
     args = parse(Sample, argv, "unnoise sample")
+    if " " in str(args.model).strip() and not args.model.exists():  # a prompt, and no model named
+        args = replace(args, model=Path(DEFAULT), prompts=(str(args.model), *args.prompts))
     refuse_existing(args.out, args.overwrite)
     if args.batch < 1:
         raise InputError(f"batch {args.batch}: at least 1")

@@ -1,0 +1,60 @@
+"""The models in the package: they draw what they are told, on any machine, without a download."""
+
+import numpy as np
+import pytest
+
+from unnoise.checkpoints.shipped import FOLDER, shipped, shipped_folder
+from unnoise.cli.main import main
+from unnoise.core.errors import InputError
+from unnoise.model import load
+
+ndimage = pytest.importorskip("scipy.ndimage")
+
+
+def test_they_are_small_and_say_where_they_come_from():
+    assert shipped() == ("scenes",)
+    assert sum(f.stat().st_size for f in FOLDER.rglob("*") if f.is_file()) <= 40e6
+    for name in shipped():
+        card = (FOLDER / name / "README.md").read_text()
+        assert "Licence: not stated" not in card
+        assert "Trained on: not stated" not in card
+
+
+def places(pixels: np.ndarray, colour: np.ndarray) -> list[tuple[int, int]]:
+    """Columns of the connected parts of this mask: (first, last) of each of 20 pixels or more."""
+    parts, n = ndimage.label(colour)
+    found = [np.nonzero((parts == i).any(0))[0] for i in range(1, n + 1) if (parts == i).sum() >= 20]
+    return [(int(c.min()), int(c.max())) for c in found]
+
+
+def test_three_red_apples_left_of_a_sign():
+    x = load("scenes").sample("three red apples left of a sign that says OPEN", n=4, seed=0).data.numpy().astype(int)
+    for pixels in x:
+        r, g, b = np.moveaxis(pixels, -1, 0)
+        apples = places(pixels, (r - g > 80) & (r - b > 80))
+        assert len(apples) == 3
+        beyond = max(last for _, last in apples) + 3
+        ink = pixels.max(-1) < 100
+        assert ink[:, beyond:].sum() >= 30  # the letters lie to the right of the last apple
+        assert ink[:, :beyond].sum() < ink[:, beyond:].sum()
+
+
+@pytest.mark.parametrize("n", [2, 5, 9])
+def test_counts(n):
+    x = load("scenes").sample(f"{n} red hearts", n=4, seed=1).data.numpy().astype(int)
+    got = [len(places(p, (p[..., 0] - p[..., 1] > 70) & (p[..., 0] - p[..., 2] > 70))) for p in x]
+    assert got == [n] * 4
+
+
+def test_a_prompt_alone_goes_to_the_model_that_ships(tmp_path, capsys):
+    main(["sample", "two blue stars", "-n", "1", "--steps", "2", "--out", str(tmp_path / "a")])
+    main(["sample", "scenes", "two blue stars", "-n", "1", "--steps", "2", "--out", str(tmp_path / "b")])
+    names = sorted(f.name for f in (tmp_path / "a").iterdir())
+    assert names == sorted(f.name for f in (tmp_path / "b").iterdir())
+    assert (tmp_path / "a" / names[0]).exists()
+
+
+def test_names_of_none_are_refused(tmp_path):
+    assert shipped_folder("nonesuch") is None
+    with pytest.raises(InputError, match="ship with unnoise: scenes"):
+        load(tmp_path / "nonesuch")
