@@ -20,6 +20,7 @@ class Demo:
 
 
 NEXT = """
+  {out}/scenes.png   what the model that ships draws for eight prompts
   {out}/digits.png   what it draws for "zero" ... "nine"
   {out}/path.png     two digits on their way out of the noise
   {out}/loss.png     the loss while it learnt
