@@ -36,6 +36,7 @@ from unnoise.evaluation.prompt_suite.detector import train_detector
 from unnoise.evaluation.prompt_suite.lists import Prompt, prompts
 from unnoise.evaluation.prompt_suite.reader import train_reader
 from unnoise.evaluation.prompt_suite.score import Draw, Judge, right
+from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.data import PictureOptions
 from unnoise.modalities.image.scenes.rows import World
 from unnoise.modalities.image.scenes.source import read_scenes
@@ -160,6 +161,7 @@ def drawn_by(model: DiffusionModel) -> Draw:
 def laid_in_noise(model: DiffusionModel, strength: float) -> Draw:
     """A model that is told words alone, with a layout of the prompt in its starting noise."""
     config, chosen = model.config, find_sampler(model.config.sampling.sampler)
+    assert isinstance(config.codec, PixelsConfig)
     times = chosen.grid.times(config.sampling.steps, config.process)
 
     @torch.no_grad()
@@ -168,7 +170,7 @@ def laid_in_noise(model: DiffusionModel, strength: float) -> Draw:
         rng = Streams.each([first + i for i in range(len(some))])
         layouts = [plan(p.text, WORLD.sprites, np.random.Generator(np.random.Philox(key=s))) for p, s in zip(some, rng.seeds)]
         x = tensor(config.process.prior(model.codec.shape(), rng))
-        mean = colour_shift(layouts, (x.shape[2], x.shape[3]), strength, config.codec.data_std)  # type: ignore[attr-defined]
+        mean = colour_shift(layouts, (x.shape[2], x.shape[3]), strength, config.codec.data_std)
         denoise = bind(model.denoiser, model.conditioner(model.conditioner.prepare([p.text for p in some])))
         x = sample(denoise, config.process, shifted(x, mean, 1.0), times, chosen.sampler, rng)
         print(f"  (the shift costs {float(price(mean).mean()):.0f} nats a picture)")
@@ -183,7 +185,10 @@ def train(folder: Path, steps: int, each: int, judge: Judge) -> None:
     run = replace(run, train=replace(run.train, sample_every=0))
     for name, entry in LESS.items():
         out = made(folder / name.replace(" ", "-"))
-        rows = lambda m, entry=entry: Hidden(LaidOut(opened.kept(), m.codec, m.conditioner), entry)  # noqa: E731
+
+        def rows(m: DiffusionModel, entry: str = entry) -> Hidden:
+            return Hidden(LaidOut(opened.kept(), m.codec, m.conditioner), entry)
+
         model = fit_denoiser(run, run.model.build, rows, opened, out, False)
         model.conditioner = Blind(planned_of(model), entry)
         scored(f"trained, told {name}", drawn_by(model), each, judge)

@@ -24,6 +24,11 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
+def place_of(name: str) -> float:
+    """A place in [0, 1] that is the name's own: what a share is held out by, whatever else there is."""
+    return _hash(name) / 2**64
+
+
 def derive(seed: int, index: int | str) -> int:
     """The seed of sample (or sub-task) `index` in the run `seed`: 0 <= result < 2^63."""
     return _hash(f"{seed}/{index}") >> 1

@@ -33,7 +33,7 @@ PROMPTS = (
     "grinning face wearing a crown", "tree",
 )  # fmt: skip
 SAMPLES = 3_000_000
-"""Pictures that the transformer sees; a quarter of that already draws most of what it is asked for."""
+"""Pictures that the transformer sees."""
 CHANNELS = 8
 
 

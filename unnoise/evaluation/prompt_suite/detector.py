@@ -98,7 +98,8 @@ def as_input(pictures: np.ndarray) -> Tensor:
 def _box(reach: Tensor, row: int, column: int) -> Box:
     left, up, right, down = (float(v) for v in reach)
     x, y = column + 0.5, row + 0.5
-    return tuple(min(max(v * STRIDE / SIDE, 0.0), 1.0) for v in (x - left, y - up, x + right, y + down))  # type: ignore[return-value]
+    x0, y0, x1, y1 = (min(max(v * STRIDE / SIDE, 0.0), 1.0) for v in (x - left, y - up, x + right, y + down))
+    return x0, y0, x1, y1
 
 
 def _twice(a: Thing, b: Thing) -> bool:

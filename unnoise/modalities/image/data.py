@@ -1,6 +1,5 @@
 """A set of pictures of one size, with what is said of them; and the same as batches to train on."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from unnoise.core.codec import Codec, Conditioner, Following, Unconditional
 from unnoise.core.errors import InputError
-from unnoise.core.random import Streams
+from unnoise.core.random import Streams, place_of
 from unnoise.core.state import State
 from unnoise.modalities.image.annotations import Captions
 from unnoise.modalities.image.buckets import Bucketed, one_bucket
@@ -196,7 +195,7 @@ class PictureData:
 
     def split(self, share: float) -> tuple["PictureData", "PictureData"]:
         """(the rest, about `share` of the pictures). By a hash of each name, so pictures that are added later move no other."""
-        held = [int.from_bytes(hashlib.blake2b(n.encode(), digest_size=8).digest(), "little") < share * 2**64 for n in self.names]
+        held = [place_of(n) < share for n in self.names]
         parts = [[i for i, h in enumerate(held) if h == which] for which in (False, True)]
         if share > 0 and not all(parts):
             raise InputError(

@@ -5,7 +5,6 @@ their number and are drawn when they are asked for. Weights give each kind its s
 number of rows.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from unnoise.core.errors import InputError
+from unnoise.core.random import place_of
 from unnoise.modalities.image.annotations import Captions, annotate
 from unnoise.modalities.image.data import PictureData
 from unnoise.modalities.image.decode import SUFFIXES, Target, bombs_refused, decode
@@ -58,8 +58,7 @@ class Mix:
             raise InputError(f"held_out {self.held_out} is a share of the names: from 0 to below 1")
 
     def holds_out(self, name: str) -> bool:
-        digest = hashlib.blake2b(f"sticker/{name}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "little") < self.held_out * 2**64
+        return place_of(f"sticker/{name}") < self.held_out
 
 
 @dataclass(frozen=True)

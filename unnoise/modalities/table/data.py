@@ -1,6 +1,5 @@
 """A table as training data."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from unnoise.core.codec import Conditioner, Unconditional
 from unnoise.core.errors import InputError
-from unnoise.core.random import Streams
+from unnoise.core.random import Streams, place_of
 from unnoise.core.state import State
 from unnoise.modalities.table.codec import TableCodec, TableCodecConfig
 from unnoise.modalities.table.columns import Categorical, Constant, LeftOut, Numeric, RowNumber, Table
@@ -76,8 +75,7 @@ class TableData:
         for numbers, codes in zip(self.table.numeric.tolist(), self.table.categorical.tolist()):
             texts = [c.categories[k] if k < len(c.categories) else None for c, k in zip(self.config.categorical, codes)]
             content = repr((numbers, texts))
-            digest = hashlib.blake2b(f"{seed}/{seen[content]}/{content}".encode(), digest_size=8).digest()
-            held.append(int.from_bytes(digest, "little") < share * 2**64)
+            held.append(place_of(f"{seed}/{seen[content]}/{content}") < share)
             seen[content] += 1
         which = torch.tensor(held, dtype=torch.bool)
         if not 0 < int(which.sum()) < len(self):

@@ -173,4 +173,5 @@ def _drawn(name: str, colour: str, width: int, height: int, line: int) -> Image.
 
 
 def _shaded(colour: tuple[int, int, int], shade: float) -> tuple[int, int, int]:
-    return tuple(round(c * shade) for c in colour)  # type: ignore[return-value]
+    r, g, b = (round(c * shade) for c in colour)
+    return r, g, b

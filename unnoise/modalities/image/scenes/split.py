@@ -1,11 +1,10 @@
 """Which combinations are never trained on: chosen by a hash of what they are, so always the same ones, whatever else changes."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from unnoise.core.errors import InputError
+from unnoise.core.random import place_of
 from unnoise.modalities.image.scenes.world import Group, Relation, Request, Saying, Scene
 
 
@@ -57,10 +56,4 @@ class Split:
         )
 
     def _held(self, *what: str) -> bool:
-        return _place("/".join(what)) < self.share
-
-
-@lru_cache(maxsize=65536)
-def _place(what: str) -> float:
-    """A place in [0, 1) that is the text's own."""
-    return int.from_bytes(hashlib.blake2b(what.encode(), digest_size=8).digest(), "little") / 2**64
+        return place_of("/".join(what)) < self.share
