@@ -198,12 +198,16 @@ class Autoencoder(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Any z (B, c, h, w) is taken for the nearest code."""
-        return self._picture(self.bottleneck.snapped(z))
+        return self.picture(self.bottleneck.snapped(z))
+
+    def code(self, x: Tensor, noise: Tensor) -> Code:
+        """For training: codes as they are passed on, and their loss; noise: standard normal, of the code's shape."""
+        return self.bottleneck(self.features(x), noise)
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Code]:
-        """Reconstructions and what they were made from, for training; noise: standard normal, of the code's shape."""
-        code = self.bottleneck(self.features(x), noise)
-        return self._picture(code.z), code
+        """Reconstructions and what they were made from, for training."""
+        code = self.code(x, noise)
+        return self.picture(code.z), code
 
     def features(self, x: Tensor) -> Tensor:
         """What the bottleneck is given: (B, inputs, H / factor, W / factor)."""
@@ -215,7 +219,8 @@ class Autoencoder(nn.Module):
             h = level(self.down[i - 1](h) if i else h)
         return self.narrow(act(h))
 
-    def _picture(self, z: Tensor) -> Tensor:
+    def picture(self, z: Tensor) -> Tensor:
+        """What the decoder makes of z as it is, (B, C, H, W)."""
         h = self.widen(z.to(self.widen.weight.dtype))
         for i in reversed(range(len(self.decoder))):
             h = self.decoder[i](h)

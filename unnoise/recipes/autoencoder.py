@@ -9,6 +9,10 @@ features   distance in a frozen network that learned from these pictures themsel
 adversary  the relativistic game (`core.adversarial`) about patches, each reconstructed one against the real one of the same place
 Transparent pictures are compared over a random background, the same for both, and in their opacity; in `features` premultiplied.
 
+A code that is turned, mirrored or halved should be that of the picture turned, mirrored or halved: such codes are simpler, and a
+generator learns them sooner (EQ-VAE, Kouzelis et al. 2025, 2502.09509; scale equivariance, Skorokhodov et al. 2025, 2502.14831).
+So for a share of the pictures the decoder is given the changed code, and is compared with the changed picture.
+
 Three recipes, which differ in their bottleneck: autoencoder (KL), autoencoder-vq (codebook), autoencoder-fsq (finite scalars).
 """
 
@@ -19,6 +23,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from unnoise.checkpoints.codec import load_codec, save_codec
 from unnoise.core.adversarial import relativistic
@@ -63,8 +68,14 @@ class ReconstructionLosses:
     patch: int = 32
     """Side of the patches that the adversary judges, in pixels."""
     critic_width: int = 64
+    turned: float = 0.0
+    """Share of the pictures whose codes are turned and mirrored, one of eight ways."""
+    halved: float = 0.0
+    """Share of every batch whose codes are halved: averaged over 2 x 2."""
 
     def __post_init__(self) -> None:
+        if not (0 <= self.turned <= 1 and 0 <= self.halved < 1):
+            raise InputError(f"shares of codes turned {self.turned} (0 to 1) and halved {self.halved} (0 to below 1)")
         if min(self.absolute, self.squared, self.slope, self.features, self.adversarial) < 0 or self.absolute + self.squared <= 0:
             raise InputError("weights of losses are not negative, and absolute or squared must be positive")
 
@@ -135,7 +146,7 @@ class AutoencoderTask(Task):
         self.weight = codec.autoencoder.bottleneck.weight
         self.autoencoder = codec.autoencoder.build()
         self.features = features
-        self.side = min(losses.patch, codec.height, codec.width)
+        self.side = min(losses.patch, *(n // 2 if losses.halved else n for n in (codec.height, codec.width)))
         shape = PictureShape(codec.channels, self.side, self.side)
         self.critic = PictureCriticConfig(shape, losses.critic_width).build() if losses.adversarial else None
 
@@ -150,7 +161,29 @@ class AutoencoderTask(Task):
         assert isinstance(x, Tensor)
         x = pad_to_multiple(x, self.factor)
         code_shape = (self.autoencoder.bottleneck.channels, x.shape[2] // self.factor, x.shape[3] // self.factor)
-        made, code = self.autoencoder(x, rng.normal("code", code_shape, device=x.device))
+        code = self.autoencoder.code(x, rng.normal("code", code_shape, device=x.device))
+        z, x = self._turned(code.z, x, rng)
+        whole = len(x) - int(self.losses.halved * len(x))
+        out = self._compared(self.autoencoder.picture(z[:whole]), x[:whole], rng[:whole])
+        if whole < len(x):  # losses are means over pictures: each counts the same, whatever its size
+            half = self._compared(self.autoencoder.picture(avg_pool2d(z[whole:], 2)), avg_pool2d(x[whole:], 2), rng[whole:])
+            share = whole / len(x)
+            out = {name: share * out[name] + (1 - share) * half[name] for name in out}
+        if self.weight:
+            out["code"] = code.loss.mean()
+            out["loss"] = out["loss"] + self.weight * out["code"]
+        return {**{name: v if name == "loss" else v.detach() for name, v in out.items()}, **code.logged}
+
+    def _turned(self, z: Tensor, x: Tensor, rng: Streams) -> tuple[Tensor, Tensor]:
+        """Codes and pictures, `losses.turned` of them turned and mirrored alike; only square ones."""
+        if not self.losses.turned or x.shape[-1] != x.shape[-2]:
+            return z, x
+        ways = torch.where(rng.uniform("turned") < self.losses.turned, rng.integers("way", 8), 0).tolist()
+        z, x = (torch.stack([turned(p, way) for p, way in zip(of, ways)]) for of in (z, x))
+        return z, x
+
+    def _compared(self, made: Tensor, x: Tensor, rng: Streams) -> dict[str, Tensor]:
+        """The terms of the loss, and their weighted sum `loss`, for pictures (B, C, H, W)."""
         made = made.float()
         background = rng.uniform("background", (3,), device=x.device)
         real, fake = _shown(x, background), _shown(made, background)
@@ -161,9 +194,6 @@ class AutoencoderTask(Task):
             "slope": sum((error.diff(dim=d).abs().mean() for d in (2, 3)), error.new_zeros(())),
         }
         loss = w.absolute * out["absolute"] + w.squared * out["squared"] + w.slope * out["slope"]
-        if self.weight:
-            out["code"] = code.loss.mean()
-            loss = loss + self.weight * out["code"]
         if self.features is not None:
             out["features"] = feature_distance(self.features, made, x).mean()
             loss = loss + w.features * out["features"]
@@ -171,13 +201,19 @@ class AutoencoderTask(Task):
             game = relativistic(self.critic, self._patches(real, rng), self._patches(fake, rng), w.penalty)
             loss = loss + w.adversarial * game.generator + game.critic
             out |= {"critic": game.critic, "lead": game.lead}
-        return {"loss": loss, **{k: v.detach() for k, v in out.items()}, **code.logged}
+        return {"loss": loss, **out}
 
     def _patches(self, x: Tensor, rng: Streams) -> Tensor:
         """One from every picture, at the place that its stream says: (B, C, side, side)."""
         s = self.side
         top, left = (rng.integers(name, n - s + 1).tolist() for name, n in (("top", x.shape[2]), ("left", x.shape[3])))
         return torch.stack([p[:, i : i + s, j : j + s] for p, i, j in zip(x, top, left)])
+
+
+def turned(x: Tensor, way: int) -> Tensor:
+    """One of the eight symmetries of a square, of (..., S, S); 0 is the identity."""
+    x = x.rot90(way % 4, (-2, -1))
+    return x.flip(-1) if way >= 4 else x
 
 
 def _shown(x: Tensor, background: Tensor) -> Tensor:

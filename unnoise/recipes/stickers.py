@@ -6,6 +6,8 @@ Rectified flow in the codes (Liu et al. 2022, 2209.03003) with logit-normal time
 predicting the codes themselves. Half of the patches skip the middle blocks in training (TREAD, 2501.04765).
 """
 
+from dataclasses import replace
+
 from unnoise.core.errors import InputError
 from unnoise.core.losses import SquaredError
 from unnoise.core.objectives import Denoising
@@ -17,7 +19,7 @@ from unnoise.core.weights import VelocityWeight
 from unnoise.model import About, ModelConfig, Sampling
 from unnoise.networks.bottlenecks import KLConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
-from unnoise.recipes.autoencoder import autoencoder_run
+from unnoise.recipes.autoencoder import AutoencoderRun, ReconstructionLosses, autoencoder_run
 from unnoise.recipes.distil_text import DistilRun, distil_text
 from unnoise.recipes.latent import LatentRun, first_stage
 from unnoise.recipes.options import Options
@@ -34,6 +36,8 @@ PROMPTS = (
 )  # fmt: skip
 SAMPLES = 3_000_000
 """Pictures that the transformer sees."""
+CODEC_SAMPLES = 96_000
+"""Pictures that the autoencoder sees."""
 CHANNELS = 8
 
 
@@ -43,8 +47,7 @@ def stickers(opened: OpenPictures, source: PictureSource, options: Options) -> L
         raise InputError(f"recipe 'stickers' is for transparent pictures; give it stickers:FOLDER, and not {source.path}")
     words: str | DistilRun = options.text_encoder or distil_text(opened, source, Options(seed=options.seed))
     told = words_of(words) if isinstance(words, str) else Words(words.student, *2 * (words.student.encoder.out,))
-    own = Options(seed=options.seed, compression=options.compression or max(1, data.height // 8))
-    codec, first = first_stage(opened, options, lambda: autoencoder_run(opened, source, own, KLConfig(CHANNELS, weight=1e-3)))
+    codec, first = first_stage(opened, options, lambda: _first(opened, source, options))
     depth, batch = options.depth or 8, options.batch or 64
     network = DiffusionTransformerConfig(
         channels=codec.latent_channels,
@@ -84,6 +87,18 @@ def stickers(opened: OpenPictures, source: PictureSource, options: Options) -> L
         preview=Preview(PROMPTS, n=3, seed=options.seed),
         words=words,
     )
+
+
+def _first(opened: OpenPictures, source: PictureSource, options: Options) -> AutoencoderRun:
+    """Flat colours and sharp edges are learnt from pixels and slopes alone."""
+    compression = options.compression or max(1, opened.pictures.height // 8)
+    run = autoencoder_run(
+        opened,
+        source,
+        Options(seed=options.seed, compression=compression, batch=32, steps=CODEC_SAMPLES // 32),
+        KLConfig(CHANNELS, weight=1e-3),
+    )
+    return replace(run, losses=ReconstructionLosses(features=0.0, turned=0.25, halved=0.25))
 
 
 CREDITS = (
