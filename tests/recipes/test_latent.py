@@ -23,9 +23,9 @@ from unnoise.modalities.image.latents import LatentsConfig
 from unnoise.modalities.image.reading import read_pictures
 from unnoise.model import load
 from unnoise.networks.autoencoder import AutoencoderConfig
-from unnoise.networks.bottlenecks import KLConfig
+from unnoise.networks.bottlenecks import Code, KLConfig
 from unnoise.networks.features import PictureFeatures, feature_distance
-from unnoise.recipes.autoencoder import AutoencoderTask, ReconstructionLosses, _shown, psnr
+from unnoise.recipes.autoencoder import AutoencoderTask, ReconstructionLosses, _shown, psnr, turned
 from unnoise.recipes.latent_cache import cached_latents
 from unnoise.recipes.options import Options
 from unnoise.recipes.train import average, override, plan, resume, start
@@ -172,6 +172,32 @@ def test_all_losses_are_trained_with(stickers: Path) -> None:
         assert float(part.weight.grad.abs().sum()) > 0
     assert {"absolute", "features", "critic", "code", "code_rms"} <= set(out)
     assert not task.features.training
+
+
+def test_codes_of_changed_pictures() -> None:
+    """An autoencoder that is exactly equivariant (codes are pixels) has no loss, turned and halved or not; a shifted one has."""
+    task = AutoencoderTask(tiny(), ReconstructionLosses(features=0.0, turned=1.0, halved=0.5), None)
+    whole = AutoencoderTask(tiny(), ReconstructionLosses(features=0.0), None)
+
+    class Identity(torch.nn.Module):
+        bottleneck, shift = KLConfig(4).build(), 0
+
+        def code(self, x: torch.Tensor, noise: torch.Tensor) -> Code:
+            return Code(x.roll(self.shift, -1), torch.zeros(len(x)))
+
+        def picture(self, z: torch.Tensor) -> torch.Tensor:
+            return z.roll(-self.shift, -1)
+
+    torch.manual_seed(0)
+    batch = {"x": torch.rand(8, 4, 8, 8) * 2 - 1}
+    task.autoencoder = whole.autoencoder = Identity()
+    assert float(task(batch, Streams.of(0, 8))["loss"]) == pytest.approx(0, abs=1e-6)
+    Identity.shift = 1
+    assert float(whole(batch, Streams.of(0, 8))["loss"]) == pytest.approx(0, abs=1e-6)
+    assert float(task(batch, Streams.of(0, 8))["loss"]) > 0.1
+    ways = [turned(torch.arange(9).view(3, 3), way) for way in range(8)]
+    assert len({tuple(w.flatten().tolist()) for w in ways}) == 8
+    assert torch.equal(ways[0], torch.arange(9).view(3, 3))
 
 
 def test_transparent_pictures_are_compared_over_a_background() -> None:

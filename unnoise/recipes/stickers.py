@@ -1,7 +1,8 @@
 """The recipe `stickers`: the model that ships, in one command. `unnoise train stickers:FOLDER --recipe stickers`
 
 A text encoder distilled from a sentence encoder, an autoencoder that keeps transparency (64 x 64 pixels <-> 8 x 8 codes), and a
-transformer over 64 codes that is told the words' tokens and their mean. What it learns from: `modalities.image.sticker_set`.
+transformer over 64 codes that is told the words' tokens and their mean, and learns along what tells words apart. What it learns
+from: `modalities.image.sticker_set`.
 Rectified flow in the codes (Liu et al. 2022, 2209.03003) with logit-normal times (Esser et al. 2024, 2403.03206), the network
 predicting the codes themselves. Half of the patches skip the middle blocks in training (TREAD, 2501.04765).
 """
@@ -16,6 +17,7 @@ from unnoise.core.processes import Gaussian
 from unnoise.core.schedules import RectifiedFlow
 from unnoise.core.times import LogitNormal, LowDiscrepancy
 from unnoise.core.weights import VelocityWeight
+from unnoise.modalities.words.distilled import DistilledConfig
 from unnoise.model import About, ModelConfig, Sampling
 from unnoise.networks.bottlenecks import KLConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
@@ -47,6 +49,9 @@ def stickers(opened: OpenPictures, source: PictureSource, options: Options) -> L
         raise InputError(f"recipe 'stickers' is for transparent pictures; give it stickers:FOLDER, and not {source.path}")
     words: str | DistilRun = options.text_encoder or distil_text(opened, source, Options(seed=options.seed))
     told = words_of(words) if isinstance(words, str) else Words(words.student, *2 * (words.student.encoder.out,))
+    conditioner = told.conditioner
+    if isinstance(conditioner, DistilledConfig):
+        conditioner = replace(conditioner, learnt=64)
     codec, first = first_stage(opened, options, lambda: _first(opened, source, options))
     depth, batch = options.depth or 8, options.batch or 64
     network = DiffusionTransformerConfig(
@@ -65,7 +70,7 @@ def stickers(opened: OpenPictures, source: PictureSource, options: Options) -> L
         first=first,
         model=ModelConfig(
             codec=codec,
-            conditioner=told.conditioner,
+            conditioner=conditioner,
             network=network,
             process=Gaussian(RectifiedFlow()),
             preconditioner=Data(1.0),

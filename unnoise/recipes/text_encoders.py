@@ -42,7 +42,7 @@ def words_of(name: str) -> Words:
 
 
 def fill(module: nn.Module, folder: str | None) -> None:
-    """Give every distilled encoder within the module the weights in the folder.
+    """Give every distilled encoder within the module what the one in the folder was taught.
 
     InputError for weights of another encoder, and where there is such an encoder and no folder.
     """
@@ -52,7 +52,7 @@ def fill(module: nn.Module, folder: str | None) -> None:
                 raise InputError(
                     f"a model that is told by a distilled text encoder ({part.config.teacher}) needs its folder: words"
                 )
-            load_weights(part, load_distilled(folder).state_dict(), Path(folder))
+            load_weights(part.encoder, load_distilled(folder).encoder.state_dict(), Path(folder))
 
 
 def learn_by_heart(module: nn.Module, texts: Iterable[str], folder: Path, first: bool = True) -> None:

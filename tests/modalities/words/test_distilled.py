@@ -36,11 +36,19 @@ WORDS = [
 ]
 
 
-def distilled(length: int = 6) -> Distilled:
+def distilled(length: int = 6, learnt: int = 0) -> Distilled:
     vocabulary = [PADDING, NOTHING, UNKNOWN, *WORDS]
     torch.manual_seed(0)
     encoder = WordEncoderConfig(len(vocabulary), out=10, rank=4, width=12, depth=2, heads=2, length=length)
-    return DistilledConfig(encoder, "\n".join(vocabulary)).build().eval()
+    return DistilledConfig(encoder, "\n".join(vocabulary), learnt=learnt).build().eval()
+
+
+def told_apart() -> Distilled:
+    """One that has learnt something of `red` and `cat` alone."""
+    model = distilled(learnt=3)
+    with torch.no_grad():
+        model.learnt[0].weight[3:5] = torch.randn(2, 3)
+    return model
 
 
 def test_pieces_are_those_of_bert() -> None:
@@ -67,8 +75,9 @@ def test_pieces_are_those_of_bert() -> None:
         assert ours.ids(text) == theirs(text, add_special_tokens=False)["input_ids"], repr(text)
 
 
-def test_rows_do_not_depend_on_their_company() -> None:
-    model = distilled()
+@pytest.mark.parametrize("make", [distilled, told_apart])
+def test_rows_do_not_depend_on_their_company(make) -> None:
+    model = make()
     texts = ["a red cat", None, "", "cats, cats, cats and unhappy cats!", "zzz"]
     together = model(model.prepare(texts))
     assert together["tokens"].shape[1] > 6, "longer than a window"
@@ -82,8 +91,9 @@ def test_rows_do_not_depend_on_their_company() -> None:
     assert torch.equal(together["vector"][1], together["vector"][2]), "the empty prompt says nothing"
 
 
-def test_weights_scale_tokens_and_their_share_of_the_vector() -> None:
-    model = distilled()
+@pytest.mark.parametrize("make", [distilled, told_apart])
+def test_weights_scale_tokens_and_their_share_of_the_vector(make) -> None:
+    model = make()
     plain, weighted = model(model.prepare(["a red cat"])), model(model.prepare_said([read("a (red:1.5) cat").at(0, 1)]))
     tokens = plain["tokens"] * torch.tensor([1.0, 1.5, 1.0])[:, None]
     torch.testing.assert_close(weighted["tokens"], tokens)
@@ -94,6 +104,20 @@ def test_it_is_saved_but_stays_as_it_is() -> None:
     model = distilled()
     assert not any(p.requires_grad for p in model.parameters())
     assert "encoder.table.weight" in model.state_dict()
+
+
+def test_what_is_learnt_tells_words_apart_that_were_said_and_leaves_the_others() -> None:
+    model, taught = told_apart(), distilled()
+    model.encoder.load_state_dict(taught.encoder.state_dict())
+    texts = ["a red cat", "unhappy b"]
+    now, before = model(model.prepare(texts)), taught(taught.prepare(texts))
+    table, out = model.learnt[0].weight, model.learnt[1].weight
+    expected = before["tokens"].clone()
+    expected[0, 1:3] += torch.stack([out @ table[3], out @ table[4]])
+    torch.testing.assert_close(now["tokens"], expected)
+    torch.testing.assert_close(now["vector"][0], before["vector"][0] + out @ (table[3] + table[4]) / 3)
+    assert torch.equal(now["vector"][1], before["vector"][1])
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == ["learnt.0.weight", "learnt.1.weight"]
 
 
 def test_impossible_vocabularies_and_prompts() -> None:

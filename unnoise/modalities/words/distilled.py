@@ -1,12 +1,16 @@
 """A text encoder of our own, learnt from a frozen one (recipe `distil-text`): it is small, and saved with the model it tells.
 
 Its words mean what they meant to its teacher, so a model that is told by it understands more words than it was trained with.
+A teacher of meanings puts a strawberry beside a cherry; what tells them apart may be learnt along with the model that is told:
+
+    token_i <- token_i + W E[id_i],    E = 0 at first, so that words which the training never said stay as they were taught
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond
@@ -22,13 +26,14 @@ PADDING, NOTHING = "[PAD]", "[NOTHING]"
 class DistilledConfig(EmphaticConfig):
     """vocabulary: one piece a line, the first three PADDING, NOTHING and UNKNOWN. most: windows of encoder.length pieces a prompt.
 
-    teacher: what it was learnt from, in words.
+    teacher: what it was learnt from, in words. learnt: rank of what is learnt along with a model, 0 for nothing.
     """
 
     encoder: WordEncoderConfig
     vocabulary: str
     teacher: str = ""
     most: int = 10
+    learnt: int = 0
 
     def __post_init__(self) -> None:
         pieces = self.vocabulary.split("\n")
@@ -42,12 +47,13 @@ class DistilledConfig(EmphaticConfig):
 
 
 class Distilled(Emphatic):
-    """cond: tokens (B, L, out), mask (B, L), vector (B, out). Its weights are saved, and stay as they are."""
+    """cond: tokens (B, L, out), mask (B, L), vector (B, out). Its weights are saved; what the teacher taught stays as it is."""
 
     def __init__(self, config: DistilledConfig) -> None:
         super().__init__()
         self.config, self.pieces = config, Pieces(config.vocabulary.split("\n"))
         self.encoder = config.encoder.build().requires_grad_(False)
+        self.learnt = _learnt(config.encoder.rows, config.learnt, config.encoder.out) if config.learnt else None
 
     def prepare_said(self, said: Sequence[Said | None]) -> Cond:
         """-> ids (B, L) int64, padded to the longest prompt, and where a word has a weight, weights (B, L).
@@ -78,7 +84,23 @@ class Distilled(Emphatic):
         length = self.config.encoder.length
         ids, weights = prepared["ids"], prepared.get("weights")
         starts = range(0, ids.shape[1], length)
-        windows = [self.encoder(ids[:, a : a + length], None if weights is None else weights[:, a : a + length]) for a in starts]
+        windows = [self._read(ids[:, a : a + length], None if weights is None else weights[:, a : a + length]) for a in starts]
         tokens, mask = (torch.cat([w[k] for w in windows], 1) for k in ("tokens", "mask"))
         mask = mask & (ids > 0)
         return {"tokens": tokens.masked_fill(~mask[..., None], 0), "mask": mask, "vector": windows[0]["vector"]}
+
+    def _read(self, ids: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+        """One window of at most encoder.length pieces."""
+        told: dict[str, Tensor] = self.encoder(ids, weights)
+        if self.learnt is None:
+            return told
+        more = self.learnt(ids).masked_fill(~told["mask"][..., None], 0)
+        more = more if weights is None else more * weights[..., None].to(more.dtype)
+        vector = told["vector"] + more.sum(1) / told["mask"].sum(1, keepdim=True)
+        return {"tokens": told["tokens"] + more, "mask": told["mask"], "vector": vector}
+
+
+def _learnt(rows: int, rank: int, out: int) -> nn.Sequential:
+    table = nn.Embedding(rows, rank)
+    nn.init.zeros_(table.weight)
+    return nn.Sequential(table, nn.Linear(rank, out, bias=False))
