@@ -33,8 +33,8 @@ class Foreign:
     """All that makes a model.
 
     pipeline: the class of theirs that runs it, such as StableDiffusionXLPipeline. parts: by diffusers' names: unet or transformer,
-    vae, text_encoder, text_encoder_2, text_encoder_3, image_encoder. scheduler: what scheduler_config.json says. tokenizers: folders
-    (tokenizer, tokenizer_2 ...), where there are any. where: file or folder.
+    vae, text_encoder, text_encoder_2, text_encoder_3, image_encoder. scheduler: what scheduler_config.json says. tokenizers:
+    folders (tokenizer, tokenizer_2 ...), where there are any. where: file or folder.
     """
 
     pipeline: str
