@@ -38,9 +38,9 @@ PROMPTS = (
 )  # fmt: skip
 SAMPLES = 3_000_000
 """Pictures that the transformer sees."""
-CODEC_SAMPLES = 96_000
+CODEC_SAMPLES = 160_000
 """Pictures that the autoencoder sees."""
-CHANNELS = 8
+CHANNELS = 16
 
 
 def stickers(opened: OpenPictures, source: PictureSource, options: Options) -> LatentRun:
@@ -103,7 +103,7 @@ def _first(opened: OpenPictures, source: PictureSource, options: Options) -> Aut
         Options(seed=options.seed, compression=compression, batch=32, steps=CODEC_SAMPLES // 32),
         KLConfig(CHANNELS, weight=1e-3),
     )
-    return replace(run, losses=ReconstructionLosses(features=0.0, turned=0.25, halved=0.25))
+    return replace(run, losses=ReconstructionLosses(features=0.0, turned=0.25, halved=0.125))
 
 
 CREDITS = (
