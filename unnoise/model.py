@@ -15,7 +15,9 @@ from unnoise.checkpoints.folder import load_weights, read_folder, tensors_hash, 
 from unnoise.checkpoints.shipped import shipped, shipped_folder
 from unnoise.control.exact import MICRO_BATCH, microbatched
 from unnoise.control.guidance import bind, check, classifier_free, guided
-from unnoise.control.rules import Linear, Rule, rule_name
+from unnoise.control.rules import Rule, rule_name
+from unnoise.control.sampling import Samples as Samples
+from unnoise.control.sampling import Sampling
 from unnoise.control.self_guidance import SelfGuidance, self_guidance_settings
 from unnoise.control.switching import switched
 from unnoise.control.thresholding import thresholded
@@ -27,6 +29,7 @@ from unnoise.core.processes import Process
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import Cond, Shape, State, tree_map
 from unnoise.modalities.image.codec import resized
+from unnoise.modalities.image.sizes import Sized
 from unnoise.modalities.words.emphasis import Emphatic
 from unnoise.modalities.words.syntax import Said, stages
 from unnoise.samplers.loop import sample
@@ -35,43 +38,6 @@ from unnoise.samplers.registry import find_grid, find_sampler
 T = TypeVar("T")
 Asked = Sequence[str | Said | None]
 """What each sample is told: literally, or in the prompt language; None for nothing."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a model is sampled unless the caller says otherwise.
-
-    steps: sampler steps, at least 1. sampler, grid: names of the samplers' table; grid None takes the sampler's own.
-    guidance: 1 conditional, 0 unconditional, above 1 exaggerates the prompt. interval: times [low, high] in which guidance acts.
-    rescale: 0 none ... 1 full, brings back the spread that guidance inflates. rule: how guidance combines what it is told.
-    threshold: a quantile, such as 0.995, of what is kept within the range of pixels; None for none. inner: guidance by a weaker
-    version of the network itself; None for none.
-    """
-
-    steps: int = 25
-    sampler: str = "dpmpp-2m"
-    grid: str | None = None
-    guidance: float = 1.0
-    interval: tuple[float, float] = (0.0, 1.0)
-    rescale: float = 0.0
-    rule: Rule = Linear()
-    threshold: float | None = None
-    inner: SelfGuidance | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f"steps {self.steps}: a sampler takes at least 1 step; 20 to 50 are usual")
-        if not -100 <= self.guidance <= 100:  # false for nan too
-            raise InputError(f"guidance {self.guidance} is not a usable scale; 1 is plain conditional, 2 to 7 are usual")
-        if not 0 <= self.interval[0] < self.interval[1] <= 1:
-            raise InputError(f"guidance interval {self.interval}: two rising times within 0 ... 1, where 0 is data and 1 is noise")
-        if not 0 <= self.rescale <= 1:
-            raise InputError(f"rescale {self.rescale} is outside 0 ... 1")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise InputError(f"threshold {self.threshold} is a quantile and lies in 0 ... 1; 0.995 is usual")
-        find_sampler(self.sampler)
-        if self.grid is not None:
-            find_grid(self.grid)
 
 
 @dataclass(frozen=True)
@@ -100,31 +66,8 @@ class ModelConfig:
         return DiffusionModel(self)
 
 
-MODEL_CLASSES = {**ALLOWED, **allow(ModelConfig, Sampling, About)}
-"""All that a model's config.json may name."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What `sample` made: `data` as the codec decodes it, and for every row what it was made from."""
-
-    data: Any
-    prompts: tuple[str | None, ...]
-    seeds: tuple[int, ...]
-    settings: Mapping[str, Any]
-    codec: Codec
-
-    def __len__(self) -> int:
-        return len(self.seeds)
-
-    def meta(self) -> list[dict[str, Any]]:
-        """One row a sample: its prompt, its own seed, and the settings."""
-        return [{"prompt": p, "sample_seed": s, **self.settings} for p, s in zip(self.prompts, self.seeds)]
-
-    def save(self, out: str | Path) -> list[Path]:
-        """Write the samples, and a sheet that shows them, into the folder `out`; returns the files."""
-        Path(out).mkdir(parents=True, exist_ok=True)
-        return self.codec.write(self.data, Path(out), self.meta())
+MODEL_CLASSES = {**ALLOWED, **allow(ModelConfig, Sampling, About), "model.Sampling": Sampling}
+"""All that a model's config.json may name; `Sampling` by its former name too."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +147,7 @@ class DiffusionModel:
         given: Cond | None = None,
         height: int | None = None,
         width: int | None = None,
+        original: tuple[int, int] | None = None,
     ) -> Samples:
         """n samples for every prompt (n in all without prompts); None among the prompts asks for anything.
 
@@ -213,6 +157,8 @@ class DiffusionModel:
         steps ... inner: in place of the model's usual ones, see `Sampling`. weaker: a model to lead away from, on every side.
         given: for a model that goes on from what another made, that, prepared (`Following.from_made`), one row a sample.
         height, width: in pixels, of pictures of another size than the model's; one alone asks for a square.
+        original: height and width that a model that is told sizes takes the pictures to have been before they were resized; by
+        default they are as large as they are drawn.
         Raises InputError for prompts and settings that cannot be right.
         """
         usual = self.config.sampling
@@ -231,7 +177,8 @@ class DiffusionModel:
         given = given or {}
         codec, side = self.codec, width if height is None else height
         if side is not None:
-            codec = resized(codec, side, side if width is None else width)
+            width = side if width is None else width
+            codec = resized(codec, side, width)
         if given:
             following(self)
             if side is not None:
@@ -239,6 +186,10 @@ class DiffusionModel:
         for name, rows_given in given.items():
             if len(rows_given) != len(wanted):
                 raise InputError(f"{len(rows_given)} rows of {name!r} for {len(wanted)} samples: one each is needed")
+        if isinstance(self.conditioner, Sized):
+            given = {**given, **self.conditioner.asked(len(wanted), side, width, original)}
+        elif original is not None:
+            raise InputError(f"original {original}: {self.config.about.name} is told no sizes; leave it out")
         if how.threshold is not None and self.codec.bound is None:
             raise InputError(f"threshold {how.threshold}: the states of a {type(self.codec).__name__} codec have no bound to keep")
         if weaker is not None:
@@ -262,7 +213,7 @@ class DiffusionModel:
             "sampler": how.sampler, "grid": how.grid, "guidance": how.guidance, "interval": list(how.interval),
             "rescale": how.rescale, "rule": rule_name(how.rule), "threshold": how.threshold, **self_guidance_settings(how.inner),
             "weaker": weaker and weaker.model.path, "weaker_scale": weaker and weaker.scale,
-            "negative": negative, "exact": exact, "bf16": bf16,
+            "negative": negative, "original": original, "exact": exact, "bf16": bf16,
         }  # fmt: skip
         return Samples(data, tuple(wanted), seeds, settings, codec)
 
@@ -286,7 +237,7 @@ class DiffusionModel:
     ) -> Denoise:
         """The denoiser, told what is said and led away from what is not, under all guidance asked for."""
         denoiser = self._sharp(how.inner, exact)
-        kept = self.conditioner.kept(given) if isinstance(self.conditioner, Following) else {}
+        kept = self.conditioner.kept(given)
         cond, away = self._told(said, given, rng), self._told(not_said, kept, rng)
         told = any(s is not None for s in said) or len(kept) < len(given)
         scale = how.guidance if told else 1.0  # told nothing: there is nothing to exaggerate

@@ -1,0 +1,72 @@
+"""How a model is sampled, and what that made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unnoise.control.rules import Linear, Rule
+from unnoise.control.self_guidance import SelfGuidance
+from unnoise.core.codec import Codec
+from unnoise.core.errors import InputError
+from unnoise.samplers.registry import find_grid, find_sampler
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model is sampled unless the caller says otherwise.
+
+    steps: sampler steps, at least 1. sampler, grid: names of the samplers' table; grid None takes the sampler's own.
+    guidance: 1 conditional, 0 unconditional, above 1 exaggerates the prompt. interval: times [low, high] in which guidance acts.
+    rescale: 0 none ... 1 full, brings back the spread that guidance inflates. rule: how guidance combines what it is told.
+    threshold: a quantile, such as 0.995, of what is kept within the range of pixels; None for none. inner: guidance by a weaker
+    version of the network itself; None for none.
+    """
+
+    steps: int = 25
+    sampler: str = "dpmpp-2m"
+    grid: str | None = None
+    guidance: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    rescale: float = 0.0
+    rule: Rule = Linear()
+    threshold: float | None = None
+    inner: SelfGuidance | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"steps {self.steps}: a sampler takes at least 1 step; 20 to 50 are usual")
+        if not -100 <= self.guidance <= 100:  # false for nan too
+            raise InputError(f"guidance {self.guidance} is not a usable scale; 1 is plain conditional, 2 to 7 are usual")
+        if not 0 <= self.interval[0] < self.interval[1] <= 1:
+            raise InputError(f"guidance interval {self.interval}: two rising times within 0 ... 1, where 0 is data and 1 is noise")
+        if not 0 <= self.rescale <= 1:
+            raise InputError(f"rescale {self.rescale} is outside 0 ... 1")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold {self.threshold} is a quantile and lies in 0 ... 1; 0.995 is usual")
+        find_sampler(self.sampler)
+        if self.grid is not None:
+            find_grid(self.grid)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What `sample` made: `data` as the codec decodes it, and for every row what it was made from."""
+
+    data: Any
+    prompts: tuple[str | None, ...]
+    seeds: tuple[int, ...]
+    settings: Mapping[str, Any]
+    codec: Codec
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def meta(self) -> list[dict[str, Any]]:
+        """One row a sample: its prompt, its own seed, and the settings."""
+        return [{"prompt": p, "sample_seed": s, **self.settings} for p, s in zip(self.prompts, self.seeds)]
+
+    def save(self, out: str | Path) -> list[Path]:
+        """Write the samples, and a sheet that shows them, into the folder `out`; returns the files."""
+        Path(out).mkdir(parents=True, exist_ok=True)
+        return self.codec.write(self.data, Path(out), self.meta())
