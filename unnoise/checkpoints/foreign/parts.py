@@ -2,14 +2,20 @@
 
 Every format ends here: a folder of diffusers as it is, single files and quantised ones renamed. So our networks, codecs, schedules
 and text encoders are made in one way (`building`), and exporting is the way back.
+
+Tensors are read lazily: safetensors files are mapped into memory, and a weight that keeps its precision is never copied.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from unnoise.core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Foreign:
 
     pipeline: the class of theirs that runs it, such as StableDiffusionXLPipeline. parts: by diffusers' names: unet or transformer,
     vae, text_encoder, text_encoder_2, text_encoder_3, image_encoder. scheduler: what scheduler_config.json says. tokenizers:
-    folders (tokenizer, tokenizer_2 ...), where there are any. where: file or folder.
+    folders (tokenizer, tokenizer_2 ...), where there are any. where: file or folder. settings: what model_index.json says beside.
     """
 
     pipeline: str
@@ -42,3 +48,54 @@ class Foreign:
     scheduler: Mapping[str, Any]
     tokenizers: Mapping[str, Path]
     where: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class MappedTensors(Mapping[str, Tensor]):
+    """The tensors of safetensors files, together: mapped into memory, each read when it is asked for, and not kept."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        """InputError for a file that is missing, truncated, or none, and for a tensor that two files have."""
+        self._file_of: dict[str, Any] = {}
+        for path in files:
+            opened = open_safetensors(path)
+            for name in opened.keys():  # noqa: SIM118  (it is no mapping)
+                if name in self._file_of:
+                    raise InputError(f"{path}: the tensor {name!r} lies in another file of this network too: mixed-up files")
+                self._file_of[name] = opened
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file_of[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
+
+
+class AsType(Mapping[str, Tensor]):
+    """The same tensors in another precision, converted one by one as they are asked for; whole numbers stay as they are."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        self._tensors, self._dtype = tensors, dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._tensors[name]
+        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def open_safetensors(path: Path) -> Any:
+    """safetensors' handle of a file: keys(), get_tensor(name), metadata(). InputError for one that is missing, truncated, or none."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return safe_open(str(path), framework="pt")
+    except (OSError, SafetensorError) as e:
+        raise InputError(f"{path}: not whole as safetensors ({e}); it was truncated or is something else: fetch it again") from e
