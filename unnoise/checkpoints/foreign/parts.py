@@ -92,7 +92,7 @@ class AsType(Mapping[str, Tensor]):
 
 
 def open_safetensors(path: Path) -> Any:
-    """safetensors' handle of a file: keys(), get_tensor(name), metadata(). InputError for one that is missing, truncated, or none."""
+    """safetensors' handle of a file: keys(), get_tensor(name), metadata(). InputError for a file that is missing or truncated."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
