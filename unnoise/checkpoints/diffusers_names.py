@@ -160,8 +160,8 @@ def sources_of(name: str, table: Table) -> list[str]:
     """The tensors of theirs that make up our tensor `name`, in order."""
     module, _, leaf = name.rpartition(".")
     for pattern, sources in table.items():
-        if pattern == name:
-            return list(sources)
+        if (numbers := _match(pattern, name)) is not None:  # a tensor, not a module
+            return [_filled(s, numbers) for s in sources]
         if (numbers := _match(pattern, module)) is not None:
             return [f"{_filled(s, numbers)}.{leaf}" for s in sources]
     raise InputError(f"no tensor of theirs is known for {name!r}")

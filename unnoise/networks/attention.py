@@ -22,6 +22,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return scores.softmax(-1).to(v.dtype) @ v
 
 
+def attend_if_any(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """As `attend`, for rows that may have no key that counts, or none at all: those are answered with 0."""
+    if k.shape[-2] == 0:
+        return q.new_zeros(*q.shape[:-1], v.shape[-1])
+    if mask is None:
+        return attend(q, k, v)
+    some = mask.any(1, keepdim=True)
+    return attend(q, k, v, mask | ~some) * some[:, :, None, None].to(v.dtype)
+
+
 def _plain(q: Tensor, k: Tensor) -> bool:
     """Whether two matrix products and a softmax beat the fused kernel.
 

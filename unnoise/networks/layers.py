@@ -27,7 +27,7 @@ def wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def run(block: Callable[..., T], checkpointing: bool, *inputs: Tensor | tuple[Tensor, Tensor] | None) -> T:
+def run(block: Callable[..., T], checkpointing: bool, *inputs: object) -> T:
     """block(*inputs), keeping only its inputs for the backward pass if asked to (Chen et al. 2016, 1604.06174)."""
     if checkpointing and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)
@@ -83,12 +83,12 @@ def rms_normalise(x: Tensor, eps: float = 1e-6) -> Tensor:
 class RMSNorm(nn.Module):
     """rms_normalise(x) * weight."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
+        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_normalise(x) * self.weight.to(x.dtype)
+        return rms_normalise(x, self.eps) * self.weight.to(x.dtype)
 
 
 class SwiGLU(nn.Module):
