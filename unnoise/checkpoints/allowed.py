@@ -14,6 +14,7 @@ from unnoise.modalities.image.enlarging import EnlargingConfig
 from unnoise.modalities.image.latents import LatentsConfig
 from unnoise.modalities.image.scenes.shapes import Shapes
 from unnoise.modalities.image.scenes.vocabulary import Vocabulary
+from unnoise.modalities.image.sizes import SizedNamesConfig, SizedWordsConfig
 from unnoise.modalities.table import columns
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.modalities.words import distilled, frozen, joined
@@ -59,6 +60,7 @@ ALLOWED = allow(
     columns.LeftOut,
     EmbeddingsConfig, EmbeddedConfig, contrastive.PictureTowerConfig, sets.SetTransformerConfig,
     UnconditionalConfig, EnlargingConfig, conditioning.LabelsConfig, conditioning.TextConfig,
+    SizedNamesConfig, SizedWordsConfig,
     PlannedConfig, LayoutGeneratorConfig, Shapes, Vocabulary,
     frozen.CLIPTextConfig, frozen.T5TextConfig, frozen.SentenceConfig, distilled.DistilledConfig, word_encoder.WordEncoderConfig,
     joined.BesideConfig, joined.EndToEndConfig, joined.OnlyConfig, joined.ZeroedConfig,

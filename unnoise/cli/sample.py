@@ -68,6 +68,8 @@ class Sample:
     """Height of the pictures in pixels, if not the model's own; without --width they are square. Best a shape it was trained on."""
     width: int | None = None
     """Width of the pictures in pixels."""
+    original: tuple[int, int] | None = None
+    """For models that are told sizes: draw pictures as if they had been of this height and width before they were resized."""
     negative: str | None = None
     """A prompt to lead away from."""
     exact: bool = False
@@ -111,6 +113,7 @@ def run(argv: list[str]) -> None:
             guidance=args.guidance, interval=args.interval, rescale=args.rescale, rule=rule,
             threshold=args.threshold, inner=inner, weaker=weaker, negative=args.negative, exact=args.exact, bf16=args.bf16,
             batch=args.batch, watch=watch, height=args.height, width=args.width,
+            original=args.original,
         )  # fmt: skip
     if later:
         from unnoise.recipes.cascade import go_on  # recipes are slow to import

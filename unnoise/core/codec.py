@@ -66,6 +66,10 @@ class Conditioner(nn.Module, ABC):
         """The null condition for n samples, prepared: what guidance leads away from."""
         return self.prepare([None] * n)
 
+    def kept(self, given: Cond) -> Cond:
+        """Those of the entries that were given beside a prompt that guidance does not lead away from."""
+        return {}
+
 
 class Following(Conditioner, ABC):
     """Of a model that goes on from what another one made: a small picture, an embedding. It is told this beside the prompt.
@@ -87,8 +91,7 @@ class Following(Conditioner, ABC):
         """InputError if what this codec of another model decodes cannot be gone on from."""
 
     @abstractmethod
-    def kept(self, given: Cond) -> Cond:
-        """Those of the entries that guidance does not lead away from."""
+    def kept(self, given: Cond) -> Cond: ...
 
 
 @dataclass(frozen=True)

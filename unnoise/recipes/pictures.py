@@ -25,6 +25,7 @@ from unnoise.core.times import LogitNormal, LogNormalSigma, LowDiscrepancy, Time
 from unnoise.core.weights import EDMWeight, Simple, VelocityWeight, Weight
 from unnoise.modalities.conditioning import LabelsConfig, TextConfig
 from unnoise.modalities.image.data import PictureData
+from unnoise.modalities.image.sizes import SizedNamesConfig, SizedWordsConfig
 from unnoise.modalities.words.distilled import DistilledConfig
 from unnoise.modalities.words.emphasis import EmphaticConfig
 from unnoise.modalities.words.syntax import escaped
@@ -38,6 +39,8 @@ from unnoise.recipes.run import Preview, Run, spread
 from unnoise.recipes.sources import OpenPictures, PictureSource
 from unnoise.recipes.text_encoders import words_of
 from unnoise.training.config import AdamWConfig, InverseSqrtDecay, LinearDecay, TrainConfig
+
+_SIZE_DIM = 64  # of the vector: what is told of a picture's size
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,12 @@ class Diffusion:
 
 
 def pictures(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
+    run = untold(opened, source, options)
+    return replace(run, model=told_sizes(run.model, opened.pictures))
+
+
+def untold(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
+    """The recipe `pictures`, told no sizes: what others build upon."""
     data = opened.pictures
     told = _told(data, options)
     side = max(data.height, data.width)
@@ -106,7 +115,8 @@ def unet(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
         times=LowDiscrepancy(LogitNormal(mean=_noise_bias(side), std=1.0)),
         sampling=Sampling(steps=25, sampler="dpmpp-2m", guidance=_guidance(data)),
     )
-    return _run(data, source, options, told, network, diffusion, AdamWConfig(options.lr or 4e-4, (0.9, 0.99)))
+    run = _run(data, source, options, told, network, diffusion, AdamWConfig(options.lr or 4e-4, (0.9, 0.99)))
+    return replace(run, model=told_sizes(run.model, data))
 
 
 def ddpm(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
@@ -219,6 +229,20 @@ def _run(
         preview=Preview(prompts, n=max(1, 32 // max(1, len(prompts))), seed=options.seed),
         words=options.text_encoder if isinstance(told.conditioner, DistilledConfig) else None,
     )
+
+
+def told_sizes(model: ModelConfig, data: PictureData) -> ModelConfig:
+    """The model, told of every picture how large it was, where the data says something worth telling."""
+    network, inner = model.network, model.conditioner
+    if data.sizes is None:
+        return model
+    assert isinstance(network, DiffusionTransformerConfig | UNetConfig)
+    sized: Buildable
+    if isinstance(inner, EmphaticConfig):
+        sized = SizedWordsConfig(inner, _SIZE_DIM, data.height, data.width)
+    else:
+        sized = SizedNamesConfig(inner, _SIZE_DIM, data.height, data.width)
+    return replace(model, conditioner=sized, network=replace(network, vector_dim=network.vector_dim + _SIZE_DIM))
 
 
 def _objective(weight: Weight, times: Times, options: Options) -> Denoising:

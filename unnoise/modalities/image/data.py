@@ -18,6 +18,7 @@ from unnoise.modalities.image.buckets import Bucketed, one_bucket
 from unnoise.modalities.image.codec import PixelsConfig, resized
 from unnoise.modalities.image.decode import Target, Unreadable, decode
 from unnoise.modalities.image.recaption import Recaption
+from unnoise.modalities.image.sizes import Sized, Told
 from unnoise.modalities.image.sources import Entry
 
 
@@ -139,6 +140,8 @@ class PictureData:
     rows: tuple[int, ...] | None = field(default=None, repr=False)
     weights: tuple[float, ...] | None = field(default=None, repr=False)
     """How often each picture is drawn, against the others; None: all alike."""
+    sizes: tuple[Told, ...] | None = field(default=None, repr=False)
+    """How large each picture was, and what became of it; None: nothing worth telling."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -191,6 +194,7 @@ class PictureData:
             captions=tuple(self.captions[i] for i in rows),
             rows=tuple(i if self.rows is None else self.rows[i] for i in rows),
             weights=None if self.weights is None else tuple(self.weights[i] for i in rows),
+            sizes=None if self.sizes is None else tuple(self.sizes[i] for i in rows),
         )
 
     def split(self, share: float) -> tuple["PictureData", "PictureData"]:
@@ -225,6 +229,8 @@ class TrainingPictures:
         """{"x": encoded pictures (B, C, H, W), "cond": prepared conditions}; rng has one stream a row."""
         rows = self.data.drawn(rows, rng)
         cond = dict(self.conditioner.prepare(self._told(rows, rng)))
+        if isinstance(self.conditioner, Sized) and self.data.sizes is not None:
+            cond.update(self.conditioner.told([self.data.sizes[int(r)] for r in rows]))
         mirrored = rng.uniform("flip") < 0.5 if self.data.options.flip else torch.zeros(len(rows), dtype=torch.bool)
         x: State
         if self.states is not None:

@@ -32,6 +32,7 @@ from unnoise.modalities.image.decode import (
     inspect,
 )
 from unnoise.modalities.image.recaption import Recaption, row_weights
+from unnoise.modalities.image.sizes import tell_apart, told_size
 from unnoise.modalities.image.sources import LARGEST_FILE, Entry, entries
 
 _SIZES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -99,6 +100,7 @@ def _read_files(path: Path, options: PictureOptions, progress: bool) -> PictureD
         alpha = [a for a, r in zip(alpha, decoded) if not isinstance(r, str)]
         kept = [e for e, r in zip(kept, decoded) if not isinstance(r, str)]
         targets = [t for t, r in zip(targets, decoded) if not isinstance(r, str)]
+        headers = [h for h, r in zip(headers, decoded) if not isinstance(r, str)]
         if not kept:
             raise _none_left(path, skipped)
         pictures = [r for r in decoded if not isinstance(r, str)]
@@ -129,9 +131,10 @@ def _read_files(path: Path, options: PictureOptions, progress: bool) -> PictureD
     )
     skipped.sort(key=lambda s: s.name)
     names = tuple(e.name for e in kept)
+    sizes = tuple(told_size(h.height, h.width, t) for h, t in zip(headers, targets))
     return PictureData(
         pixels, target.height, target.width, channels, names, captions, said.classes, tuple(skipped),
-        tuple(n for n in notes if n), options, weights=weights,
+        tuple(n for n in notes if n), options, weights=weights, sizes=sizes if tell_apart(sizes) else None,
     )  # fmt: skip
 
 
