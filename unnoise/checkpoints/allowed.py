@@ -27,6 +27,8 @@ from unnoise.networks import (
     mp_unet,
     onto,
     patched,
+    pixart,
+    sana,
     sd3,
     sd_unet,
     sets,
@@ -47,7 +49,7 @@ ALLOWED = allow(
     # networks
     embedding.Sinusoidal, embedding.Fourier, embedding.Learned, embedding.Timesteps,
     unet.UNetConfig, mp_unet.MPUNetConfig, transformer.DiffusionTransformerConfig, sd3.SD3Config, flux.FluxConfig,
-    sd_unet.SDUNetConfig,
+    sd_unet.SDUNetConfig, pixart.PixArtConfig, sana.SanaConfig,
     table.TableNetworkConfig, table.TableTransformerConfig,
     onto.OntoPictureConfig, patched.PatchedConfig, text.TextEncoderConfig,
     # guidance
