@@ -48,7 +48,6 @@ from unnoise.recipes.run import fit_denoiser
 from unnoise.recipes.scenes import scenes
 from unnoise.recipes.sources import OpenPictures, PictureSource
 from unnoise.samplers.loop import sample
-from unnoise.samplers.registry import find_sampler
 
 ASPECTS = ("count", "relation", "spelling")
 WORLD = World()
@@ -160,7 +159,7 @@ def drawn_by(model: DiffusionModel) -> Draw:
 
 def laid_in_noise(model: DiffusionModel, strength: float) -> Draw:
     """A model that is told words alone, with a layout of the prompt in its starting noise."""
-    config, chosen = model.config, find_sampler(model.config.sampling.sampler)
+    config, chosen = model.config, model.config.sampling.choice()
     assert isinstance(config.codec, PixelsConfig)
     times = chosen.grid.times(config.sampling.steps, config.process)
 

@@ -33,7 +33,6 @@ from unnoise.modalities.image.sizes import Sized
 from unnoise.modalities.words.emphasis import Emphatic
 from unnoise.modalities.words.syntax import Said, stages
 from unnoise.samplers.loop import sample
-from unnoise.samplers.registry import find_grid, find_sampler
 
 T = TypeVar("T")
 Asked = Sequence[str | Said | None]
@@ -172,13 +171,13 @@ class DiffusionModel:
         seeds = tuple(sample_seeds) if sample_seeds is not None else tuple(derive(seed, i) for i in range(len(wanted)))
         if len(seeds) != len(wanted):
             raise InputError(f"{len(seeds)} sample seeds for {len(wanted)} samples: one each is needed")
-        chosen = find_sampler(how.sampler)
-        times = (find_grid(how.grid) if how.grid else chosen.grid).times(how.steps, self.config.process)
+        chosen = how.choice()
         given = given or {}
         codec, side = self.codec, width if height is None else height
         if side is not None:
             width = side if width is None else width
             codec = resized(codec, side, width)
+        times = chosen.grid.of(codec.shape()).times(how.steps, self.config.process)
         if given:
             following(self)
             if side is not None:
@@ -210,7 +209,7 @@ class DiffusionModel:
         data = codec.decode(tree_map(lambda *c: torch.cat(c), *chunks))
         settings = {
             "model": self.config.about.name, "model_path": self.path, "model_hash": self.hash(), "seed": seed, "steps": how.steps,
-            "sampler": how.sampler, "grid": how.grid, "guidance": how.guidance, "interval": list(how.interval),
+            **how.named(), "guidance": how.guidance, "interval": list(how.interval),
             "rescale": how.rescale, "rule": rule_name(how.rule), "threshold": how.threshold, **self_guidance_settings(how.inner),
             "weaker": weaker and weaker.model.path, "weaker_scale": weaker and weaker.scale,
             "negative": negative, "original": original, "exact": exact, "bf16": bf16,
@@ -347,7 +346,7 @@ A diffusion model made with unnoise. Weights {model_hash}; config.json holds eve
 - Trained on: {about.data}
 - Licence: {about.licence}
 - Network: {type(config.network).__name__}; process: {config.process}
-- Sampled by default with {how.sampler}, {how.steps} steps, guidance {how.guidance:g}
+- Sampled by default with {how.named()["sampler"] or how.sampler}, {how.steps} steps, guidance {how.guidance:g}
 
     unnoise sample THIS_FOLDER {prompts} -n 16 --seed 7 --out samples
 

@@ -9,14 +9,16 @@ from unnoise.control.rules import Linear, Rule
 from unnoise.control.self_guidance import SelfGuidance
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
-from unnoise.samplers.registry import find_grid, find_sampler
+from unnoise.samplers.grids import Grid
+from unnoise.samplers.loop import Sampler
+from unnoise.samplers.registry import Choice, find_grid, find_sampler
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How a model is sampled unless the caller says otherwise.
 
-    steps: sampler steps, at least 1. sampler, grid: names of the samplers' table; grid None takes the sampler's own.
+    steps: sampler steps, at least 1. sampler, grid: names of the samplers' table, or their own kind; grid None takes the sampler's.
     guidance: 1 conditional, 0 unconditional, above 1 exaggerates the prompt. interval: times [low, high] in which guidance acts.
     rescale: 0 none ... 1 full, brings back the spread that guidance inflates. rule: how guidance combines what it is told.
     threshold: a quantile, such as 0.995, of what is kept within the range of pixels; None for none. inner: guidance by a weaker
@@ -24,8 +26,8 @@ class Sampling:
     """
 
     steps: int = 25
-    sampler: str = "dpmpp-2m"
-    grid: str | None = None
+    sampler: str | Sampler = "dpmpp-2m"
+    grid: str | Grid | None = None
     guidance: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
@@ -44,9 +46,18 @@ class Sampling:
             raise InputError(f"rescale {self.rescale} is outside 0 ... 1")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InputError(f"threshold {self.threshold} is a quantile and lies in 0 ... 1; 0.995 is usual")
-        find_sampler(self.sampler)
-        if self.grid is not None:
-            find_grid(self.grid)
+        self.choice()
+
+    def choice(self) -> Choice:
+        """The sampler and the times that it walks. InputError for names that are unknown."""
+        usual = find_sampler(self.sampler) if isinstance(self.sampler, str) else Choice(self.sampler)
+        if self.grid is None:
+            return usual
+        return usual._replace(grid=find_grid(self.grid) if isinstance(self.grid, str) else self.grid)
+
+    def named(self) -> dict[str, str | None]:
+        """The names of sampler and grid; None for what has none, but is the model's own."""
+        return {key: value if isinstance(value, str) else None for key, value in (("sampler", self.sampler), ("grid", self.grid))}
 
 
 @dataclass(frozen=True)
