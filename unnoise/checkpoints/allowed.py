@@ -24,6 +24,7 @@ from unnoise.networks import (
     contrastive,
     embedding,
     flux,
+    kl_autoencoder,
     mp_unet,
     onto,
     patched,
@@ -34,6 +35,7 @@ from unnoise.networks import (
     sets,
     table,
     text,
+    tiny_autoencoder,
     transformer,
     unet,
     word_encoder,
@@ -41,11 +43,11 @@ from unnoise.networks import (
 
 ALLOWED = allow(
     # core
-    schedules.LinearVP, schedules.DiscreteVP, schedules.Cosine, schedules.VE, schedules.EDM, schedules.SubVP,
-    schedules.RectifiedFlow,
+    schedules.LinearVP, schedules.DiscreteVP, schedules.DiscreteCosine, schedules.ZeroTerminal, schedules.Cosine,
+    schedules.VE, schedules.EDM, schedules.SubVP, schedules.RectifiedFlow,
     Gaussian, Masked, UniformCategorical, Torus, Product,
     preconditioning.Data, preconditioning.Noise, preconditioning.Score, preconditioning.V, preconditioning.Velocity,
-    preconditioning.EDM, preconditioning.Categories, preconditioning.Circular, preconditioning.PerField,
+    preconditioning.EDM, preconditioning.AtTimestep, preconditioning.Categories, preconditioning.Circular, preconditioning.PerField,
     # networks
     embedding.Sinusoidal, embedding.Fourier, embedding.Learned, embedding.Timesteps,
     unet.UNetConfig, mp_unet.MPUNetConfig, transformer.DiffusionTransformerConfig, sd3.SD3Config, flux.FluxConfig,
@@ -56,6 +58,7 @@ ALLOWED = allow(
     rules.Linear, rules.Projected, rules.ZeroStar,
     self_guidance.Internal, self_guidance.PerturbedAttention, self_guidance.SmoothedAttention,
     autoencoder.AutoencoderConfig, autoencoder.Plain, autoencoder.DeepCompression, autoencoder.Unnormalised, autoencoder.Normalised,
+    kl_autoencoder.KLAutoencoderConfig, tiny_autoencoder.TinyAutoencoderConfig,
     bottlenecks.KLConfig, bottlenecks.CodebookConfig, bottlenecks.FiniteScalarsConfig,
     # codecs and conditioners
     PixelsConfig, LatentsConfig, TableCodecConfig, columns.Numeric, columns.Categorical, columns.Constant, columns.RowNumber,

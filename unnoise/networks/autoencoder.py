@@ -25,6 +25,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle, silu
 from unnoise.networks.bottlenecks import BottleneckConfig, Code, KLConfig
 from unnoise.networks.layers import zeroed
 from unnoise.networks.norm import GroupNorm
+from unnoise.networks.picture_autoencoder import PictureAutoencoder, PictureAutoencoderConfig, refuse_uneven
 from unnoise.networks.resnet import Residual, act, convolution
 
 
@@ -49,19 +50,20 @@ class Normalised(Blocks):
     groups: int = 32
 
     def block(self, channels: int) -> nn.Module:
-        return NormalisedResidual(channels, math.gcd(self.groups, channels))
+        return NormalisedResidual(channels, channels, math.gcd(self.groups, channels))
 
 
 class NormalisedResidual(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x))))))"""
+    """x + conv(silu(norm(conv(silu(norm(x)))))), x through a 1 x 1 convolution where the number of channels changes."""
 
-    def __init__(self, channels: int, groups: int) -> None:
+    def __init__(self, inputs: int, outputs: int, groups: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.first_norm, self.second_norm = GroupNorm(groups, channels), GroupNorm(groups, channels)
-        self.first, self.second = convolution(channels, channels), zeroed(convolution(channels, channels))
+        self.first_norm, self.second_norm = GroupNorm(groups, inputs, eps), GroupNorm(groups, outputs, eps)
+        self.first, self.second = convolution(inputs, outputs), zeroed(convolution(outputs, outputs))
+        self.skip = convolution(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(silu(self.second_norm(self.first(silu(self.first_norm(x))))))
+        return self.skip(x) + self.second(silu(self.second_norm(self.first(silu(self.first_norm(x))))))
 
 
 class Resampling(ABC):
@@ -127,7 +129,7 @@ def repeated(x: Tensor, channels: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AutoencoderConfig:
+class AutoencoderConfig(PictureAutoencoderConfig):
     """channels: of the picture. patch: side of a patch in pixels; widths: channels of every level, finest first; blocks: residual
     blocks of every level, in encoder and decoder each.
     """
@@ -147,13 +149,16 @@ class AutoencoderConfig:
             raise ValueError(f"patch {self.patch}, widths {self.widths}, blocks {self.blocks}: positive numbers are meant")
 
     @property
+    def latent_channels(self) -> int:
+        return self.bottleneck.latent_channels
+
+    @property
     def factor(self) -> int:
-        """Pixels along a side for one code."""
         return self.patch * 2 ** (len(self.widths) - 1)
 
     @property
     def reach(self) -> int:
-        """Pixels to each side, at most, that a code or a pixel of the decoded picture depends on (without normalisation)."""
+        """Without normalisation; group normalisation makes tiles differ a little, and is faded over."""
         sides = [self.patch * 2**i for i in range(len(self.widths))]
         blocks = sum(2 * n * side for n, side in zip(self.blocks, sides))  # two convolutions of reach 1 each
         return blocks + 2 * sum(sides) + 2 * self.factor  # the changes of level, the first and the last convolution
@@ -171,9 +176,7 @@ def deep_compression(channels: int, factor: int, bottleneck: BottleneckConfig, w
     return AutoencoderConfig(channels, bottleneck, 2, widths, (2,) * levels)
 
 
-class Autoencoder(nn.Module):
-    """Pictures (B, C, H, W) in -1 ... 1, H and W divisible by the factor <-> codes (B, c, H / factor, W / factor)."""
-
+class Autoencoder(PictureAutoencoder):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config, self.bottleneck = config, config.bottleneck.build()
@@ -196,6 +199,9 @@ class Autoencoder(nn.Module):
         """The code itself, (B, c, h, w), float32 at least."""
         return self.bottleneck.latent(self.features(x))
 
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.bottleneck.posterior(self.features(x))
+
     def decode(self, z: Tensor) -> Tensor:
         """Any z (B, c, h, w) is taken for the nearest code."""
         return self.picture(self.bottleneck.snapped(z))
@@ -211,9 +217,7 @@ class Autoencoder(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """What the bottleneck is given: (B, inputs, H / factor, W / factor)."""
-        f = self.config.factor
-        if x.shape[-2] % f or x.shape[-1] % f:
-            raise ValueError(f"pictures of {x.shape[-2]} x {x.shape[-1]}: both sides must be divisible by {f}; pad them")
+        refuse_uneven(x, self.config.factor)
         h = self.stem(pixel_unshuffle(x.to(self.stem.weight.dtype), self.config.patch))
         for i, level in enumerate(self.encoder):
             h = level(self.down[i - 1](h) if i else h)

@@ -45,6 +45,11 @@ class Bottleneck(nn.Module, ABC):
     def latent(self, h: Tensor) -> Tensor:
         """(B, inputs, h, w) -> the code itself, without noise: (B, channels, h, w)."""
 
+    def posterior(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of q(z | x), both (B, channels, h, w), float32 at least; 0 where a code is one point."""
+        z = self.latent(h)
+        return z, torch.zeros_like(z)
+
     @abstractmethod
     def snapped(self, z: Tensor) -> Tensor:
         """Any z -> the nearest that is a code: what a decoder should be given of what another model drew."""
@@ -84,7 +89,6 @@ class KL(Bottleneck):
         self.inputs, self.channels = 2 * config.channels, config.channels
 
     def posterior(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of q(z | x), both (B, channels, h, w), float32 at least."""
         mean, log_std = h.to(wide(h)).chunk(2, 1)
         return mean, log_std.clamp(-10, 4).exp()
 

@@ -86,10 +86,10 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(SelfAttending):
-    def __init__(self, dim: int, head_dim: int, groups: int) -> None:
+    def __init__(self, dim: int, head_dim: int, groups: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.heads = dim // (head_dim or dim)
-        self.norm = GroupNorm(groups, dim)
+        self.norm = GroupNorm(groups, dim, eps)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), zeroed(nn.Linear(dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:

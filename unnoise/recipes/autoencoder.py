@@ -142,9 +142,11 @@ Weights {codec.hash()[:16]}; config.json holds everything else.
 class AutoencoderTask(Task):
     def __init__(self, codec: LatentsConfig, losses: ReconstructionLosses, features: PictureFeatures | None) -> None:
         super().__init__()
-        self.losses, self.factor = losses, codec.autoencoder.factor
-        self.weight = codec.autoencoder.bottleneck.weight
-        self.autoencoder = codec.autoencoder.build()
+        network = codec.autoencoder
+        if not isinstance(network, AutoencoderConfig):
+            raise InputError(f"this recipe trains unnoise's own autoencoders, not a {type(network).__name__}")
+        self.losses, self.factor, self.weight = losses, network.factor, network.bottleneck.weight
+        self.autoencoder = network.build()
         self.features = features
         self.side = min(losses.patch, *(n // 2 if losses.halved else n for n in (codec.height, codec.width)))
         shape = PictureShape(codec.channels, self.side, self.side)

@@ -2,7 +2,8 @@
 
     state = (encode(x) - mean) / std     per channel, of the codes of training pictures, so that a state is of unit size
     x = decode(std state + mean)
-The two are buffers, measured once the autoencoder is trained: no scaling factor is left to whoever uses the codec.
+The two are buffers, measured once the autoencoder is trained, or an open checkpoint's shift and 1 / scaling factor: no such number is
+left to whoever uses the codec. Cast the autoencoder alone to another dtype (`codec.autoencoder.bfloat16()`): they stay in float32.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,9 +24,8 @@ from unnoise.core.state import State
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.show import write_pictures
 from unnoise.modalities.image.tiling import Tiling, tiled
-from unnoise.networks.autoencoder import AutoencoderConfig
-from unnoise.networks.bottlenecks import KL
 from unnoise.networks.layers import pad_to_multiple
+from unnoise.networks.picture_autoencoder import PictureAutoencoderConfig
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,14 @@ class LatentsConfig:
     """Pictures of `height` x `width` pixels; `channels` 1 (grey), 3 (RGB) or 4 (RGBA).
 
     Sides that the autoencoder's factor does not divide are padded by repeating the border, and cropped again. Larger pictures than
-    `tile` pixels a side are coded in tiles (see `tiling`).
+    `tile` pixels a side are coded in tiles (see `tiling`): exactly as the whole where the autoencoder's reach is finite, about so
+    where it is not.
     """
 
     height: int
     width: int
     channels: int
-    autoencoder: AutoencoderConfig
+    autoencoder: PictureAutoencoderConfig
     tile: int = 512
 
     def __post_init__(self) -> None:
@@ -51,7 +52,7 @@ class LatentsConfig:
 
     @property
     def latent_channels(self) -> int:
-        return self.autoencoder.bottleneck.latent_channels
+        return self.autoencoder.latent_channels
 
     def build(self) -> "Latents":
         return Latents(self)
@@ -120,12 +121,8 @@ class Latents(Codec):
 
     @torch.no_grad()
     def posterior(self, data: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of q(state | picture), each (B, c, h, w). InputError for autoencoders that have none."""
-        bottleneck = self.autoencoder.bottleneck
-        if not isinstance(bottleneck, KL):
-            kind = type(self.config.autoencoder.bottleneck).__name__.removesuffix("Config")
-            raise InputError(f"a code of {kind} is one point, not a distribution; only KL autoencoders have a posterior")
-        mean, std = bottleneck.posterior(self.autoencoder.features(self._padded(data)))
+        """Mean and standard deviation of q(state | picture), each (B, c, h, w); 0 where a code is one point."""
+        mean, std = (each.float() for each in self.autoencoder.posterior(self._padded(data)))
         return (mean - _each(self.mean)) / _each(self.std), std / _each(self.std)
 
     def write(self, data: Tensor, out: Path, meta: Sequence[Mapping[str, Any]]) -> list[Path]:
@@ -141,10 +138,13 @@ class Latents(Codec):
 
     def tiling(self, grain: int) -> Tiling:
         """For an input of which `grain` pixels are the side of one code."""
-        f = self.config.autoencoder.factor
-        margin = -(-self.config.autoencoder.reach // f)
-        fade = max(1, 16 // f)
-        side = max(self.config.tile // f, 4 * (margin + fade))  # in codes: smaller tiles would be all margin
+        f, reach = self.config.autoencoder.factor, self.config.autoencoder.reach
+        if reach is None:  # tiles are not what the whole would give: they overlap widely, for what is left changes slowly
+            side = max(self.config.tile // f, 8)
+            margin = fade = side // 8
+        else:
+            margin, fade = -(-reach // f), max(1, 16 // f)
+            side = max(self.config.tile // f, 4 * (margin + fade))  # in codes: smaller tiles would be all margin
         return Tiling(side * grain, margin * grain, fade * grain, grain)
 
 

@@ -1,0 +1,173 @@
+"""Autoencoders of the diffusers library as codecs of ours: configuration, names, and the scale and shift of their latents.
+
+The states that their diffusion models were trained on are (z - shift) scale, or (z - mean) scale / std with a mean and std of every
+channel; ours are (z - mean) / std (`latents`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unnoise.checkpoints.diffusers_names import Table, translate
+from unnoise.checkpoints.foreign.parts import Part
+from unnoise.core.errors import InputError
+from unnoise.modalities.image.latents import LatentsConfig
+from unnoise.networks.kl_autoencoder import KLAutoencoderConfig
+from unnoise.networks.picture_autoencoder import PictureAutoencoderConfig
+from unnoise.networks.tiny_autoencoder import TinyAutoencoderConfig
+
+TILE = 1536
+"""Pixels a side up to which a picture is coded whole, as their library does: tiles would not be quite the same."""
+
+_RESIDUAL = {
+    "first_norm": "norm1",
+    "first": "conv1",
+    "second_norm": "norm2",
+    "second": "conv2",
+    "skip": "conv_shortcut",
+}
+
+KL_TABLE: Table = {
+    **{
+        f"{ours}.residuals.*.{a}": (f"{theirs}.resnets.*.{b}",)
+        for ours, theirs in {
+            "encoder.down.*": "encoder.down_blocks.*",
+            "encoder.middle": "encoder.mid_block",
+            "decoder.middle": "decoder.mid_block",
+            "decoder.up.*": "decoder.up_blocks.*",
+        }.items()
+        for a, b in _RESIDUAL.items()
+    },
+    **{
+        f"{half}.{ours}": theirs
+        for half in ("encoder", "decoder")
+        for ours, theirs in {
+            "first": (f"{half}.conv_in",),
+            "middle.attention.norm": (f"{half}.mid_block.attentions.0.group_norm",),
+            "middle.attention.qkv": tuple(f"{half}.mid_block.attentions.0.to_{x}" for x in "qkv"),
+            "middle.attention.out": (f"{half}.mid_block.attentions.0.to_out.0",),
+            "norm": (f"{half}.conv_norm_out",),
+            "last": (f"{half}.conv_out",),
+        }.items()
+    },
+    "encoder.down.*.resample": ("encoder.down_blocks.*.downsamplers.0.conv",),
+    "decoder.up.*.resample.conv": ("decoder.up_blocks.*.upsamplers.0.conv",),
+    "mix_moments": ("quant_conv",),
+    "mix_codes": ("post_quant_conv",),
+}
+
+KL_FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Of the attention, in files from before 2023 (Stable Diffusion 1's among them)."""
+
+TINY_TABLE: Table = {
+    f"{half}.{ours}": (f"{half}.layers.{theirs}",)
+    for half in ("encoder", "decoder")
+    for ours, theirs in {
+        "*": "*",
+        "*.convolutions.0": "*.conv.0",
+        "*.convolutions.1": "*.conv.2",
+        "*.convolutions.2": "*.conv.4",
+    }.items()
+}
+
+
+def kl_config(theirs: Mapping[str, Any]) -> KLAutoencoderConfig:
+    """From the config.json of an AutoencoderKL. InputError for blocks that Stable Diffusion's have not."""
+    widths = tuple(theirs["block_out_channels"])
+    wanted = {
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+        "act_fn": "silu",
+        "out_channels": theirs["in_channels"],
+    }
+    _refuse_others(theirs, wanted)
+    return KLAutoencoderConfig(
+        channels=theirs["in_channels"],
+        latent_channels=theirs["latent_channels"],
+        widths=widths,
+        blocks=theirs["layers_per_block"],
+        groups=theirs["norm_num_groups"],
+        attention=theirs.get("mid_block_add_attention", True),
+        mixed_moments=theirs.get("use_quant_conv", True),
+        mixed_codes=theirs.get("use_post_quant_conv", True),
+    )
+
+
+def tiny_config(theirs: Mapping[str, Any]) -> TinyAutoencoderConfig:
+    """From the config.json of an AutoencoderTiny. InputError for levels of several widths, which are none of TAESD's."""
+    width = theirs["encoder_block_out_channels"][0]
+    levels = len(theirs["num_encoder_blocks"])
+    wanted = {
+        "encoder_block_out_channels": [width] * levels,
+        "decoder_block_out_channels": [width] * levels,
+        "act_fn": "relu",
+        "upsample_fn": "nearest",
+        "upsampling_scaling_factor": 2,
+        "out_channels": theirs["in_channels"],
+    }
+    _refuse_others(theirs, wanted)
+    return TinyAutoencoderConfig(
+        channels=theirs["in_channels"],
+        latent_channels=theirs["latent_channels"],
+        width=width,
+        encoder=tuple(theirs["num_encoder_blocks"]),
+        decoder=tuple(theirs["num_decoder_blocks"]),
+    )
+
+
+READERS: Mapping[str, tuple[Callable[[Mapping[str, Any]], PictureAutoencoderConfig], Table]] = {
+    "AutoencoderKL": (kl_config, KL_TABLE),
+    "AutoencoderTiny": (tiny_config, TINY_TABLE),
+}
+
+
+def read_autoencoder(part: Part, height: int, width: int) -> tuple[LatentsConfig, dict[str, Tensor]]:
+    """The codec for pictures of height x width pixels, and its state dict: weights as they lie in the file, mean and std float32.
+
+    Raises InputError for a kind of autoencoder that is not known here, and for weights that do not fit the configuration.
+    """
+    if part.kind not in READERS:
+        raise InputError(f"{part.where}: autoencoders of class {part.kind} are not known here; {', '.join(READERS)} are")
+    read, table = READERS[part.kind]
+    try:
+        network = read(part.config)
+        with torch.device("meta"):
+            ours = network.build().state_dict()
+        weights = translate({_present_name(name): part.tensors[name] for name in part.tensors}, table, ours)
+    except KeyError as e:
+        raise InputError(f"{part.where}: the configuration of the autoencoder lacks {e}") from None
+    except (InputError, ValueError) as e:
+        raise InputError(f"{part.where}: {e}") from None
+    mean, std = latents_statistics(part.config, network.latent_channels)
+    config = LatentsConfig(height, width, network.channels, network, TILE)
+    return config, {"mean": mean, "std": std, **{f"autoencoder.{name}": w for name, w in weights.items()}}
+
+
+def latents_statistics(theirs: Mapping[str, Any], channels: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the codes, (channels,) each. Without a mean of every channel the shift is that of all."""
+    scale = _per_channel(theirs.get("scaling_factor"), 1.0, channels)
+    mean = _per_channel(theirs.get("latents_mean"), theirs.get("shift_factor") or 0.0, channels)
+    return mean, _per_channel(theirs.get("latents_std"), 1.0, channels) / scale
+
+
+def _per_channel(value: float | list[float] | None, default: float, channels: int) -> Tensor:
+    """(channels,) float32."""
+    values = torch.tensor(default if value is None else value, dtype=torch.float32)
+    if values.numel() not in (1, channels):
+        raise InputError(f"{values.numel()} numbers for an autoencoder's latents of {channels} channels: one each is meant")
+    return values.flatten().expand(channels).clone()
+
+
+def _present_name(name: str) -> str:
+    module, _, leaf = name.rpartition(".")
+    place, _, last = module.rpartition(".")
+    return f"{place}.{KL_FORMER_NAMES[last]}.{leaf}" if last in KL_FORMER_NAMES and ".attentions." in module else name
+
+
+def _refuse_others(theirs: Mapping[str, Any], wanted: Mapping[str, object]) -> None:
+    for name, value in wanted.items():
+        found = theirs.get(name, value)
+        if (list(found) if isinstance(found, tuple) else found) != value:
+            raise InputError(f"{name} {found!r} in the autoencoder's configuration: {value!r} is what can be built here")
