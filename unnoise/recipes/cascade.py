@@ -19,7 +19,7 @@ from unnoise.model import DiffusionModel, Samples, following
 from unnoise.networks.onto import OntoPictureConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.recipes.options import Options
-from unnoise.recipes.pictures import untold
+from unnoise.recipes.pictures import plain
 from unnoise.recipes.run import Run
 from unnoise.recipes.sources import OpenPictures, PictureSource
 
@@ -27,7 +27,7 @@ _DIM = 192  # of the vector: words and strength
 
 
 def super_resolution(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
-    run, data = untold(opened, source, options), opened.pictures
+    run, data = plain(opened, source, options), opened.pictures
     codec, network = run.model.codec, run.model.network
     assert isinstance(codec, PixelsConfig)
     assert isinstance(network, DiffusionTransformerConfig)

@@ -24,7 +24,7 @@ from unnoise.modalities.image.data import PictureOptions
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.recipes.contender import GRAIN, Diffusion
 from unnoise.recipes.options import Options
-from unnoise.recipes.pictures import untold
+from unnoise.recipes.pictures import plain
 from unnoise.recipes.run import Run
 from unnoise.recipes.sources import Opened, OpenPictures, OpenTable, PictureSource, TableSource, source_of
 from unnoise.recipes.tables import tables
@@ -168,7 +168,7 @@ def read(asked: Comparison) -> Data:
     missing = ""
     if isinstance(opened, OpenPictures) and isinstance(source, PictureSource):
         classes = opened.pictures.classes or ()
-        run = untold(opened, source, Options())
+        run = plain(opened, source, Options())
         codec: PixelsConfig | TableCodecConfig = opened.pictures.codec()
         if not classes:
             missing = "No classes are known of these pictures: models are told nothing, and there is no control to measure."

@@ -25,7 +25,7 @@ from unnoise.recipes.autoencoder import AutoencoderRun, autoencoder
 from unnoise.recipes.distil_text import DistilRun
 from unnoise.recipes.latent_cache import cached_latents
 from unnoise.recipes.options import Options
-from unnoise.recipes.pictures import told_sizes, untold
+from unnoise.recipes.pictures import plain, told_sizes, with_middle_head
 from unnoise.recipes.run import AnyRun, Interrupted, Preview, Run, averaged_denoiser, first_process, fit_denoiser
 from unnoise.recipes.sources import Opened, OpenPictures, PictureSource
 from unnoise.training.config import TrainConfig
@@ -136,7 +136,7 @@ def _given(codec: GivenCodec) -> Latents:
 
 def latent(opened: OpenPictures, source: PictureSource, options: Options) -> LatentRun:
     """A transformer on at most about 16 x 16 patches of latents, told what the recipe `pictures` tells."""
-    run = untold(opened, source, options)
+    run = plain(opened, source, options)
     whole = {f.name for f in fields(Options)} & {"seed", "background", "flip", "alpha", "compression"}
     own = Options(**{k: getattr(options, k) for k in whole})
     config, first = first_stage(opened, options, lambda: autoencoder(opened, source, own))
@@ -145,11 +145,12 @@ def latent(opened: OpenPictures, source: PictureSource, options: Options) -> Lat
     assert isinstance(run.objective, Denoising)
     network = replace(run.model.network, channels=config.latent_channels, patch=max(1, -(-side // 16)))
     model = replace(run.model, codec=config, network=network, preconditioner=Data(1.0))
+    model, objective = with_middle_head(model, replace(run.objective, times=LowDiscrepancy(LogitNormal(0.0, 1.0))), options)
     return LatentRun(
         data=source,
         first=first,
         model=told_sizes(model, opened.pictures),
-        objective=replace(run.objective, times=LowDiscrepancy(LogitNormal(0.0, 1.0))),
+        objective=objective,
         train=run.train,
         preview=run.preview,
         words=run.words,

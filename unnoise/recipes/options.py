@@ -42,6 +42,8 @@ class Options:
     """Train the weight matrices with Muon, the rest with AdamW."""
     transport: bool = False
     """For pictures: pair noise and pictures within each batch by optimal transport (needs scipy)."""
+    internal_guidance: bool = False
+    """For transformers: train a middle head along, which `unnoise sample --inner internal` leads away from."""
     codec: str | None = None
     """For latent models: the folder of a codec that was trained before, by the recipe autoencoder; else one is trained first."""
     compression: int | None = None

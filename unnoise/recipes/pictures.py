@@ -16,7 +16,7 @@ from unnoise.core.codec import UnconditionalConfig
 from unnoise.core.coupling import Independent, OptimalTransport
 from unnoise.core.errors import InputError
 from unnoise.core.losses import SquaredError
-from unnoise.core.objectives import Denoising
+from unnoise.core.objectives import Denoising, DenoisingTwice, PerSample
 from unnoise.core.preconditioning import EDM as EDMPreconditioner
 from unnoise.core.preconditioning import Affine, Data, Noise
 from unnoise.core.processes import Gaussian
@@ -64,12 +64,14 @@ class Diffusion:
 
 
 def pictures(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
-    run = untold(opened, source, options)
-    return replace(run, model=told_sizes(run.model, opened.pictures))
+    run = plain(opened, source, options)
+    assert isinstance(run.objective, Denoising)
+    model, objective = with_middle_head(run.model, run.objective, options)
+    return replace(run, model=told_sizes(model, opened.pictures), objective=objective)
 
 
-def untold(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
-    """The recipe `pictures`, told no sizes: what others build upon."""
+def plain(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
+    """The recipe `pictures` with one head and told no sizes: what others build upon."""
     data = opened.pictures
     told = _told(data, options)
     side = max(data.height, data.width)
@@ -229,6 +231,17 @@ def _run(
         preview=Preview(prompts, n=max(1, 32 // max(1, len(prompts))), seed=options.seed),
         words=options.text_encoder if isinstance(told.conditioner, DistilledConfig) else None,
     )
+
+
+def with_middle_head(model: ModelConfig, objective: Denoising, options: Options) -> tuple[ModelConfig, PerSample]:
+    """Network and objective, with a head after half of the blocks if internal guidance is to have one. InputError for one block."""
+    if not options.internal_guidance:
+        return model, objective
+    network = model.network
+    assert isinstance(network, DiffusionTransformerConfig)
+    if network.depth < 2:
+        raise InputError("--internal-guidance: a head in the middle of the network needs --depth 2 at least")
+    return replace(model, network=replace(network, head_at=network.depth // 2)), DenoisingTwice(objective)
 
 
 def told_sizes(model: ModelConfig, data: PictureData) -> ModelConfig:

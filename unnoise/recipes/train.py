@@ -56,6 +56,10 @@ RECIPES: Mapping[str, Callable[[Any, Any, Options], AnyRun]] = {
 }
 BUCKETED = ("pictures", "unet", "ddpm", "edm", "edm2")
 """Recipes whose batches may each be of another shape."""
+TAKEN_BY: Mapping[str, tuple[str, ...]] = {
+    "internal_guidance": ("pictures", "latent"),
+}
+"""Options that all other recipes refuse, so that nobody waits for what does not come."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,9 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
         raise InputError(f"recipe {name!r} does not fit {data}, which is {'a set of pictures' if is_picture else 'a table'}")
     if options.buckets is not None and name not in BUCKETED:
         raise InputError(f"--buckets: recipe {name!r} takes data of one size; those that take several are {', '.join(BUCKETED)}")
+    for option, takers in TAKEN_BY.items():
+        if getattr(options, option) and name not in takers:
+            raise InputError(f"--{option.replace('_', '-')}: not for recipe {name!r}; those that take it are {', '.join(takers)}")
     opened = source.open(progress=first_process())
     return Plan(name, RECIPES[name](opened, source, options), opened)
 

@@ -30,7 +30,7 @@ from unnoise.networks.contrastive import PictureTowerConfig
 from unnoise.networks.sets import SetTransformerConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.recipes.options import Options
-from unnoise.recipes.pictures import untold
+from unnoise.recipes.pictures import plain
 from unnoise.recipes.retrieval import RetrievalRun, retrieval
 from unnoise.recipes.run import AnyRun, Interrupted, Preview, Run, averaged_denoiser, fit_denoiser
 from unnoise.recipes.sources import Opened, OpenPictures, PictureSource
@@ -110,7 +110,7 @@ class EmbeddedRun(AnyRun):
 
 
 def unclip_prior(opened: OpenPictures, source: PictureSource, options: Options) -> EmbeddedRun:
-    run, (embedder, tower) = untold(opened, source, options), _embedder(opened, source, options)
+    run, (embedder, tower) = plain(opened, source, options), _embedder(opened, source, options)
     told = run.model.network
     assert isinstance(told, DiffusionTransformerConfig)
     if not any(opened.pictures.captions):
@@ -132,7 +132,7 @@ def unclip_prior(opened: OpenPictures, source: PictureSource, options: Options) 
 
 
 def unclip_decoder(opened: OpenPictures, source: PictureSource, options: Options) -> EmbeddedRun:
-    run, (embedder, tower) = untold(opened, source, options), _embedder(opened, source, options)
+    run, (embedder, tower) = plain(opened, source, options), _embedder(opened, source, options)
     network = run.model.network
     assert isinstance(network, DiffusionTransformerConfig)
     conditioner = EmbeddedConfig(run.model.conditioner, tower, _DIM, network.vector_dim)
