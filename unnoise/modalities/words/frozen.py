@@ -15,20 +15,21 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import Field, dataclass, replace
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from unnoise.core.codec import Conditioner
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond
 from unnoise.modalities.words.book import Book, Row
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig, padded, scaled, scaled_keeping_mean
 from unnoise.modalities.words.source import Opened, model_type, open_encoder
-from unnoise.modalities.words.syntax import Said
+from unnoise.modalities.words.syntax import Said, Span
 
 REMEMBERED = 4096
 """Prompts whose embeddings stay in memory."""
@@ -45,13 +46,28 @@ class Window(NamedTuple):
     weights: Tensor
 
 
+class Told(Protocol):
+    """What the configuration of every frozen encoder says: a frozen dataclass. Fields as CLIPTextConfig's."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def hash(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def most(self) -> int: ...
+
+
 class Frozen(Emphatic, ABC):
     """cond: tokens (B, L, width), mask (B, L), and vector (B, V) where the encoder has one; all of it made by `prepare`.
 
     The network is no part of this module: it is neither trained nor saved, nor copied.
     """
 
-    def __init__(self, config: "FrozenConfig", opened: Opened, width: int, places: int, padded: bool) -> None:
+    def __init__(self, config: Told, opened: Opened, width: int, places: int, padded: bool) -> None:
         """width: of the tokens. places: of a window, which are filled up where `padded`. InputError for another encoder."""
         super().__init__()
         if width != config.width:
@@ -70,6 +86,12 @@ class Frozen(Emphatic, ABC):
         """Names the encoder and how it is read, but not where it lies: embeddings under one identity are the same."""
         told = replace(self.config, source="", most=0)
         return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+    def apart(self) -> Opened:
+        """The network and the tokenizer, from now on this encoder's own, to be changed. What it has encoded is forgotten."""
+        self.opened, self.book = self.opened.apart() if self.opened.shared else self.opened, Book.empty()
+        self._recent.clear()
+        return self.opened
 
     @abstractmethod
     def encode(self, ids: Tensor, weights: Tensor) -> Row:
@@ -124,13 +146,16 @@ class Frozen(Emphatic, ABC):
         """Ids and weights of a prompt, cut where a BREAK stands and where a window is full."""
         windows = []
         for chunk in said.chunks:
-            told = [(i, weight) for text, weight in chunk for i in self._ids(text)]
+            told = self._spoken(chunk)
             windows += [told[a : a + self._room] for a in range(0, max(1, len(told)), self._room)]
         if len(windows) > self.config.most:
             start, most = said.text[:37] + "...", self.config.most
             takes = f"takes {len(windows):,} windows of {self._room} tokens; this model reads {most} at most"
             raise InputError(f"the prompt {start!r} {takes}: shorten it")
         return windows
+
+    def _spoken(self, chunk: Sequence[Span]) -> list[tuple[int, float]]:
+        return [(i, weight) for text, weight in chunk for i in self._ids(text)]
 
     def _ids(self, text: str) -> list[int]:
         whole = text.encode(errors="replace").decode()  # half a surrogate pair is no character
@@ -239,6 +264,15 @@ class Sentence(Frozen):
     def encode(self, ids: Tensor, weights: Tensor) -> Row:
         tokens = scaled(self.opened.network(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state, weights)
         return Row(tokens, normalize(tokens.mean(1), dim=-1))
+
+
+def encoders_of(conditioner: Conditioner) -> dict[str, Frozen]:
+    """The frozen encoders in a conditioner, in order, as diffusers calls them (text_encoder, text_encoder_2, text_encoder_3), and
+    again as ComfyUI does (clip_l, clip_g, t5xxl)."""
+    frozen = [m for m in conditioner.modules() if isinstance(m, Frozen)]
+    out = {f"text_encoder{'' if i == 1 else f'_{i}'}": e for i, e in enumerate(frozen, 1)}
+    out |= dict(zip(("clip_l", "clip_g"), (e for e in frozen if isinstance(e, CLIPText))))
+    return out | dict(zip(("t5xxl",), (e for e in frozen if isinstance(e, T5Text))))
 
 
 FrozenConfig = CLIPTextConfig | T5TextConfig | SentenceConfig

@@ -4,6 +4,7 @@ A source is a folder in transformers' format, a name on its hub (OWNER/NAME), or
 (OWNER/NAME/text_encoder_2, whose tokenizer lies in tokenizer_2). Models that a Python package carries are found there, offline.
 """
 
+import copy
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,12 +32,18 @@ _HEADS = (_UNUSED, "text_projection.")
 class Opened:
     """A frozen network with its tokenizer; shared by all who open the same source, however often they are copied.
 
-    hash: of its weights, 16 hexadecimal digits.
+    hash: of its weights, 16 hexadecimal digits. shared: whether others may use it too.
     """
 
     network: Any
     tokenizer: Any
     hash: str
+    shared: bool = True
+
+    def apart(self) -> "Opened":
+        """The same for one user alone, who may change it: modules of its own around the same weights, a tokenizer of its own."""
+        weights = {id(w): w for w in (*self.network.parameters(), *self.network.buffers())}
+        return Opened(copy.deepcopy(self.network, weights), copy.deepcopy(self.tokenizer), self.hash, shared=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Opened":
         return self

@@ -1,0 +1,269 @@
+"""Adapters: small changes of a network's weights, kept apart from it; composed without merging, or merged and taken out again.
+
+A layer of weight W and offset b, under adapters i of weights w_i, answers  W x + b + sum_i w_i (D_i x + d_i),  where D = D(W) is
+
+    LowRank      s B A                      LoRA (Hu et al. 2021, 2106.09685, section 4.1), s = alpha / rank; A a convolution: LoCon
+    Hadamard     s (B1 A1) * (B2 A2)        LoHa (Yeh et al. 2023, 2309.14859, section 3.2), entry by entry
+    Kronecker    s (C kron D)               LoKr (ibid., section 3.3)
+    Whole        D                          a difference of weights as it is
+    Decomposed   m (W + D) / |W + D| - W    DoRA (Liu et al. 2024, 2402.09353, equation 5), D one of those above, |.| row by row or
+                                            column by column
+So w = 0 is always the network as it was, also for DoRA (as in ComfyUI; PEFT scales D within the norm). A change may concern only
+some rows of a layer, because layers here do together what others do in several (queries, keys and values).
+
+Networks are untouched: what is added hangs on their layers as hooks, state dicts stay what they were, and an adapter's tensors are
+its own parameters: it can be trained by itself.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, linear
+
+from unnoise.networks.layers import wide
+
+Layer = nn.Linear | nn.Conv2d
+
+
+class Change(nn.Module, ABC):
+    """D and d. offset: d (rows,) or None."""
+
+    offset: nn.Parameter | None
+
+    @abstractmethod
+    def delta(self, weight: Tensor) -> Tensor:
+        """D(W), of the shape of W, which is (rows, in) or (rows, in, height, width)."""
+
+    @abstractmethod
+    def narrowed(self, start: int, rows: int) -> "Change":
+        """The change of these rows alone."""
+
+    def added(self, layer: Layer, weight: Tensor, x: Tensor) -> Tensor:
+        """D x as the layer applies its weights; weight: those rows of its own that are changed."""
+        return _applied(layer, self.delta(weight.to(wide(weight))).to(x), x)
+
+
+class LowRank(Change):
+    """down: A (r, in), or (r, in, height, width) for a convolution; up: B (rows, r)."""
+
+    def __init__(self, down: Tensor, up: Tensor, scale: float = 1.0, offset: Tensor | None = None) -> None:
+        super().__init__()
+        self.down, self.up, self.scale, self.offset = nn.Parameter(down), nn.Parameter(up), scale, _parameter(offset)
+
+    def delta(self, weight: Tensor) -> Tensor:
+        return self.scale * (self.up.to(weight) @ self.down.to(weight).flatten(1)).reshape(weight.shape)
+
+    def narrowed(self, start: int, rows: int) -> "LowRank":
+        return LowRank(self.down.data, self.up.data[start : start + rows], self.scale, _rows(self.offset, start, rows))
+
+    def added(self, layer: Layer, weight: Tensor, x: Tensor) -> Tensor:
+        h, up = _applied(layer, self.down.to(x), x), self.up.to(x)
+        return self.scale * (linear(h, up) if isinstance(layer, nn.Linear) else conv2d(h, up[:, :, None, None]))
+
+
+class Hadamard(Change):
+    """first, second: each (B, A), B (rows, r) and A (r, in), or (r, in, height, width) for a convolution."""
+
+    def __init__(self, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], scale: float) -> None:
+        super().__init__()
+        self.first, self.second = nn.ParameterList(first), nn.ParameterList(second)
+        self.scale, self.offset = scale, None
+
+    def delta(self, weight: Tensor) -> Tensor:
+        (b1, a1), (b2, a2) = ([p.to(weight) for p in pair] for pair in (self.first, self.second))
+        return self.scale * ((b1 @ a1.flatten(1)) * (b2 @ a2.flatten(1))).reshape(weight.shape)
+
+    def narrowed(self, start: int, rows: int) -> "Hadamard":
+        (b1, a1), (b2, a2) = ([p.data for p in pair] for pair in (self.first, self.second))
+        return Hadamard((b1[start : start + rows], a1), (b2[start : start + rows], a2), self.scale)
+
+
+class Kronecker(Change):
+    """left: C (a, b), or the two factors (a, r), (r, b) of it; right: D (c, d), or (c, d, height, width), or its two factors.
+
+    Of rows a c and inputs b d.
+    """
+
+    def __init__(self, left: Sequence[Tensor], right: Sequence[Tensor], scale: float) -> None:
+        super().__init__()
+        self.left, self.right = nn.ParameterList(left), nn.ParameterList(right)
+        self.scale, self.offset = scale, None
+
+    def delta(self, weight: Tensor) -> Tensor:
+        c, d = (_product([p.to(weight).flatten(1) for p in side]) for side in (self.left, self.right))
+        return self.scale * torch.kron(c, d).reshape(weight.shape)
+
+    def narrowed(self, start: int, rows: int) -> "Whole":
+        c, d = (_product([p.data.flatten(1) for p in side]) for side in (self.left, self.right))
+        return Whole(self.scale * torch.kron(c, d)[start : start + rows])
+
+
+class Whole(Change):
+    """difference: D, of the weight's number of entries; offset: d."""
+
+    def __init__(self, difference: Tensor | None = None, offset: Tensor | None = None) -> None:
+        super().__init__()
+        self.difference, self.offset = _parameter(difference), _parameter(offset)
+
+    def delta(self, weight: Tensor) -> Tensor:
+        return torch.zeros_like(weight) if self.difference is None else self.difference.to(weight).reshape(weight.shape)
+
+    def narrowed(self, start: int, rows: int) -> "Whole":
+        return Whole(_rows(self.difference, start, rows), _rows(self.offset, start, rows))
+
+
+class Decomposed(Change):
+    """magnitude: m (rows,), or with by_input (in,)."""
+
+    def __init__(self, direction: Change, magnitude: Tensor, by_input: bool = False) -> None:
+        super().__init__()
+        self.direction, self.magnitude, self.by_input = direction, nn.Parameter(magnitude), by_input
+        self.offset = direction.offset
+
+    def delta(self, weight: Tensor) -> Tensor:
+        moved, kept = weight + self.direction.delta(weight), 1 if self.by_input else 0
+        norm = moved.transpose(0, kept).flatten(1).norm(dim=1)
+        shape = [-1 if i == kept else 1 for i in range(weight.ndim)]
+        return moved * (self.magnitude.to(weight) / norm).reshape(shape) - weight
+
+    def narrowed(self, start: int, rows: int) -> "Decomposed":
+        """Of columns' norms the rows that are left out are no part any more, so these cannot be narrowed: ValueError."""
+        if self.by_input:
+            raise ValueError("magnitudes of columns belong to all rows")
+        return Decomposed(self.direction.narrowed(start, rows), self.magnitude.data[start : start + rows])
+
+
+@dataclass(frozen=True)
+class Place:
+    """Rows start ... start + rows of the weight of a network's layer, a module's name."""
+
+    layer: str
+    start: int
+    rows: int
+
+
+class Adapter(nn.Module):
+    """Changes that belong together, of layers of one network: what one file holds."""
+
+    def __init__(self, changes: Sequence[tuple[Place, Change]]) -> None:
+        super().__init__()
+        self.places, self.changes = tuple(p for p, _ in changes), nn.ModuleList(c for _, c in changes)
+
+    def items(self) -> list[tuple[Place, Change]]:
+        return [(p, c) for p, c in zip(self.places, self.changes) if isinstance(c, Change)]
+
+
+Term = tuple[float, Place, Change]
+
+
+class Adapted:
+    """A network and the adapters on it. Not a module: it holds nothing of what is saved with the network.
+
+    `of(network)` finds the one there is.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.adapters: dict[str, tuple[Adapter, float]] = {}
+        self._hung: dict[Layer, Hung] = {}
+        self._kept: dict[Layer, tuple[Tensor, Tensor | None]] = {}
+
+    @classmethod
+    def of(cls, network: nn.Module) -> "Adapted":
+        """The network's own, or a new one."""
+        found = (hook.owner for m in network.modules() for hook in m._forward_hooks.values() if isinstance(hook, Hung))
+        return next(found, None) or cls(network)
+
+    @property
+    def merged(self) -> bool:
+        return bool(self._kept)
+
+    def set(self, adapters: Mapping[str, tuple[Adapter, float]]) -> None:
+        """These by name, each with its weight, in place of those before; none takes all away. What was merged is merged again."""
+        merged = self.merged
+        self.unmerge()
+        for hook in self._hung.values():
+            hook.handle.remove()
+        self._hung, self.adapters = {}, dict(adapters)
+        for adapter, weight in adapters.values():
+            for place, change in adapter.items() if weight else ():
+                layer = self.network.get_submodule(place.layer)
+                assert isinstance(layer, nn.Linear | nn.Conv2d)
+                change.to(layer.weight.device)
+                if layer not in self._hung:
+                    self._hung[layer] = Hung(self, layer)
+                self._hung[layer].terms.append((weight, place, change))
+        if merged:
+            self.merge()
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Into the weights: no cost in sampling any more, but the memory of a second copy of the layers concerned, kept aside."""
+        for layer, hook in self._hung.items() if not self.merged else ():
+            weight, bias = layer.weight, layer.bias
+            self._kept[layer] = weight, bias
+            sums, offsets = weight.to(wide(weight)).clone(), weight.new_zeros(len(weight), dtype=wide(weight))
+            for w, place, change in hook.terms:
+                rows = slice(place.start, place.start + place.rows)
+                sums[rows] += w * change.delta(weight[rows].to(sums))
+                if change.offset is not None:
+                    offsets[rows] += w * change.offset.to(offsets)
+            layer.weight = nn.Parameter(sums.to(weight), weight.requires_grad)
+            if any(change.offset is not None for _, _, change in hook.terms):
+                offsets = offsets if bias is None else bias.to(offsets) + offsets
+                layer.bias = nn.Parameter(offsets.to(weight), weight.requires_grad)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """The weights are those from before, bit for bit; the adapters act beside them again."""
+        for layer, (weight, bias) in self._kept.items():
+            for p in (weight, bias):
+                if p is not None:
+                    p.data = p.data.to(layer.weight)  # the network may lie elsewhere by now
+            layer.weight, layer.bias = weight, bias
+        self._kept = {}
+
+
+class Hung:
+    """The hook of one layer: adds what the changes make of its input to what it answers."""
+
+    def __init__(self, owner: Adapted, layer: Layer) -> None:
+        self.owner, self.terms = owner, list[Term]()
+        self.handle = layer.register_forward_hook(self)
+
+    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        if self.owner.merged:
+            return
+        x, channels = inputs[0], -1 if isinstance(layer, nn.Linear) else 1
+        for weight, place, change in self.terms:
+            rows = out.narrow(channels, place.start, place.rows)
+            own = layer.weight[place.start : place.start + place.rows]
+            rows.add_(change.added(layer, own, x), alpha=weight)
+            if change.offset is not None:
+                offset = weight * change.offset.to(out)
+                rows.add_(offset if channels == -1 else offset[:, None, None])
+
+
+def _applied(layer: Layer, weight: Tensor, x: Tensor) -> Tensor:
+    """The layer with another weight, and without its offset."""
+    if isinstance(layer, nn.Linear):
+        return linear(x, weight)
+    assert layer.padding_mode == "zeros"
+    assert layer.groups == 1
+    return conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation)
+
+
+def _product(factors: Sequence[Tensor]) -> Tensor:
+    return factors[0] if len(factors) == 1 else factors[0] @ factors[1]
+
+
+def _parameter(x: Tensor | None) -> nn.Parameter | None:
+    return None if x is None else nn.Parameter(x)
+
+
+def _rows(x: Tensor | None, start: int, rows: int) -> Tensor | None:
+    return None if x is None else x.data[start : start + rows]
