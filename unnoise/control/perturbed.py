@@ -7,6 +7,7 @@
 
 What it loses is structure: which parts belong together. So leading away from it (`guided`) brings structure out, without a
 condition. Words that a block sees as further keys stay seen, each position weighing them against itself.
+Blocks are numbered in the order in which they run; those of Stable Diffusion's U-Net are its transformers: down, middle, up.
 """
 
 import copy
@@ -43,18 +44,19 @@ def averaged(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Ten
 
 
 def perturbed(denoiser: Denoiser, blocks: Sequence[int] = (), replacement: Attend = identity) -> Denoiser:
-    """The denoiser with `replacement` for self-attention in these of its network's `blocks`; none given: the middle one of such.
+    """The denoiser with `replacement` for self-attention in these of its network's `blocks`; none given: the one in the middle.
 
     The weights are shared, and the denoiser itself stays as it is. Raises InputError for a network without such blocks.
     """
     have = attending(denoiser)
-    chosen = blocks or [have[len(have) // 2]]
+    chosen = blocks or [_central(denoiser, have)]
     wrong = [i for i in chosen if i not in have]
     if wrong:
         raise InputError(f"block {wrong[0]} has no self-attention to perturb; of this network's blocks these have: {_list(have)}")
     assert isinstance(denoiser, NetworkDenoiser)
-    network = _shallow(denoiser.network)
-    network.blocks = nn.ModuleList(_replaced(b, replacement) if i in chosen else b for i, b in enumerate(_blocks(network)))
+    of = _blocks(denoiser.network)
+    attending_there = {id(m) for i in chosen for m in of[i].modules() if isinstance(m, SelfAttending)}
+    network = _replaced(denoiser.network, attending_there, replacement)
     return NetworkDenoiser(network, denoiser.process, denoiser.preconditioner)
 
 
@@ -69,21 +71,24 @@ def attending(denoiser: Denoiser) -> list[int]:
 
 def _blocks(network: nn.Module) -> Sequence[nn.Module]:
     blocks = getattr(network, "blocks", ())
-    return list(blocks) if isinstance(blocks, nn.ModuleList) else []
+    return list(blocks) if isinstance(blocks, nn.ModuleList | list) else []
 
 
-def _shallow(module: nn.Module) -> nn.Module:
-    """The module with a list of submodules of its own; they, and all weights, are the same."""
-    new = copy.copy(module)
-    new._modules = dict(module._modules)
-    return new
+def _central(denoiser: Denoiser, have: Sequence[int]) -> int:
+    """The block in the middle of a U-Net that knows it, else the middle one of those that have self-attention."""
+    central = getattr(denoiser.network, "central", None) if isinstance(denoiser, NetworkDenoiser) else None
+    return central if isinstance(central, int) and central in have else have[len(have) // 2]
 
 
-def _replaced(module: nn.Module, replacement: Attend) -> nn.Module:
-    new = _shallow(module)
-    for name, child in module._modules.items():
-        new._modules[name] = None if child is None else _replaced(child, replacement)
-    if isinstance(new, SelfAttending):
+def _replaced(module: nn.Module, chosen: set[int], replacement: Attend) -> nn.Module:
+    """The module with copies of the `chosen` ones in it (by id), and of what leads to them."""
+    children = {n: None if child is None else _replaced(child, chosen, replacement) for n, child in module._modules.items()}
+    if id(module) not in chosen and all(children[n] is child for n, child in module._modules.items()):
+        return module
+    new = copy.copy(module)  # it shares its weights
+    new._modules = children
+    if id(module) in chosen:
+        assert isinstance(new, SelfAttending)
         new.attend = replacement
     return new
 

@@ -1,8 +1,10 @@
 """The transformer of FLUX.1 (Black Forest Labs 2024): joint blocks, then single blocks (`mmdit`), positions rotary on three axes.
 
 Words lie at (0, 0, 0), the patch in row y and column x at (0, y, x). A network distilled from guided sampling is told the scale.
+Adapters (`steering`) add residuals to the picture's tokens behind each joint block (`block`) and each single one (`single`).
 """
 
+from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, r
 from unnoise.networks.layers import beside, pad_to_multiple, patchify, run, unpatchify, zeroed
 from unnoise.networks.mmdit import JointBlock, SingleBlock, modulated
 from unnoise.networks.sd3 import words_and_mask
+from unnoise.networks.steering import residual, steered
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class FluxConfig:
         return Flux(self)
 
 
-class Flux(nn.Module):
-    """Set `checkpointing` to trade time for memory in training."""
+class FluxStem(nn.Module, ABC):
+    """All but the last layer, which a ControlNet has too. `checkpointing` trades time for memory in training."""
 
     def __init__(self, config: FluxConfig) -> None:
         super().__init__()
@@ -57,31 +60,49 @@ class Flux(nn.Module):
         self.tokens = nn.Linear(config.token_dim, width)
         self.blocks = nn.ModuleList(JointBlock(width, config.heads, norm_qk=True) for _ in range(config.joint))
         self.singles = nn.ModuleList(SingleBlock(width, config.heads) for _ in range(config.single))
-        self.modulation = zeroed(nn.Linear(width, 2 * width))
-        self.out = zeroed(nn.Linear(width, config.channels * area))
+
+    def patched(self, x: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, int, int]:
+        """Patches (B, N, width), and how many rows and columns of them. Arguments as Flux's."""
+        p = self.config.patch
+        h = pad_to_multiple(beside(x.to(self.patches.weight.dtype), cond, self.config.picture_channels), p)
+        return self.patches(patchify(h, p)), h.shape[-2] // p, h.shape[-1] // p
+
+    def summary(self, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """What modulates every block: (B, width)."""
+        return silu(self.embedding(noise_level, cond.get("vector"), cond.get("guidance")))
+
+
+class Flux(FluxStem):
+    """Set `checkpointing` to trade time for memory in training."""
+
+    def __init__(self, config: FluxConfig) -> None:
+        super().__init__(config)
+        self.places = {"block": config.joint, "single": config.single}
+        self.modulation = zeroed(nn.Linear(config.width, 2 * config.width))
+        self.out = zeroed(nn.Linear(config.width, config.channels * config.patch**2))
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """x (B, C, H, W), noise_level (B,), cond: `vector` (B, vector_dim), `tokens` (B, L, token_dim), `mask` (B, L),
-        `picture` (B, picture_channels, H, W), `guidance` (B,) -> as x.
+        `picture` (B, picture_channels, H, W), `guidance` (B,), and what adapters add (`steering`) -> as x.
 
         Absent entries count as zeros, absent tokens as none, an absent guidance as 1: plainly conditional.
         """
         height, width = x.shape[-2:]
-        dtype, p = self.out.weight.dtype, self.config.patch
-        h = pad_to_multiple(beside(x.to(dtype), cond, self.config.picture_channels), p)
-        rows, columns = h.shape[-2] // p, h.shape[-1] // p
-        h = self.patches(patchify(h, p))
+        h, rows, columns = self.patched(x, cond)
         words, mask = words_and_mask(cond, self.tokens, h)
         rotary = rotary_axes(where(words.shape[1], rows, columns, x.device), self.config.axes)
-        c = silu(self.embedding(noise_level, cond.get("vector"), cond.get("guidance")))
-        for block in self.blocks:
+        c = self.summary(noise_level, cond)
+        for i, block in enumerate(self.blocks):
             h, words = run(block, self.checkpointing, h, words, c, mask, rotary)
+            h = steered(h, cond, "block", i)
         z = torch.cat([words, h], 1)
-        for block in self.singles:
+        for i, block in enumerate(self.singles):
             z = run(block, self.checkpointing, z, c, mask, rotary)
+            if residual("single", i) in cond:
+                z = torch.cat([z[:, : words.shape[1]], steered(z[:, words.shape[1] :], cond, "single", i)], 1)
         scale, shift = self.modulation(c).chunk(2, -1)
         h = self.out(modulated(z[:, words.shape[1] :], shift, scale))
-        return unpatchify(h, rows, columns, p)[..., :height, :width].to(x.dtype)
+        return unpatchify(h, rows, columns, self.config.patch)[..., :height, :width].to(x.dtype)
 
 
 def where(words: int, rows: int, columns: int, device: torch.device) -> Tensor:

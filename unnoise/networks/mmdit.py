@@ -9,13 +9,14 @@ After Esser et al. 2024 (2403.03206, figure 2), c the noise level's and the summ
     SingleBlock   as in FLUX (Black Forest Labs 2024): both in one sequence z with the same weights, attention and mlp side by side
                   (Dehghani et al. 2023, 2302.05442):  z <- z + g out([attention(h), gelu(W h)]),  h = (1 + s) LN(z) + b
 Queries and keys may be RMS-normalised a head (SD3.5, FLUX) and turned by rotary positions (FLUX). Words come first in sequences.
+In joint blocks the picture's queries are what a perturbed network asks otherwise (`attention.SelfAttending`); the words' are not.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
-from unnoise.networks.attention import attend
+from unnoise.networks.attention import SelfAttending, attend
 from unnoise.networks.embedding import rotate_neighbours
 from unnoise.networks.layers import RMSNorm, zeroed
 
@@ -47,13 +48,13 @@ class Projection(nn.Module):
         return self.q_norm(q), self.k_norm(k), v
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(SelfAttending):
     def __init__(self, width: int, heads: int, norm_qk: bool) -> None:
         super().__init__()
         self.project, self.out = Projection(width, heads, norm_qk), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(attend(*self.project(x)).transpose(1, 2).flatten(2))
+        return self.out(self.attend(*self.project(x)).transpose(1, 2).flatten(2))
 
 
 class Stream(nn.Module):
@@ -81,7 +82,7 @@ class Stream(nn.Module):
         return torch.addcmul(x, g2[:, None], self.mlp(modulated(x, b2, s2)))
 
 
-class JointBlock(nn.Module):
+class JointBlock(SelfAttending):
     def __init__(self, width: int, heads: int, norm_qk: bool, dual: bool = False) -> None:
         super().__init__()
         self.picture, self.words = Stream(width, heads, norm_qk, dual), Stream(width, heads, norm_qk)
@@ -95,11 +96,12 @@ class JointBlock(nn.Module):
         q, k, v = (torch.cat(both, 2) for both in zip(of_words, of_x))
         if rotary is not None:
             q, k = rotate_neighbours(q, *rotary), rotate_neighbours(k, *rotary)
-        a, b = attend(q, k, v, mask).split([words.shape[1], x.shape[1]], 2)
+        q_words, q_x = q.split([words.shape[1], x.shape[1]], 2)
+        a, b = attend(q_words, k, v, mask), self.attend(q_x, k, v, mask)
         return self.picture.after(x, b, rest_x), self.words.after(words, a, rest_w)
 
 
-class LastJointBlock(nn.Module):
+class LastJointBlock(SelfAttending):
     def __init__(self, width: int, heads: int, norm_qk: bool, dual: bool = False) -> None:
         super().__init__()
         self.heads, self.picture = heads, Stream(width, heads, norm_qk, dual)
@@ -111,7 +113,7 @@ class LastJointBlock(nn.Module):
         (q, k, v), rest = self.picture.before(x, c)
         scale, shift = self.modulation(c).chunk(2, -1)
         more_k, more_v = self.kv(modulated(words, shift, scale)).unflatten(-1, (2, self.heads, -1)).transpose(1, 3).unbind(2)
-        attended = attend(q, torch.cat([self.k_norm(more_k), k], 2), torch.cat([more_v, v], 2), mask)
+        attended = self.attend(q, torch.cat([self.k_norm(more_k), k], 2), torch.cat([more_v, v], 2), mask)
         return self.picture.after(x, attended, rest), words
 
 

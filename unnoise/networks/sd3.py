@@ -2,8 +2,10 @@
 
 Patches of the picture and tokens of the words run through joint blocks (`mmdit`). Absolute positions, sines and cosines, are added
 to the patches, cropped from the middle of a square of them, so that pictures of any shape lie around one centre.
+Adapters (`steering`) add residuals to the picture's tokens behind each block but the last (`block`).
 """
 
+from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ from torch.nn.functional import silu
 from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, number_features
 from unnoise.networks.layers import beside, context_of, pad_to_multiple, run, unpatchify, zeroed
 from unnoise.networks.mmdit import JointBlock, LastJointBlock, modulated
+from unnoise.networks.steering import steered
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class SD3Config:
         return SD3(self)
 
 
-class SD3(nn.Module):
-    """Set `checkpointing` to trade time for memory in training."""
+class SD3Stem(nn.Module, ABC):
+    """What stands before the blocks, in a ControlNet too. `checkpointing` trades time for memory in training."""
 
     positions: Tensor
 
@@ -62,31 +65,50 @@ class SD3(nn.Module):
         self.register_buffer("positions", positions(config.positions, config.unit, width))
         self.embedding = EmbeddingSum(config.features, 256, width, config.vector_dim)
         self.tokens = nn.Linear(config.token_dim, width)
-        kinds = [JointBlock] * (config.depth - 1) + [LastJointBlock]
-        self.blocks = nn.ModuleList(kind(width, config.heads, config.norm_qk, i in config.dual) for i, kind in enumerate(kinds))
-        self.modulation = zeroed(nn.Linear(width, 2 * width))
-        self.out = zeroed(nn.Linear(width, config.channels * p * p))
 
-    def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-        """x (B, C, H, W), noise_level (B,), cond: `vector` (B, vector_dim), `tokens` (B, L, token_dim), `mask` (B, L),
-        `picture` (B, picture_channels, H, W) -> as x.
-
-        Absent entries count as zeros, and absent tokens as none. Raises ValueError for a picture of more than `positions` patches
-        along a side.
-        """
-        height, width = x.shape[-2:]
-        dtype, p, n = self.out.weight.dtype, self.config.patch, self.config.positions
+    def patched(self, x: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, int, int]:
+        """Patches with their positions (B, N, width), and how many rows and columns of them. Arguments as SD3's."""
+        p, n, dtype = self.config.patch, self.config.positions, self.patches.weight.dtype
         h = self.patches(pad_to_multiple(beside(x.to(dtype), cond, self.config.picture_channels), p))
         rows, columns = h.shape[-2:]
         if max(rows, columns) > n:
             raise ValueError(f"a picture of {rows} x {columns} patches; this network has positions for {n} x {n}")
         top, left = (n - rows) // 2, (n - columns) // 2
         where = self.positions.to(dtype).unflatten(1, (n, n))[:, top : top + rows, left : left + columns]
-        h = h.flatten(2).transpose(1, 2) + where.flatten(1, 2)
+        return h.flatten(2).transpose(1, 2) + where.flatten(1, 2), rows, columns
+
+    def summary(self, noise_level: Tensor, vector: Tensor | None) -> Tensor:
+        """What modulates every block: (B, width)."""
+        return silu(self.embedding(noise_level, vector))
+
+
+class SD3(SD3Stem):
+    """Set `checkpointing` to trade time for memory in training."""
+
+    def __init__(self, config: SD3Config) -> None:
+        super().__init__(config)
+        self.places = {"block": config.depth - 1}
+        kinds = [JointBlock] * (config.depth - 1) + [LastJointBlock]
+        self.blocks = nn.ModuleList(
+            kind(config.width, config.heads, config.norm_qk, i in config.dual) for i, kind in enumerate(kinds)
+        )
+        self.modulation = zeroed(nn.Linear(config.width, 2 * config.width))
+        self.out = zeroed(nn.Linear(config.width, config.channels * config.patch**2))
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """x (B, C, H, W), noise_level (B,), cond: `vector` (B, vector_dim), `tokens` (B, L, token_dim), `mask` (B, L),
+        `picture` (B, picture_channels, H, W), and what adapters add (`steering`) -> as x.
+
+        Absent entries count as zeros, and absent tokens as none. Raises ValueError for a picture of more than `positions` patches
+        along a side.
+        """
+        (height, width), p = x.shape[-2:], self.config.patch
+        h, rows, columns = self.patched(x, cond)
         words, mask = words_and_mask(cond, self.tokens, h)
-        c = silu(self.embedding(noise_level, cond.get("vector")))
-        for block in self.blocks:
+        c = self.summary(noise_level, cond.get("vector"))
+        for i, block in enumerate(self.blocks):
             h, words = run(block, self.checkpointing, h, words, c, mask)
+            h = steered(h, cond, "block", i)
         scale, shift = self.modulation(c).chunk(2, -1)
         h = self.out(modulated(h, shift, scale))
         h = h.unflatten(-1, (p * p, -1)).transpose(-1, -2).flatten(-2)  # its weights have a patch's channels last

@@ -6,19 +6,26 @@ DDPM's residual blocks (`unet`); behind each, at levels that have them, a transf
 
 What XL is told beside its words - a summary of them, and the Fourier features of sizes and crop (`embedding.size_features`) - is
 `vector`. Level i works on 1 / 2^i of the size; sizes that do not divide are padded by repeating the border, and cropped.
+
+Adapters (`steering`) add residuals of three kinds: to what each block hands over to the way up (`skip`), behind the middle
+(`middle`), and on the way down, at the end of a level (`level`): before it is halved where it has transformers, else after, as
+T2I-Adapters were trained. Picture prompts are seen by the attention to words: out(attend(q, words) + sum attend(q, pictures)).
 """
 
-from collections.abc import Mapping
+from abc import ABC
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 
-from unnoise.networks.attention import attend
+from unnoise.networks.attention import SelfAttending, attend
 from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps
 from unnoise.networks.layers import beside, context_of, pad_to_multiple, run, zeroed
 from unnoise.networks.norm import GroupNorm
+from unnoise.networks.steering import KeysValues, pictures_by_layer, steered
 from unnoise.networks.unet import ResidualBlock, Upsample
 
 
@@ -54,38 +61,69 @@ class SDUNetConfig:
         return SDUNet(self)
 
 
-class Attention(nn.Module):
-    """To the tokens of a context, which for self-attention are its own. Where all are masked, the answer is 0."""
+class Heard(NamedTuple):
+    """tokens (B, L, token_dim); mask (B, L), None where all count; pictures: what each layer sees of picture prompts."""
 
-    def __init__(self, dim: int, heads: int, context_dim: int) -> None:
+    tokens: Tensor
+    mask: Tensor | None
+    pictures: Mapping[int, Sequence[KeysValues]]
+
+
+class SelfAttention(SelfAttending):
+    def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q, self.kv = nn.Linear(dim, dim, bias=False), nn.Linear(context_dim, 2 * dim, bias=False)
+        self.q, self.kv = nn.Linear(dim, dim, bias=False), nn.Linear(dim, 2 * dim, bias=False)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (B, N, dim), context (B, L, context_dim), mask (B, L), None where all count -> (B, N, dim)."""
-        q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).transpose(1, 3).unbind(2)
-        if mask is None:
-            attended = attend(q, k, v)
-        else:
-            some = mask.any(1, keepdim=True)
-            attended = attend(q, k, v, mask | ~some) * some[:, :, None, None].to(v.dtype)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> the same."""
+        k, v = self.kv(x).chunk(2, -1)
+        attended = self.attend(*(_split(a, self.heads) for a in (self.q(x), k, v)))
         return self.out(attended.transpose(1, 2).flatten(2))
 
 
-class TransformerBlock(nn.Module):
+class WordAttention(nn.Module):
+    """To words, and in softmaxes of their own to picture prompts. Where all words are masked, their answer is 0."""
+
     def __init__(self, dim: int, heads: int, token_dim: int) -> None:
         super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(dim), Attention(dim, heads, dim)
-        self.norm2, self.words = nn.LayerNorm(dim), Attention(dim, heads, token_dim)
+        self.heads = heads
+        self.q, self.kv = nn.Linear(dim, dim, bias=False), nn.Linear(token_dim, 2 * dim, bias=False)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, heard: Heard, pictures: Sequence[KeysValues]) -> Tensor:
+        """x (B, N, dim) -> the same."""
+        q = _split(self.q(x), self.heads)
+        k, v = (_split(a, self.heads) for a in self.kv(heard.tokens).chunk(2, -1))
+        if heard.mask is None:
+            attended = attend(q, k, v)
+        else:
+            some = heard.mask.any(1, keepdim=True)
+            attended = attend(q, k, v, heard.mask | ~some) * some[:, :, None, None].to(v.dtype)
+        for keys, values in pictures:
+            attended = attended + attend(q, _split(keys, self.heads), _split(values, self.heads))
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """(B, N, dim) -> (B, heads, N, dim / heads)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+class TransformerBlock(nn.Module):
+    """number: of the layer, counted through the network, by which picture prompts know it."""
+
+    def __init__(self, dim: int, heads: int, token_dim: int) -> None:
+        super().__init__()
+        self.number = 0
+        self.norm1, self.attention = nn.LayerNorm(dim), SelfAttention(dim, heads)
+        self.norm2, self.words = nn.LayerNorm(dim), WordAttention(dim, heads, token_dim)
         self.norm3, self.hidden, self.out = nn.LayerNorm(dim), nn.Linear(dim, 8 * dim), nn.Linear(4 * dim, dim)
 
-    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        h = self.norm1(x)
-        x = x + self.attention(h, h)
-        x = x + self.words(self.norm2(x), tokens, mask)
+    def forward(self, x: Tensor, heard: Heard) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        x = x + self.words(self.norm2(x), heard, heard.pictures.get(self.number, ()))
         a, b = self.hidden(self.norm3(x)).chunk(2, -1)
         return x + self.out(a * gelu(b))
 
@@ -99,15 +137,23 @@ class Transformer(nn.Module):
         self.enter, self.leave = nn.Linear(dim, dim), zeroed(nn.Linear(dim, dim))
         self.blocks = nn.ModuleList(TransformerBlock(dim, heads, token_dim) for _ in range(depth))
 
-    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, heard: Heard) -> Tensor:
         """(B, C, H, W) -> the same."""
         h = self.enter(self.norm(x).permute(0, 2, 3, 1).flatten(1, 2))
         for block in self.blocks:
-            h = block(h, tokens, mask)
+            h = block(h, heard)
         return x + self.leave(h).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
-class Level(nn.Module):
+class Told(NamedTuple):
+    """What every block is told. emb (B, 4 width); cond: the whole condition, for the residuals in it."""
+
+    emb: Tensor
+    heard: Heard
+    cond: Mapping[str, Tensor]
+
+
+class Level(nn.Module, ABC):
     """Residual blocks of one level on the way down or up, with a transformer behind each if depth is not 0."""
 
     def __init__(self, inputs: list[int], level: int, config: SDUNetConfig, resample: nn.Module | None) -> None:
@@ -119,17 +165,30 @@ class Level(nn.Module):
         )
         self.resample = resample
 
-    def forward(
-        self, h: Tensor, skips: list[Tensor], emb: Tensor, tokens: Tensor, mask: Tensor | None, checkpointing: bool
-    ) -> list[Tensor]:
-        """What comes after each block, and after resampling. skips: laid beside the input of each block; none on the way down."""
-        out = []
-        for i, residual in enumerate(self.residuals):
-            h = run(residual, checkpointing, torch.cat([h, skips[i]], 1) if skips else h, emb)
-            if len(self.transformers):
-                h = run(self.transformers[i], checkpointing, h, tokens, mask)
-            out.append(h)
-        return out if self.resample is None else [*out, self.resample(h)]
+    def block(self, i: int, h: Tensor, told: Told, checkpointing: bool) -> Tensor:
+        h = run(self.residuals[i], checkpointing, h, told.emb)
+        return run(self.transformers[i], checkpointing, h, told.heard) if len(self.transformers) else h
+
+
+class DownLevel(Level):
+    def forward(self, h: Tensor, number: int, told: Told, checkpointing: bool) -> list[Tensor]:
+        """What comes after each block, and after halving."""
+        out: list[Tensor] = []
+        for i in range(len(self.residuals)):
+            out.append(h := self.block(i, h, told, checkpointing))
+        if self.transformers:
+            out[-1] = steered(out[-1], told.cond, "level", number)
+        if self.resample is not None:
+            out.append(self.resample(out[-1]))
+        return out if self.transformers else [*out[:-1], steered(out[-1], told.cond, "level", number)]
+
+
+class UpLevel(Level):
+    def forward(self, h: Tensor, skips: list[Tensor], told: Told, checkpointing: bool) -> Tensor:
+        """skips: laid beside the input of each block, the last one first; taken from the list."""
+        for i in range(len(self.residuals)):
+            h = self.block(i, torch.cat([h, skips.pop()], 1), told, checkpointing)
+        return h if self.resample is None else self.resample(h)
 
 
 class Middle(nn.Module):
@@ -139,67 +198,104 @@ class Middle(nn.Module):
         self.residuals = nn.ModuleList(_residual(dim, dim, config) for _ in range(2))
         self.transformers = nn.ModuleList([Transformer(dim, config.heads[-1], config.middle, config.token_dim, config.groups)])
 
-    def forward(self, h: Tensor, emb: Tensor, tokens: Tensor, mask: Tensor | None, checkpointing: bool) -> Tensor:
-        h = run(self.residuals[0], checkpointing, h, emb)
-        h = run(self.transformers[0], checkpointing, h, tokens, mask)
-        return run(self.residuals[1], checkpointing, h, emb)
+    def forward(self, h: Tensor, told: Told, checkpointing: bool) -> Tensor:
+        h = run(self.residuals[0], checkpointing, h, told.emb)
+        h = run(self.transformers[0], checkpointing, h, told.heard)
+        return run(self.residuals[1], checkpointing, h, told.emb)
 
 
 def _residual(c_in: int, c_out: int, config: SDUNetConfig) -> ResidualBlock:
     return ResidualBlock(c_in, c_out, 4 * config.widths[0], config.groups, config.dropout, scale_shift=False)
 
 
-class SDUNet(nn.Module):
-    """Set `checkpointing` to trade time for memory in training."""
+class SDEncoder(nn.Module, ABC):
+    """The way down and the middle, which a ControlNet has too. skip_widths: channels of what is handed over to the way up."""
 
     def __init__(self, config: SDUNetConfig) -> None:
         super().__init__()
         self.config, self.checkpointing = config, False
         widths, n = config.widths, config.blocks
-        levels = range(len(widths))
         self.embedding = EmbeddingSum(config.features, widths[0], 4 * widths[0], config.vector_dim)
         self.first = nn.Conv2d(config.channels + config.picture_channels, widths[0], 3, padding=1)
-        self.down, skips = nn.ModuleList(), [widths[0]]
-        for level in levels:
-            w, last = widths[level], level == levels[-1]
-            inputs = [skips[-1]] + [w] * (n - 1)
-            self.down.append(Level(inputs, level, config, None if last else nn.Conv2d(w, w, 3, stride=2, padding=1)))
-            skips += [w] * (n if last else n + 1)
+        self.down, self.skip_widths = nn.ModuleList(), [widths[0]]
+        for level, w in enumerate(widths):
+            last = level == len(widths) - 1
+            inputs = [self.skip_widths[-1]] + [w] * (n - 1)
+            self.down.append(DownLevel(inputs, level, config, None if last else nn.Conv2d(w, w, 3, stride=2, padding=1)))
+            self.skip_widths += [w] * (n if last else n + 1)
         self.middle = Middle(config)
+
+    def encode(
+        self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor], hint: Tensor | None = None
+    ) -> tuple[Told, list[Tensor], Tensor]:
+        """What all blocks are told, what each of them hands over, and what leaves the middle. Arguments as SDUNet's.
+
+        hint (B, widths[0], H, W): added to what the first layer makes of x.
+        """
+        dtype, checkpointing = self.first.weight.dtype, self.checkpointing
+        emb = silu(self.embedding(noise_level, cond.get("vector")))
+        told = Told(emb, self._heard(cond, x.new_zeros(len(x), 1, self.config.token_dim, dtype=dtype)), cond)
+        multiple = 2 ** (len(self.down) - 1)
+        h = self.first(pad_to_multiple(beside(x.to(dtype), cond, self.config.picture_channels), multiple))
+        if hint is not None:
+            h = h + pad_to_multiple(hint.to(dtype), multiple)
+        skips = [h]
+        for i, level in enumerate(self.down):
+            skips += level(skips[-1], i, told, checkpointing)
+        return told, skips, self.middle(skips[-1], told, checkpointing)
+
+    def _heard(self, cond: Mapping[str, Tensor], nothing: Tensor) -> Heard:
+        """At least one token a row."""
+        pictures = pictures_by_layer(cond, nothing.dtype)
+        context = context_of(cond, nothing.dtype)
+        if context is None or context[0].shape[1] == 0:
+            return Heard(nothing, torch.zeros_like(nothing[..., 0], dtype=torch.bool), pictures)
+        return Heard(context[0], context[1] if "mask" in cond else None, pictures)
+
+
+class SDUNet(SDEncoder):
+    """Set `checkpointing` to trade time for memory in training."""
+
+    def __init__(self, config: SDUNetConfig) -> None:
+        super().__init__(config)
+        widths, skips = config.widths, list(self.skip_widths)
+        self.places = {"skip": len(skips), "middle": 1, "level": len(widths)}
         self.up, c = nn.ModuleList(), widths[-1]
-        for level in reversed(levels):
-            w = widths[level]
-            inputs = [before + skips.pop() for before in [c] + [w] * n]
-            self.up.append(Level(inputs, level, config, Upsample(w) if level else None))
+        for level, w in reversed(list(enumerate(widths))):
+            inputs = [before + skips.pop() for before in [c] + [w] * config.blocks]
+            self.up.append(UpLevel(inputs, level, config, Upsample(w) if level else None))
             c = w
         self.norm = GroupNorm(config.groups, widths[0])
         self.last = zeroed(nn.Conv2d(widths[0], config.channels, 3, padding=1))
+        self.token_dim = config.token_dim
+        self.picture_widths: list[int] = []
+        for layer in self._layers():
+            layer.number = len(self.picture_widths)
+            self.picture_widths.append(layer.words.out.out_features)
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """x (B, C, H, W), noise_level (B,), cond: `vector` (B, vector_dim), `tokens` (B, L, token_dim), `mask` (B, L),
-        `picture` (B, picture_channels, H, W) -> as x.
+        `picture` (B, picture_channels, H, W), and what adapters add (`steering`) -> as x.
 
         Absent entries count as zeros, and absent tokens as none.
         """
         height, width = x.shape[-2:]
-        dtype, checkpointing = self.last.weight.dtype, self.checkpointing
-        emb = silu(self.embedding(noise_level, cond.get("vector")))
-        tokens, mask = self._words(cond, x.new_zeros(len(x), 1, self.config.token_dim, dtype=dtype))
-        h = pad_to_multiple(beside(x.to(dtype), cond, self.config.picture_channels), 2 ** (len(self.down) - 1))
-        h = self.first(h)
-        skips = [h]
-        for level in self.down:
-            skips += level(h, [], emb, tokens, mask, checkpointing)
-            h = skips[-1]
-        h = self.middle(h, emb, tokens, mask, checkpointing)
+        told, skips, h = self.encode(x, noise_level, cond)
+        skips = [steered(skip, cond, "skip", i) for i, skip in enumerate(skips)]
+        h = steered(h, cond, "middle", 0)
         for level in self.up:
-            mine = [skips.pop() for _ in range(self.config.blocks + 1)]
-            h = level(h, mine, emb, tokens, mask, checkpointing)[-1]
+            h = level(h, skips, told, self.checkpointing)
         return self.last(silu(self.norm(h)))[..., :height, :width].to(x.dtype)
 
-    def _words(self, cond: Mapping[str, Tensor], nothing: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, L, token_dim), at least one, and which of them count: None for all."""
-        context = context_of(cond, nothing.dtype)
-        if context is None or context[0].shape[1] == 0:
-            return nothing, torch.zeros_like(nothing[..., 0], dtype=torch.bool)
-        return context[0], context[1] if "mask" in cond else None
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Its transformers, in the order in which they run: down, middle, up."""
+        return [t for part in (*self.down, self.middle, *self.up) for t in part.transformers]
+
+    @property
+    def central(self) -> int:
+        """Which of the blocks is the middle."""
+        return next(i for i, block in enumerate(self.blocks) if block is self.middle.transformers[0])
+
+    def _layers(self) -> Iterator[TransformerBlock]:
+        return (m for block in self.blocks for m in block.modules() if isinstance(m, TransformerBlock))

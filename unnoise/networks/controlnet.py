@@ -1,0 +1,214 @@
+"""ControlNet (Zhang et al. 2023, 2302.05543): a copy of the first part of a network, which sees a control picture beside the noised
+one, and a layer that starts at zero behind each of its blocks. What these say is added to the network (`steering`).
+
+    Stable Diffusion   the way down and the middle; the picture, eight times the size, enters through a few convolutions
+    SD3, FLUX          some of the blocks; the picture enters encoded, as what is denoised does. A few blocks serve many: the
+                       residual of block i of n goes to all blocks j of m with floor(j n / m) = i (SD3), floor(j / ceil(m / n)) = i
+                       (FLUX)
+One FLUX ControlNet may know several kinds of picture (edges, depth ...): the kind's embedding is one more word, before the rest.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from unnoise.networks.embedding import rotary_axes
+from unnoise.networks.flux import Flux, FluxConfig, FluxStem, where
+from unnoise.networks.layers import pad_to_multiple, patchify, run, zeroed
+from unnoise.networks.mmdit import JointBlock
+from unnoise.networks.sd3 import SD3, SD3Config, SD3Stem, words_and_mask
+from unnoise.networks.sd_unet import SDEncoder, SDUNet, SDUNetConfig
+from unnoise.networks.steering import Steering
+
+
+@dataclass(frozen=True)
+class SDControlNetConfig:
+    """trunk: as the U-Net's. hint: channels of the convolutions that the control picture enters through; each after the first
+    halves it. bgr: it was trained on blue, green and red.
+    """
+
+    trunk: SDUNetConfig
+    hint: tuple[int, ...] = (16, 32, 96, 256)
+    bgr: bool = False
+
+    def build(self) -> "SDControlNet":
+        return SDControlNet(self)
+
+
+class Hint(nn.Module):
+    """(B, 3, H, W) -> (B, width, H / f, W / f), f = 2^(len(channels) - 1)."""
+
+    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, channels[0], 3, padding=1)
+        pairs = pairwise(channels)
+        self.convs = nn.ModuleList(
+            conv for a, b in pairs for conv in (nn.Conv2d(a, a, 3, padding=1), nn.Conv2d(a, b, 3, padding=1, stride=2))
+        )
+        self.last = zeroed(nn.Conv2d(channels[-1], width, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = silu(self.first(x))
+        for conv in self.convs:
+            h = silu(conv(h))
+        return self.last(h)
+
+
+class SDControlNet(Steering):
+    def __init__(self, config: SDControlNetConfig) -> None:
+        super().__init__()
+        self.config, self.trunk = config, SDTrunk(config.trunk)
+        self.embed = Hint(config.hint, config.trunk.widths[0])
+        self.skips = nn.ModuleList(zeroed(nn.Conv2d(c, c, 1)) for c in self.trunk.skip_widths)
+        self.middle = zeroed(nn.Conv2d(config.trunk.widths[-1], config.trunk.widths[-1], 1))
+
+    def misfit(self, network: nn.Module) -> str:
+        if not isinstance(network, SDUNet):
+            return f"it steers a U-Net of Stable Diffusion, not a {type(network).__name__}"
+        mine, theirs = self.config.trunk, network.config
+        for what in ("widths", "blocks", "token_dim", "vector_dim", "channels"):
+            if getattr(mine, what) != getattr(theirs, what):
+                return f"its {what} {getattr(mine, what)} are of another family; this model has {getattr(theirs, what)}"
+        return ""
+
+    def hint(self, picture: Tensor, encode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """The picture's sides are padded to a multiple of the factor that it is made smaller by."""
+        x = pad_to_multiple(picture.to(self.embed.first.weight.dtype), 2 ** (len(self.config.hint) - 1))
+        return {"hint": self.embed(x.flip(1) if self.config.bgr else x)}
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        _, skips, middle = self.trunk.encode(x, noise_level, cond, cond["hint"])
+        return {"skip": [zero(h) for zero, h in zip(self.skips, skips)], "middle": [self.middle(middle)]}
+
+
+class SDTrunk(SDEncoder):
+    """The way down and the middle alone."""
+
+
+@dataclass(frozen=True)
+class SD3ControlNetConfig:
+    """trunk: as SD3's, with a depth of its own. hint_channels: of the encoded control picture, and what lies beside it.
+
+    summary: whether it reads `vector`. Those that do not were trained on encoded pictures whose mean had been left in.
+    """
+
+    trunk: SD3Config
+    hint_channels: int = 16
+    summary: bool = True
+
+    def build(self) -> "SD3ControlNet":
+        return SD3ControlNet(self)
+
+
+class SD3ControlNet(Steering):
+    def __init__(self, config: SD3ControlNetConfig) -> None:
+        super().__init__()
+        trunk = config.trunk
+        self.config, self.trunk = config, SD3Trunk(trunk)
+        self.embed = zeroed(nn.Conv2d(config.hint_channels, trunk.width, trunk.patch, stride=trunk.patch))
+        self.residuals = nn.ModuleList(zeroed(nn.Linear(trunk.width, trunk.width)) for _ in range(trunk.depth))
+
+    def misfit(self, network: nn.Module) -> str:
+        if not isinstance(network, SD3):
+            return f"it steers a transformer of Stable Diffusion 3, not a {type(network).__name__}"
+        return _other(self.config.trunk, network.config)
+
+    def hint(self, picture: Tensor, encode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        z = encode(picture)
+        return {"hint": torch.cat([z, z.new_zeros(len(z), self.config.hint_channels - z.shape[1], *z.shape[2:])], 1)}
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        trunk = self.trunk
+        h = trunk.patched(x, cond)[0]
+        hint = pad_to_multiple(cond["hint"].to(h.dtype), self.config.trunk.patch)
+        h = h + self.embed(hint).flatten(2).transpose(1, 2)
+        words, mask = words_and_mask(cond, trunk.tokens, h)
+        c = trunk.summary(noise_level, cond.get("vector") if self.config.summary else None)
+        out = []
+        for block, zero in zip(trunk.blocks, self.residuals):
+            h, words = run(block, trunk.checkpointing, h, words, c, mask)
+            out.append(zero(h))
+        return {"block": out}
+
+    def source(self, place: int, own: int, places: int) -> int:
+        return place * own // (places + 1)  # the last block of the network takes none, but counts
+
+
+class SD3Trunk(SD3Stem):
+    """Joint blocks alone."""
+
+    def __init__(self, config: SD3Config) -> None:
+        super().__init__(config)
+        self.blocks = nn.ModuleList(
+            JointBlock(config.width, config.heads, config.norm_qk, i in config.dual) for i in range(config.depth)
+        )
+
+
+@dataclass(frozen=True)
+class FluxControlNetConfig:
+    """trunk: as Flux's, with fewer blocks. modes: kinds of pictures that it tells apart, 0 where it was trained on one."""
+
+    trunk: FluxConfig
+    modes: int = 0
+
+    def build(self) -> "FluxControlNet":
+        return FluxControlNet(self)
+
+
+class FluxControlNet(Steering):
+    def __init__(self, config: FluxControlNetConfig) -> None:
+        super().__init__()
+        trunk = config.trunk
+        self.config, self.trunk = config, FluxTrunk(trunk)
+        self.embed = zeroed(nn.Linear(trunk.channels * trunk.patch**2, trunk.width))
+        self.modes = nn.Embedding(config.modes, trunk.width) if config.modes else None
+        self.residuals = nn.ModuleList(zeroed(nn.Linear(trunk.width, trunk.width)) for _ in range(trunk.joint))
+        self.single_residuals = nn.ModuleList(zeroed(nn.Linear(trunk.width, trunk.width)) for _ in range(trunk.single))
+
+    def misfit(self, network: nn.Module) -> str:
+        if not isinstance(network, Flux):
+            return f"it steers a transformer of FLUX, not a {type(network).__name__}"
+        return _other(self.config.trunk, network.config)
+
+    def hint(self, picture: Tensor, encode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        return {"hint": encode(picture)}
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        """cond: `mode` (B,) int64 too, 0 where absent: the kind of the control picture."""
+        trunk, p = self.trunk, self.config.trunk.patch
+        h, rows, columns = trunk.patched(x, cond)
+        h = h + self.embed(patchify(pad_to_multiple(cond["hint"].to(h.dtype), p), p))
+        words, mask = words_and_mask(cond, trunk.tokens, h)
+        if self.modes is not None:
+            mode = cond["mode"] if "mode" in cond else torch.zeros(len(x), dtype=torch.long, device=x.device)
+            words = torch.cat([self.modes(mode)[:, None].to(words.dtype), words], 1)
+            mask = None if mask is None else torch.cat([mask.new_ones(len(mask), 1), mask], 1)
+        rotary = rotary_axes(where(words.shape[1], rows, columns, x.device), self.config.trunk.axes)
+        c = trunk.summary(noise_level, cond)
+        out: dict[str, list[Tensor]] = {"block": [], "single": []}
+        for block, zero in zip(trunk.blocks, self.residuals):
+            h, words = run(block, trunk.checkpointing, h, words, c, mask, rotary)
+            out["block"].append(zero(h))
+        z = torch.cat([words, h], 1)
+        for block, zero in zip(trunk.singles, self.single_residuals):
+            z = run(block, trunk.checkpointing, z, c, mask, rotary)
+            out["single"].append(zero(z[:, words.shape[1] :]))
+        return out
+
+    def source(self, place: int, own: int, places: int) -> int:
+        return place // -(-places // own)
+
+
+class FluxTrunk(FluxStem):
+    """All but the last layer."""
+
+
+def _other(mine: SD3Config | FluxConfig, theirs: SD3Config | FluxConfig) -> str:
+    for what in ("width", "patch", "channels", "token_dim", "vector_dim"):
+        if getattr(mine, what) != getattr(theirs, what):
+            return f"its {what} {getattr(mine, what)} is of another size; this model has {getattr(theirs, what)}"
+    return ""

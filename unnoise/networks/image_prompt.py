@@ -1,0 +1,180 @@
+"""IP-Adapter (Ye et al. 2023, 2308.06721): pictures as prompts. Every cross-attention gets further keys and values, learnt apart:
+
+    attend(q, K_words, V_words) + lambda attend(q, W_k p, W_v p),     p the tokens of the pictures, all of them in one sequence
+
+The network has no part of this: it is told W_k p and lambda W_v p (`steering`). p comes from a frozen encoder of pictures by way of
+
+    Summary     one embedding -> several tokens, LN(W e)                                    plain; with two layers: FaceID
+    Each        each of the encoder's own tokens by itself, LN(W2 gelu(W1 h))               full face
+    Resampler   learnt queries that attend to the encoder's tokens and to each other        plus, plus face
+                (Alayrac et al. 2022, 2204.14198, section 3.1):  z <- z + attention(LN(z), [LN(h), LN(z)]),  z <- z + mlp(LN(z))
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unnoise.networks.attention import attend
+from unnoise.networks.steering import KeysValues
+
+
+class Projection(nn.Module, ABC):
+    """What the encoder says of pictures -> tokens that prompt."""
+
+    whole: bool
+    """Whether it takes the encoder's tokens, of the layer before its last (n, L, D); otherwise its embedding (n, D)."""
+
+    @abstractmethod
+    def forward(self, seen: Tensor) -> Tensor:
+        """-> (n, tokens, token_dim)."""
+
+
+class ProjectionConfig(ABC):
+    """A frozen dataclass. seen_dim: D above; token_dim: of the words' tokens."""
+
+    seen_dim: int
+    token_dim: int
+
+    @abstractmethod
+    def build(self) -> Projection: ...
+
+
+@dataclass(frozen=True)
+class SummaryConfig(ProjectionConfig):
+    """hidden: width between its two layers; 0 for one layer."""
+
+    seen_dim: int = 1024
+    token_dim: int = 768
+    tokens: int = 4
+    hidden: int = 0
+
+    def build(self) -> "Summary":
+        return Summary(self)
+
+
+class Summary(Projection):
+    whole = False
+
+    def __init__(self, config: SummaryConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config.hidden or config.seen_dim
+        self.hidden = nn.Sequential(nn.Linear(config.seen_dim, c), nn.GELU()) if config.hidden else nn.Identity()
+        self.out = nn.Linear(c, config.tokens * config.token_dim)
+        self.norm = nn.LayerNorm(config.token_dim)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return self.norm(self.out(self.hidden(seen)).unflatten(-1, (self.config.tokens, -1)))
+
+
+@dataclass(frozen=True)
+class EachConfig(ProjectionConfig):
+    seen_dim: int = 1280
+    token_dim: int = 768
+
+    def build(self) -> "Each":
+        return Each(self)
+
+
+class Each(Projection):
+    whole = True
+
+    def __init__(self, config: EachConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.hidden, self.out = nn.Linear(config.seen_dim, config.seen_dim), nn.Linear(config.seen_dim, config.token_dim)
+        self.norm = nn.LayerNorm(config.token_dim)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return self.norm(self.out(nn.functional.gelu(self.hidden(seen))))
+
+
+@dataclass(frozen=True)
+class ResamplerConfig(ProjectionConfig):
+    """width: of its queries, of which there are `tokens`; head_dim: channels of each of its heads."""
+
+    seen_dim: int = 1280
+    token_dim: int = 768
+    tokens: int = 16
+    width: int = 768
+    depth: int = 4
+    heads: int = 12
+    head_dim: int = 64
+    hidden: int = 3072
+
+    def build(self) -> "Resampler":
+        return Resampler(self)
+
+
+class ResamplerBlock(nn.Module):
+    def __init__(self, config: ResamplerConfig) -> None:
+        super().__init__()
+        width, inner = config.width, config.heads * config.head_dim
+        self.heads = config.heads
+        self.norm_seen, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.q, self.kv = nn.Linear(width, inner, bias=False), nn.Linear(width, 2 * inner, bias=False)
+        self.out = nn.Linear(inner, width, bias=False)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, config.hidden, bias=False),
+            nn.GELU(),
+            nn.Linear(config.hidden, width, bias=False),
+        )
+
+    def forward(self, z: Tensor, seen: Tensor) -> Tensor:
+        """z (n, tokens, width), seen (n, L, width) -> as z."""
+        own = self.norm(z)
+        q = self.q(own).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        around = torch.cat([self.norm_seen(seen), own], 1)
+        k, v = self.kv(around).unflatten(-1, (2, self.heads, -1)).transpose(1, 3).unbind(2)
+        z = z + self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+        return z + self.mlp(z)
+
+
+class Resampler(Projection):
+    whole = True
+
+    def __init__(self, config: ResamplerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.queries = nn.Parameter(torch.randn(1, config.tokens, config.width) / config.width**0.5)
+        self.enter = nn.Linear(config.seen_dim, config.width)
+        self.blocks = nn.ModuleList(ResamplerBlock(config) for _ in range(config.depth))
+        self.leave, self.norm = nn.Linear(config.width, config.token_dim), nn.LayerNorm(config.token_dim)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        z, h = self.queries.expand(len(seen), -1, -1), self.enter(seen)
+        for block in self.blocks:
+            z = block(z, h)
+        return self.norm(self.leave(z))
+
+
+@dataclass(frozen=True)
+class ImagePromptConfig:
+    """widths: of the network's cross-attention layers, in the order of their numbers."""
+
+    projection: ProjectionConfig
+    widths: tuple[int, ...]
+
+    def build(self) -> "ImagePrompt":
+        return ImagePrompt(self)
+
+
+class ImagePrompt(nn.Module):
+    def __init__(self, config: ImagePromptConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.projection = config.projection.build()
+        dim = config.projection.token_dim
+        self.keys = nn.ModuleList(nn.Linear(dim, width, bias=False) for width in config.widths)
+        self.values = nn.ModuleList(nn.Linear(dim, width, bias=False) for width in config.widths)
+
+    def tokens(self, seen: Tensor) -> Tensor:
+        """What the encoder says of n pictures -> the tokens of all of them in one sequence, (1, n * tokens, token_dim)."""
+        return self.projection(seen.to(next(self.keys.parameters()).dtype)).flatten(0, 1)[None]
+
+    def forward(self, tokens: Tensor) -> list[KeysValues]:
+        """(B, L, token_dim) -> keys and values for each layer."""
+        return [(k(tokens), v(tokens)) for k, v in zip(self.keys, self.values)]

@@ -1,0 +1,82 @@
+"""What adapters tell a network beside its words, as further entries of a condition; a network that is told none is as it was.
+
+    residual.KIND.NUMBER (B, ...)                   added to what the network has at a place of its own
+    pictures.ADAPTER.LAYER.keys, .values (B, L, D)  seen by the cross-attention of a layer in a softmax of their own (IP-Adapter)
+
+Residuals of several adapters add up. How strong an adapter is, and for which rows, is in the numbers: a scaled residual, scaled
+values. So guidance, several adapters and samplers compose, and no network has a flag for any of them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of one picture prompt for one layer, each (B, L, width)."""
+
+
+@runtime_checkable
+class Steerable(Protocol):
+    """A network that takes residuals. places: how many of each kind."""
+
+    places: Mapping[str, int]
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """A network whose cross-attention sees picture prompts. picture_widths: of its layers, in the order of their numbers."""
+
+    picture_widths: Sequence[int]
+    token_dim: int
+
+
+def residual(kind: str, number: int) -> str:
+    """The name of an entry."""
+    return f"residual.{kind}.{number}"
+
+
+def steered(h: Tensor, cond: Mapping[str, Tensor], kind: str, number: int) -> Tensor:
+    """h with the residual of this place added, if the condition has one."""
+    more = cond.get(residual(kind, number))
+    return h if more is None else h + more.to(h.dtype)
+
+
+def picture_entries(adapter: int, layer: int, pair: KeysValues) -> dict[str, Tensor]:
+    return {f"pictures.{adapter}.{layer}.{name}": x for name, x in zip(("keys", "values"), pair)}
+
+
+def pictures_by_layer(cond: Mapping[str, Tensor], dtype: torch.dtype) -> dict[int, list[KeysValues]]:
+    """layer -> keys and values of every picture prompt that it sees."""
+    out: dict[int, list[KeysValues]] = {}
+    for name, keys in cond.items():
+        if name.startswith("pictures.") and name.endswith(".keys"):
+            values = cond[name.removesuffix("keys") + "values"]
+            out.setdefault(int(name.split(".")[2]), []).append((keys.to(dtype), values.to(dtype)))
+    return out
+
+
+class Steering(nn.Module, ABC):
+    """An adapter's own network: residuals for another network, out of a control picture and whatever that one is told."""
+
+    @abstractmethod
+    def misfit(self, network: nn.Module) -> str:
+        """Why its residuals do not fit the network; empty where they do."""
+
+    @abstractmethod
+    def hint(self, picture: Tensor, encode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """What it needs of a control picture (B, 3, H, W) in [0, 1], computed once for all steps.
+
+        encode: such pictures -> states as the network is given them, (B, C, h, w), without noise.
+        """
+
+    @abstractmethod
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        """x (B, C, h, w) and noise_level (B,) as the steered network has them, cond as well, with the entries of `hint` added
+        -> its own residuals of each kind, in order of depth."""
+
+    def source(self, place: int, own: int, places: int) -> int:
+        """Which of `own` residuals goes to a place out of `places`."""
+        return place
