@@ -15,7 +15,7 @@ from unnoise.samplers.loop import sample
 from unnoise.samplers.registry import GRIDS, SAMPLERS, find_grid, find_sampler
 
 SCHEDULES = [LinearVP(), DiscreteVP(), Cosine(), VE(), EDM(), SubVP(), RectifiedFlow(), RectifiedFlow(shift=3.0)]
-EVERY_PROCESS = {"ancestral", "ddpm", "ddim"}
+EVERY_PROCESS = {"ancestral", "ddpm", "ddim", "euler-ancestral"}
 
 
 def named(schedule):
@@ -48,7 +48,8 @@ def test_lands_on_a_single_point_with_the_calls_it_promised(name, schedule):
         denoise = Counted(ExactFinite(process, point[None]))
         times = grid.times(steps, process)
         x = sample(denoise, process, process.prior((3,), rng), times, choice.sampler, rng)
-        torch.testing.assert_close(x, point.expand(4, 3), atol=1e-5, rtol=0)
+        # float32: extrapolation from four past steps magnifies rounding about thirtyfold
+        torch.testing.assert_close(x, point.expand(4, 3), atol=3e-5 if name == "plms" else 1e-5, rtol=0)
         ratio = schedule.sigma(times[-2]) / schedule.alpha(times[-2])
         if name != "restart" or ratio <= choice.sampler.low:
             assert denoise.calls == choice.sampler.calls(steps)

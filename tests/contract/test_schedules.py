@@ -1,5 +1,6 @@
 """One suite over every schedule, and each one's definition from its paper, computed another way."""
 
+import inspect
 import math
 
 import numpy as np
@@ -9,11 +10,23 @@ from scipy.integrate import quad
 
 from unnoise.core import schedules
 from unnoise.core.errors import InputError
-from unnoise.core.schedules import EDM, VE, Cosine, DiscreteVP, LinearVP, RectifiedFlow, Schedule, SubVP
+from unnoise.core.schedules import (
+    EDM,
+    VE,
+    Cosine,
+    DiscreteCosine,
+    DiscreteVP,
+    LinearVP,
+    RectifiedFlow,
+    Schedule,
+    SubVP,
+    ZeroTerminal,
+)
 
 ALL = [
     LinearVP(), LinearVP(0.05, 12.0), DiscreteVP(), DiscreteVP(1000, 0.00085, 0.012, 2.0), DiscreteVP(50, 0.002, 0.3), Cosine(),
-    Cosine(shift=0.25), VE(), VE(0.002, 80.0), EDM(), EDM(5.0), SubVP(), RectifiedFlow(), RectifiedFlow(3.0),
+    Cosine(shift=0.25), DiscreteCosine(), ZeroTerminal(DiscreteVP(1000, 0.00085, 0.012, 2.0)), ZeroTerminal(DiscreteCosine(100)),
+    VE(), VE(0.002, 80.0), EDM(), EDM(5.0), SubVP(), RectifiedFlow(), RectifiedFlow(3.0),
 ]  # fmt: skip
 TIMES = torch.linspace(0.003, 0.997, 337, dtype=torch.float64)
 
@@ -21,9 +34,8 @@ every_schedule = pytest.mark.parametrize("schedule", ALL, ids=str)
 
 
 def test_every_schedule_is_in_the_suite():
-    assert {type(s) for s in ALL} == {c for c in vars(schedules).values() if isinstance(c, type) and issubclass(c, Schedule)} - {
-        Schedule
-    }
+    named = {c for c in vars(schedules).values() if isinstance(c, type) and issubclass(c, Schedule)}
+    assert {type(s) for s in ALL} == {c for c in named if not inspect.isabstract(c)}
 
 
 @every_schedule
@@ -32,7 +44,7 @@ def test_ends_are_exact(schedule):
     assert schedule.alpha(zero) == 1
     assert schedule.sigma(zero) == 0
     assert schedule.log_snr(zero) == math.inf
-    if isinstance(schedule, Cosine | RectifiedFlow):  # zero terminal SNR
+    if isinstance(schedule, Cosine | RectifiedFlow | ZeroTerminal):  # zero terminal SNR
         assert schedule.alpha(one) == 0
         assert schedule.sigma(one) == 1
         assert schedule.log_snr(one) == -math.inf
@@ -111,18 +123,32 @@ def test_song_et_al_schedules_solve_their_sdes(t):
         torch.testing.assert_close(torch.cat([schedule.alpha(time), schedule.sigma(time)]), want, rtol=1e-8, atol=0)
 
 
+def _cosine(i):
+    return np.cos((i / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
+
+
 @pytest.mark.parametrize(
     ("schedule", "betas"),
     [
         (DiscreteVP(), np.linspace(1e-4, 0.02, 1000)),
         (DiscreteVP(1000, 0.00085, 0.012, 2.0), np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2),
+        (DiscreteCosine(), np.clip(1 - _cosine(np.arange(1, 1001)) / _cosine(np.arange(1000)), 0, 0.999)),
     ],
-    ids=["linear", "scaled linear"],
+    ids=["linear", "scaled linear", "cosine"],
 )
 def test_discrete_schedule_is_the_product_of_its_betas(schedule, betas):
     t = torch.arange(1, 1001, dtype=torch.float64) / 1000
     np.testing.assert_allclose(schedule.alpha(t) ** 2, np.cumprod(1 - betas), rtol=1e-11)
     np.testing.assert_allclose(schedule.sigma(t) ** 2, 1 - np.cumprod(1 - betas), rtol=1e-9)
+
+
+def test_zero_terminal_is_algorithm_1_of_lin_et_al():
+    """2305.08891, algorithm 1, written out with NumPy; what they do to steps, ours does to all times after the first step."""
+    root = np.sqrt(np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2))
+    first, last = root[0], root[-1]
+    want = (root - last) * first / (first - last)
+    schedule = ZeroTerminal(DiscreteVP(1000, 0.00085, 0.012, 2.0))
+    np.testing.assert_allclose(schedule.alpha(torch.arange(1, 1001, dtype=torch.float64) / 1000), want, rtol=1e-10, atol=1e-14)
 
 
 def test_cosine_is_nichol_and_dhariwal():

@@ -17,7 +17,7 @@ from unnoise.modalities.image.scenes.vocabulary import Vocabulary
 from unnoise.modalities.image.sizes import SizedNamesConfig, SizedWordsConfig
 from unnoise.modalities.table import columns
 from unnoise.modalities.table.codec import TableCodecConfig
-from unnoise.modalities.words import distilled, frozen, joined
+from unnoise.modalities.words import distilled, frozen, joined, spelling
 from unnoise.networks import (
     autoencoder,
     bottlenecks,
@@ -40,6 +40,7 @@ from unnoise.networks import (
     unet,
     word_encoder,
 )
+from unnoise.samplers import grids, timesteps
 
 ALLOWED = allow(
     # core
@@ -48,6 +49,10 @@ ALLOWED = allow(
     Gaussian, Masked, UniformCategorical, Torus, Product,
     preconditioning.Data, preconditioning.Noise, preconditioning.Score, preconditioning.V, preconditioning.Velocity,
     preconditioning.EDM, preconditioning.AtTimestep, preconditioning.Categories, preconditioning.Circular, preconditioning.PerField,
+    # time grids
+    grids.Uniform, grids.Quadratic, grids.Shifted, grids.Karras, grids.LogSNR,
+    timesteps.Leading, timesteps.Trailing, timesteps.Linspace, timesteps.Distilled, timesteps.KarrasBetween,
+    timesteps.ExponentialBetween, timesteps.BetaBetween, timesteps.FlowSteps, timesteps.ByTokens,
     # networks
     embedding.Sinusoidal, embedding.Fourier, embedding.Learned, embedding.Timesteps,
     unet.UNetConfig, mp_unet.MPUNetConfig, transformer.DiffusionTransformerConfig, sd3.SD3Config, flux.FluxConfig,
@@ -69,4 +74,5 @@ ALLOWED = allow(
     PlannedConfig, LayoutGeneratorConfig, Shapes, Vocabulary,
     frozen.CLIPTextConfig, frozen.T5TextConfig, frozen.SentenceConfig, distilled.DistilledConfig, word_encoder.WordEncoderConfig,
     joined.BesideConfig, joined.EndToEndConfig, joined.OnlyConfig, joined.ZeroedConfig,
+    spelling.SpelledConfig,
 )  # fmt: skip

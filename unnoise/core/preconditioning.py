@@ -12,6 +12,8 @@ With x_t = a x0 + s e (a = alpha, s = sigma), solving the definition of each tar
     velocity  F = a' x0 + s' e = dx_t/dt       c_skip s'/w           c_out -s/w,   w = a s' - a' s
     EDM       unit-variance target             c_skip d^2 a/(s^2+a^2 d^2)   c_out s d/sqrt(s^2+a^2 d^2)   (d = std of the data)
 Noise and score divide by alpha: schedules with alpha(1) = 0 are refused.
+
+Open checkpoints see x_t unscaled, c_in = 1, and are told a timestep (`AtTimestep`).
 """
 
 from abc import ABC, abstractmethod
@@ -139,6 +141,33 @@ class EDM(Affine):
         a, s, d = schedule.alpha(t), schedule.sigma(t), self.data_std
         r = s**2 + (a * d) ** 2
         return d**2 * a / r, s * d * r.rsqrt()
+
+
+@dataclass(frozen=True)
+class AtTimestep(Preconditioner):
+    """The network sees x_t as it is, and is told the time since `first` as the noise level; its output is `target`'s.
+
+    first: the time that the network calls 0: 1 / T for the T steps of a discrete schedule, whose step i = 1 ... T is its timestep
+    i - 1; 0 for a flow. ticks: the network knows multiples of 1 / ticks alone, and is told the last one passed; None for any time.
+    """
+
+    target: Affine
+    first: float = 0.0
+    ticks: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first < 1 or (self.ticks is not None and self.ticks < 1):
+            raise InputError(f"AtTimestep: first {self.first} must lie in [0, 1) and ticks {self.ticks} be at least 1")
+
+    def check(self, process: Process) -> None:
+        self.target.check(process)
+
+    def before(self, process: Process, x_t: State, t: Tensor) -> tuple[Tensor, Tensor]:
+        level = (t - self.first).clamp(min=0)
+        return tensor(x_t), (level if self.ticks is None else (level * self.ticks).floor() / self.ticks).float()
+
+    def after(self, process: Process, out: State, x_t: State, t: Tensor) -> Mean:
+        return self.target.after(process, out, x_t, t)
 
 
 @dataclass(frozen=True)

@@ -77,24 +77,21 @@ class LinearVP(Schedule):
         return (2 * u / (b0 + (b0**2 + 2 * (b1 - b0) * u).sqrt())).clamp(0, 1)
 
 
-@dataclass(frozen=True)
-class DiscreteVP(Schedule):
-    """The `steps` discrete betas of DDPM (Ho et al. 2020, 2006.11239); step i (1 ... steps) stands at t = i / steps.
+class Discrete(Schedule, ABC):
+    """`steps` discrete betas; step i (1 ... steps) stands at t = i / steps, with alpha^2 = (1 - beta_1) ... (1 - beta_i).
 
-    Between steps beta is constant, that is log alpha^2 is linear, so every t in [0, 1] has a value. `power` = 1 spaces
-    beta linearly (DDPM); 2 spaces its square root linearly ("scaled linear", latent diffusion).
+    Between steps beta is constant, that is log alpha^2 is linear, so every t in [0, 1] has a value.
     """
 
-    steps: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    power: float = 1.0
+    steps: int
+
+    @abstractmethod
+    def betas(self) -> Tensor:
+        """beta_1 ... beta_steps, (steps,) float64, each in (0, 1)."""
 
     @cached_property
     def _log_alpha2(self) -> Tensor:
-        p = 1 / self.power
-        betas = torch.linspace(self.beta_start**p, self.beta_end**p, self.steps, dtype=torch.float64) ** self.power
-        return torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-betas).cumsum(0)])
+        return torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-self.betas()).cumsum(0)])
 
     def _log_alpha(self, t: Tensor) -> Tensor:
         table = self._log_alpha2.to(t)
@@ -113,6 +110,71 @@ class DiscreteVP(Schedule):
         y = -torch.nn.functional.softplus(-log_snr)  # log alpha^2
         i = torch.searchsorted(-table, -y.contiguous(), right=True).clamp(1, self.steps) - 1
         return ((i + (y - table[i]) / (table[i + 1] - table[i])) / self.steps).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class DiscreteVP(Discrete):
+    """The discrete betas of DDPM (Ho et al. 2020, 2006.11239).
+
+    `power` = 1 spaces beta linearly (DDPM); 2 spaces its square root linearly ("scaled linear", latent diffusion).
+    """
+
+    steps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    power: float = 1.0
+
+    def betas(self) -> Tensor:
+        p = 1 / self.power
+        return torch.linspace(self.beta_start**p, self.beta_end**p, self.steps, dtype=torch.float64) ** self.power
+
+
+@dataclass(frozen=True)
+class DiscreteCosine(Discrete):
+    """The cosine schedule as Nichol & Dhariwal 2021 (2102.09672, eq. 17) trained it: in steps, with beta at most `most`."""
+
+    steps: int = 1000
+    offset: float = 0.008
+    most: float = 0.999
+
+    def betas(self) -> Tensor:
+        u = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
+        alpha2 = torch.cos((u + self.offset) / (1 + self.offset) * math.pi / 2) ** 2
+        return (1 - alpha2[1:] / alpha2[:-1]).clamp(max=self.most)
+
+
+@dataclass(frozen=True)
+class ZeroTerminal(Schedule):
+    """A discrete schedule moved and stretched until nothing is left of the signal: Lin et al. 2023 (2305.08891), algorithm 1.
+
+    From the first step on alpha' = alpha_1 (alpha - alpha_T) / (alpha_1 - alpha_T), so alpha'_1 = alpha_1 and alpha'_T = 0; before
+    the first step, where data of discrete steps has no say, alpha stays what it was. alpha'^2 + sigma'^2 = 1.
+    """
+
+    discrete: Discrete
+
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        """alpha_1 and alpha_T."""
+        first, last = self.discrete.alpha(torch.tensor([1 / self.discrete.steps, 1.0], dtype=torch.float64)).tolist()
+        return first, last
+
+    def alpha(self, t: Tensor) -> Tensor:
+        first, last = self._ends
+        alpha = self.discrete.alpha(t)
+        stretched = (alpha - last).clamp(min=0) * (first / (first - last))
+        return torch.where(t * self.discrete.steps < 1, alpha, torch.where(t < 1, stretched, 0))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        alpha = self.alpha(t)
+        return torch.where(t * self.discrete.steps < 1, self.discrete.sigma(t), ((1 - alpha) * (1 + alpha)).sqrt())
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        first, last = self._ends
+        alpha = torch.sigmoid(log_snr).sqrt()
+        before = last + alpha * ((first - last) / first)  # alpha of the discrete schedule
+        early = log_snr > math.log(first**2 / (1 - first**2))
+        return self.discrete.time(torch.where(early, log_snr, 2 * before.log() - torch.log((1 - before) * (1 + before))))
 
 
 @dataclass(frozen=True)

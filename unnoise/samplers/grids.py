@@ -1,4 +1,5 @@
-"""Time grids: at which times a sampler stops. Each gives `steps + 1` times, strictly falling, from exactly 1 to exactly 0.
+"""Time grids: at which times a sampler stops. Each gives `steps + 1` times, strictly falling, from exactly 1 to exactly 0 (those of
+open checkpoints, in timesteps.py, from where these start to where they end).
 
 Grids in the noise level (Karras, LogSNR) spread `steps` times over the part of their range that the schedule has, put the first
 at t = 1, where the prior stands, and add t = 0.
@@ -15,6 +16,7 @@ from unnoise.core.errors import InputError
 from unnoise.core.processes import Gaussian, Process, Torus
 from unnoise.core.processes.categorical import Categorical
 from unnoise.core.schedules import Schedule
+from unnoise.core.state import Shape
 
 
 class Grid(ABC):
@@ -23,6 +25,10 @@ class Grid(ABC):
     @abstractmethod
     def spread(self, steps: int, process: Process) -> Tensor:
         """(steps + 1,) float64 times, falling from 1 to 0."""
+
+    def of(self, shape: Shape) -> "Grid":
+        """This grid for states of that shape; most grids are the same for all."""
+        return self
 
     def times(self, steps: int, process: Process) -> Tensor:
         """(steps + 1,) float64, strictly falling, 1 to 0. Raises InputError if steps < 1, or so many that times coincide."""

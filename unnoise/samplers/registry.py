@@ -9,13 +9,20 @@ from unnoise.core.errors import InputError
 from unnoise.samplers.ancestral import Ancestral
 from unnoise.samplers.deis import DEIS
 from unnoise.samplers.dpmpp import DPMpp
+from unnoise.samplers.dpmpp_2s import DPMppPairs
+from unnoise.samplers.dpmpp_sde import DPMppSDE
 from unnoise.samplers.euler import Euler
 from unnoise.samplers.euler_maruyama import EulerMaruyama
 from unnoise.samplers.grids import Grid, Karras, LogSNR, Quadratic, Shifted, Uniform
 from unnoise.samplers.heun import Heun
+from unnoise.samplers.lcm import LCM
+from unnoise.samplers.lms import LMS
 from unnoise.samplers.loop import Sampler
+from unnoise.samplers.midpoint import Midpoint
+from unnoise.samplers.plms import PLMS
 from unnoise.samplers.predictor_corrector import PredictorCorrector
 from unnoise.samplers.restart import Restart
+from unnoise.samplers.tcd import TCD
 from unnoise.samplers.unipc import UniPC
 
 T = TypeVar("T")
@@ -34,16 +41,24 @@ SAMPLERS: Mapping[str, Choice] = MappingProxyType(
         "ddpm": Choice(Ancestral(eta=1)),
         "ddim": Choice(Ancestral(eta=0)),
         "euler": Choice(Euler(), Karras()),
+        "euler-ancestral": Choice(Ancestral(eta=1), Karras()),  # in sigma / alpha, the bridge is k-diffusion's ancestral step
         "heun": Choice(Heun(), Karras()),
         "heun-churn": Choice(Heun(churn=0.2, churn_min=0.05, churn_max=50, churn_noise=1.003), Karras()),
         "dpmpp-2m": Choice(DPMpp(order=2), LogSNR()),
         "dpmpp-3m": Choice(DPMpp(order=3), LogSNR()),
+        "dpmpp-2s": Choice(DPMppPairs(), LogSNR()),
+        "dpmpp-sde": Choice(DPMppSDE(), LogSNR()),
         "dpmpp-2m-sde": Choice(DPMpp(order=2, eta=1), LogSNR()),
         "dpmpp-3m-sde": Choice(DPMpp(order=3, eta=1), LogSNR()),
         "unipc": Choice(UniPC(order=3), LogSNR()),
         "unipc-2": Choice(UniPC(order=2), LogSNR()),
         "unipc-4": Choice(UniPC(order=4), LogSNR()),
         "deis": Choice(DEIS(order=3), Quadratic()),
+        "dpm-2": Choice(Midpoint(), Karras()),
+        "lms": Choice(LMS(), Karras()),
+        "plms": Choice(PLMS()),
+        "lcm": Choice(LCM()),
+        "tcd": Choice(TCD()),
         "euler-maruyama": Choice(EulerMaruyama(), LogSNR()),
         "pc": Choice(PredictorCorrector(Ancestral(eta=1)), LogSNR()),
         "restart": Choice(Restart(Heun()), Karras()),

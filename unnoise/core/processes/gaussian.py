@@ -5,6 +5,7 @@ Bridge (Song et al. 2020, DDIM, 2010.02502, eq. 7, for any alpha and sigma):
     v_1 = sigma_s^2 (1 - (alpha_t sigma_s / (alpha_s sigma_t))^2)   (the variance of q(x_s | x_t, x_0)).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +21,18 @@ from unnoise.core.state import Shape, State, expand
 
 @dataclass(frozen=True)
 class Gaussian(Process):
-    """Continuous data (B, ...) in float32, destroyed by Gaussian noise."""
+    """Continuous data (B, ...) in float32, destroyed by Gaussian noise.
+
+    signal_std: the standard deviation of the data that the prior stands in for where alpha(1) is not 0; 0 leaves it out.
+    """
 
     schedule: Schedule
+    signal_std: float = 0.0
 
     def prior(self, shape: Shape, rng: Streams, device: torch.device | str = "cpu") -> Tensor:
-        """N(0, sigma(1)^2): where alpha(1) is not 0, what is left of the signal is left out."""
-        scale = float(self.schedule.sigma(torch.ones((), dtype=torch.float64)))
+        """N(0, sigma(1)^2 + (alpha(1) signal_std)^2)."""
+        one = torch.ones((), dtype=torch.float64)
+        scale = math.hypot(float(self.schedule.sigma(one)), float(self.schedule.alpha(one)) * self.signal_std)
         return rng.normal("prior", tensor_shape(shape), device=device) * scale
 
     def mix(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:

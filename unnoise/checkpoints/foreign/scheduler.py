@@ -1,0 +1,333 @@
+"""scheduler_config.json of the diffusers library -> process, preconditioner, and sampling that makes their default picture.
+
+Their convention: timesteps 0 ... T - 1, the most noise at T - 1. Ours: timestep k of a discrete schedule stands at
+t = (k + 1) / T, and t = 0 is the data, one step before timestep 0; a flow's t is its sigma, and its timestep T t. Their Euler and
+its kin walk in x / alpha, ours in x: the same points. What their schedulers do differently from the mathematics, and which of it we
+follow, is listed in docs/samplers_beside_diffusers.md.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from unnoise.control.sampling import Sampling
+from unnoise.core.errors import InputError
+from unnoise.core.preconditioning import Affine, AtTimestep, Data, Noise, Preconditioner, V, Velocity
+from unnoise.core.processes import Gaussian, Process
+from unnoise.core.schedules import Discrete, DiscreteCosine, DiscreteVP, RectifiedFlow, Schedule, ZeroTerminal
+from unnoise.samplers.grids import Grid
+from unnoise.samplers.registry import find
+from unnoise.samplers.timesteps import (
+    BetaBetween,
+    ByTokens,
+    Distilled,
+    ExponentialBetween,
+    FlowSteps,
+    KarrasBetween,
+    Leading,
+    Linspace,
+    Trailing,
+)
+
+WHERE = "scheduler_config.json"
+
+
+class Scheduled(NamedTuple):
+    """What a scheduler of theirs is to us. sampling: its default sampler, grid, number of steps and guidance."""
+
+    process: Process
+    preconditioner: Preconditioner
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Solver:
+    """One scheduler class of theirs. sampler: our name for it, given the configuration; spacing: theirs where the file says none.
+
+    spare: 1 if it spaces one more timestep than it visits. whole: it rounds timesteps, and its networks are told whole ones.
+    unit: it starts from noise of variance 1 whatever the schedule's last; else, "leading" spacing aside, from sigma(1).
+    to_data: whether its walk ends at the data rather than at timestep 0, given the configuration.
+    """
+
+    sampler: Callable[[Mapping[str, Any]], str]
+    spacing: str
+    spare: int = 0
+    whole: bool = True
+    unit: bool = True
+    to_data: Callable[[Mapping[str, Any]], bool] = lambda config: True
+
+
+def read_scheduler(config: Mapping[str, Any], pipeline: str = "") -> Scheduled:
+    """What `config`, the content of a scheduler_config.json, means; pipeline: their class that runs it, for steps and guidance.
+
+    Raises InputError for schedulers, beta schedules and settings that are unknown or not supported, naming them.
+    """
+    kind = str(config.get("_class_name", "none"))
+    if kind in FLOWS or (config.get("use_flow_sigmas") and kind in SOLVERS):
+        return _flow(kind, config, pipeline)
+    return _discrete(kind, find(f"scheduler in {WHERE}", kind, SOLVERS), config, pipeline)
+
+
+# -- discrete schedules ----------------------------------------------------------------------------------------------------------
+
+
+def _discrete(kind: str, solver: Solver, config: Mapping[str, Any], pipeline: str) -> Scheduled:
+    schedule, target = _schedule(config), _target(config)
+    trained = int(config.get("num_train_timesteps", 1000))
+    grid = _grid(kind, solver, config, trained)
+    unit = solver.unit or config.get("timestep_spacing", solver.spacing) == "leading"
+    process = Gaussian(schedule, signal_std=1.0 if unit else 0.0)
+    # timestep k is told from half a step before it on: rounding, which times between two timesteps need
+    preconditioner = (
+        AtTimestep(target, first=0.5 / trained, ticks=trained) if _rounds(solver, config) else AtTimestep(target, first=1 / trained)
+    )
+    preconditioner.check(process)
+    return Scheduled(process, preconditioner, _sampling(solver.sampler(config), grid, config, pipeline))
+
+
+def _schedule(config: Mapping[str, Any]) -> Schedule:
+    """The betas that the network was trained with."""
+    if config.get("trained_betas") is not None:
+        raise InputError(f"{WHERE}: trained_betas lists betas one by one; only schedules with a name are supported")
+    trained = int(config.get("num_train_timesteps", 1000))
+    # latent consistency models alone default to Stable Diffusion's betas
+    latent = config.get("_class_name") in ("LCMScheduler", "TCDScheduler")
+    first = float(config.get("beta_start", 0.00085 if latent else 0.0001))
+    last = float(config.get("beta_end", 0.012 if latent else 0.02))
+    named: Mapping[str, Discrete] = {
+        "linear": DiscreteVP(trained, first, last),
+        "scaled_linear": DiscreteVP(trained, first, last, power=2.0),
+        "squaredcos_cap_v2": DiscreteCosine(trained),
+    }
+    name = str(config.get("beta_schedule", "scaled_linear" if latent else "linear"))
+    schedule = find(f"beta_schedule in {WHERE}", name, named)
+    return ZeroTerminal(schedule) if config.get("rescale_betas_zero_snr") else schedule
+
+
+def _target(config: Mapping[str, Any]) -> Affine:
+    """What the network predicts of unit-variance data."""
+    named: Mapping[str, Affine] = {
+        "epsilon": Noise(data_std=1.0),
+        "v_prediction": V(data_std=1.0),
+        "sample": Data(data_std=1.0),
+        "flow_prediction": Velocity(data_std=1.0),
+    }
+    return find(f"prediction_type in {WHERE}", str(config.get("prediction_type", "epsilon")), named)
+
+
+def _rounds(solver: Solver, config: Mapping[str, Any]) -> bool:
+    return solver.whole and any(config.get(f"use_{name}_sigmas") for name in CURVES)
+
+
+def _grid(kind: str, solver: Solver, config: Mapping[str, Any], trained: int) -> Grid:
+    """The times of theirs."""
+    for name, usual in REFUSED.items():
+        if config.get(name, usual) not in (usual, None):
+            raise InputError(f"{WHERE}: {name} {config[name]!r} of a {kind} is not supported; {usual!r} is")
+    end = 0 if solver.to_data(config) else 1
+    if kind in ("LCMScheduler", "TCDScheduler"):
+        return Distilled(int(config.get("original_inference_steps", 50)), end, trained)
+    curve = next((c for name, c in CURVES.items() if config.get(f"use_{name}_sigmas")), None)
+    spare = solver.spare if curve is None else 0
+    offset = int(config.get("steps_offset", 0))
+    spacings: Mapping[str, Grid] = {
+        "leading": Leading(offset, spare, end, trained),
+        "trailing": Trailing(end, trained),
+        "linspace": Linspace(spare, solver.whole, end, trained),
+    }
+    grid = find(f"timestep_spacing in {WHERE}", str(config.get("timestep_spacing", solver.spacing)), spacings)
+    if curve is None:
+        return grid
+    return curve(Linspace(0, True, end, trained) if solver.spare else grid)  # those that spare one respace all timesteps
+
+
+CURVES: Mapping[str, Callable[[Grid], Grid]] = MappingProxyType(
+    {"karras": KarrasBetween, "exponential": ExponentialBetween, "beta": BetaBetween}
+)
+REFUSED: Mapping[str, Any] = MappingProxyType(
+    {
+        "use_lu_lambdas": False,
+        "interpolation_type": "linear",
+        "timestep_type": "discrete",
+        "euler_at_final": False,
+        "predict_x0": True,
+        "sigma_min": None,
+        "sigma_max": None,
+        "shift_terminal": None,
+        "invert_sigmas": False,
+        "time_shift_type": "exponential",
+    }
+)
+"""Settings that change the walk, and the one value of each that is supported."""
+
+
+def _named(name: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda config: name
+
+
+def _dpm(config: Mapping[str, Any]) -> str:
+    kind, order = str(config.get("algorithm_type", "dpmsolver++")), int(config.get("solver_order", 2))
+    known = {
+        ("dpmsolver++", 1): "euler",
+        ("dpmsolver++", 2): "dpmpp-2m",
+        ("dpmsolver++", 3): "dpmpp-3m",
+        ("sde-dpmsolver++", 1): "ancestral",
+        ("sde-dpmsolver++", 2): "dpmpp-2m-sde",
+        ("sde-dpmsolver++", 3): "dpmpp-3m-sde",
+    }
+    if (kind, order) not in known:
+        raise InputError(f"{WHERE}: algorithm_type {kind!r} of order {order} is not supported; dpmsolver++ and sde-dpmsolver++ are")
+    return known[kind, order]
+
+
+def _dpm_singlestep(config: Mapping[str, Any]) -> str:
+    kind, order = str(config.get("algorithm_type", "dpmsolver++")), int(config.get("solver_order", 2))
+    if (kind, order) != ("dpmsolver++", 2):
+        raise InputError(f"{WHERE}: singlestep {kind!r} of order {order} is not supported; dpmsolver++ of order 2 is")
+    return "dpmpp-2s"
+
+
+def _unipc(config: Mapping[str, Any]) -> str:
+    """Their solver_order counts the predictor's; ours is that of the whole, one more."""
+    return find(
+        f"solver_order of UniPC in {WHERE}", str(config.get("solver_order", 2)), {"1": "unipc-2", "2": "unipc", "3": "unipc-4"}
+    )
+
+
+def _deis(config: Mapping[str, Any]) -> str:
+    return find(f"solver_order of DEIS in {WHERE}", str(config.get("solver_order", 2)), {"1": "euler", "2": "deis", "3": "deis"})
+
+
+def _plms(config: Mapping[str, Any]) -> str:
+    if not config.get("skip_prk_steps", False):
+        raise InputError(f"{WHERE}: PNDM that begins with Runge-Kutta steps is not supported; skip_prk_steps true is")
+    return "plms"
+
+
+def _ddpm(config: Mapping[str, Any]) -> str:
+    variance = config.get("variance_type", "fixed_small")
+    if variance not in ("fixed_small", "fixed_small_log"):
+        raise InputError(f"{WHERE}: variance_type {variance!r} is not supported; fixed_small, the posterior's, is")
+    return "ddpm"
+
+
+def _final_zero(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("final_sigmas_type", "zero") == "zero")
+
+
+SOLVERS: Mapping[str, Solver] = MappingProxyType(
+    {
+        "DDIMScheduler": Solver(_named("ddim"), "leading", to_data=lambda config: bool(config.get("set_alpha_to_one", True))),
+        "DDPMScheduler": Solver(_ddpm, "leading"),
+        "PNDMScheduler": Solver(_plms, "leading", to_data=lambda config: bool(config.get("set_alpha_to_one", False))),
+        "EulerDiscreteScheduler": Solver(_named("euler"), "linspace", whole=False, unit=False, to_data=_final_zero),
+        "EulerAncestralDiscreteScheduler": Solver(_named("euler-ancestral"), "linspace", whole=False, unit=False),
+        "HeunDiscreteScheduler": Solver(_named("heun"), "linspace", whole=False, unit=False),
+        "LMSDiscreteScheduler": Solver(_named("lms"), "linspace", whole=False, unit=False),
+        "KDPM2DiscreteScheduler": Solver(_named("dpm-2"), "linspace", whole=False, unit=False),
+        "DPMSolverSDEScheduler": Solver(_named("dpmpp-sde"), "linspace", whole=False, unit=False),
+        "DPMSolverMultistepScheduler": Solver(_dpm, "linspace", spare=1, to_data=_final_zero),
+        "DPMSolverSinglestepScheduler": Solver(_dpm_singlestep, "linspace", spare=1, to_data=_final_zero),
+        "UniPCMultistepScheduler": Solver(_unipc, "linspace", spare=1, to_data=_final_zero),
+        "DEISMultistepScheduler": Solver(_deis, "linspace", spare=1, to_data=lambda config: False),
+        "LCMScheduler": Solver(_named("lcm"), "leading"),
+        "TCDScheduler": Solver(_named("tcd"), "leading", to_data=lambda config: False),
+    }
+)
+"""By their class names."""
+
+
+# -- flows -----------------------------------------------------------------------------------------------------------------------
+
+
+def _flow(kind: str, config: Mapping[str, Any], pipeline: str) -> Scheduled:
+    """A rectified flow: its time is sigma, the network is told T sigma and gives the velocity noise - data."""
+    trained = int(config.get("num_train_timesteps", 1000))
+    ours = any(kind == name for name in FLOWS)
+    if any(config.get(f"use_{name}_sigmas") for name in CURVES):
+        raise InputError(f"{WHERE}: a flow with Karras, exponential or beta sigmas is not supported; shifts are")
+    for name, usual in REFUSED.items():
+        if config.get(name, usual) not in (usual, None):
+            raise InputError(f"{WHERE}: {name} {config[name]!r} of a {kind} is not supported; {usual!r} is")
+    shift = float(config.get("shift" if ours else "flow_shift", 1.0))
+    steps = _flow_steps(kind, shift, trained, pipeline, bool(config.get("use_dynamic_shifting")))
+    grid: Grid = steps
+    if config.get("use_dynamic_shifting"):
+        grid = ByTokens(
+            replace(steps, shift=1.0),
+            float(config.get("base_shift", 0.5)),
+            float(config.get("max_shift", 1.15)),
+            int(config.get("base_image_seq_len", 256)),
+            int(config.get("max_image_seq_len", 4096)),
+        )
+    target = Velocity(data_std=1.0) if ours else _target({"prediction_type": "flow_prediction", **config})
+    # the solvers that also do flows tell their networks whole timesteps, cut off
+    preconditioner = AtTimestep(target, ticks=None if ours else trained)
+    sampler = FLOWS[kind](config) if ours else SOLVERS[kind].sampler(config)
+    process = Gaussian(RectifiedFlow(), signal_std=1.0)
+    preconditioner.check(process)
+    return Scheduled(process, preconditioner, _sampling(sampler, grid, config, pipeline))
+
+
+def _flow_steps(kind: str, shift: float, trained: int, pipeline: str, dynamic: bool) -> FlowSteps:
+    least = 1 / trained
+    if kind == "UniPCMultistepScheduler":
+        return FlowSteps(shift, 1 - 1e-6, least)  # to them, sigma 1 is no place to start
+    if kind not in FLOWS:
+        return FlowSteps(shift, 1 - least, 0.0)
+    if pipeline.startswith(EVEN_PIPELINES):
+        return FlowSteps(shift)
+    # their sigma_min is shifted already when it is shifted again with the rest
+    return FlowSteps(shift, 1.0, least if dynamic else shift * least / (1 + (shift - 1) * least), spare=0)
+
+
+EVEN_PIPELINES = ("Flux",)
+"""Pipelines of theirs that give the scheduler u = 1, 1 - 1 / n, ... 1 / n themselves."""
+
+FLOWS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
+    {
+        "FlowMatchEulerDiscreteScheduler": lambda config: "lcm" if config.get("stochastic_sampling") else "euler",
+        "FlowMatchHeunDiscreteScheduler": _named("heun"),
+        "FlowMatchLCMScheduler": _named("lcm"),
+    }
+)
+
+
+# -- how it is sampled -----------------------------------------------------------------------------------------------------------
+
+
+class Usual(NamedTuple):
+    """What a pipeline of theirs takes unless told otherwise."""
+
+    steps: int
+    guidance: float
+
+
+PIPELINES: Mapping[str, Usual] = MappingProxyType(
+    {
+        "StableDiffusionXL": Usual(50, 5.0),
+        "StableDiffusion3": Usual(28, 7.0),
+        "StableDiffusion": Usual(50, 7.5),
+        "LatentConsistencyModel": Usual(4, 1.0),
+        "FluxFill": Usual(50, 1.0),
+        "Flux": Usual(28, 1.0),  # its guidance scale is told to the network
+        "PixArt": Usual(20, 4.5),
+        "Sana": Usual(20, 4.5),
+    }
+)
+"""By the beginnings of their class names, the longer before the shorter."""
+
+
+def _sampling(sampler: str, grid: Grid, config: Mapping[str, Any], pipeline: str) -> Sampling:
+    usual = next((u for name, u in PIPELINES.items() if pipeline.startswith(name)), Usual(50, 7.5))
+    if sampler in ("lcm", "tcd") and isinstance(grid, Distilled):
+        usual = Usual(4, 1.0)
+    return Sampling(usual.steps, sampler, grid, usual.guidance, threshold=_threshold(config))
+
+
+def _threshold(config: Mapping[str, Any]) -> float | None:
+    """The quantile that bounds x0 in pixels: 0 clips, which the first classes of theirs do unless told not to."""
+    if config.get("thresholding"):
+        return float(config.get("dynamic_thresholding_ratio", 0.995))
+    return 0.0 if config.get("clip_sample", config.get("_class_name") in ("DDIMScheduler", "DDPMScheduler")) else None
