@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from unnoise.checkpoints.allowed import ALLOWED
 from unnoise.checkpoints.config import allow
 from unnoise.checkpoints.folder import load_weights, read_folder, tensors_hash, write_folder
+from unnoise.checkpoints.foreign.building import build
+from unnoise.checkpoints.foreign.folder import is_diffusers, licence, read_diffusers
+from unnoise.checkpoints.foreign.hub import fetch, is_hub_name
+from unnoise.checkpoints.foreign.parts import Foreign
 from unnoise.checkpoints.shipped import shipped, shipped_folder
 from unnoise.control.exact import MICRO_BATCH, microbatched
 from unnoise.control.guidance import bind, check, classifier_free, guided
@@ -21,7 +25,7 @@ from unnoise.control.sampling import Sampling
 from unnoise.control.self_guidance import SelfGuidance, self_guidance_settings
 from unnoise.control.switching import switched
 from unnoise.control.thresholding import thresholded
-from unnoise.core.codec import Buildable, Codec, Conditioner, Following
+from unnoise.core.codec import Buildable, Codec, Conditioner, Following, ToldGuidance, ToldSizes
 from unnoise.core.denoisers import Denoise, Denoiser, NetworkDenoiser
 from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Preconditioner
@@ -29,7 +33,7 @@ from unnoise.core.processes import Process
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import Cond, Shape, State, tree_map
 from unnoise.modalities.image.codec import resized
-from unnoise.modalities.image.sizes import Sized
+from unnoise.modalities.image.inpainting import Inpainting
 from unnoise.modalities.words.emphasis import Emphatic
 from unnoise.modalities.words.syntax import Said, stages
 from unnoise.samplers.loop import sample
@@ -62,7 +66,7 @@ class ModelConfig:
 
     def build(self) -> "DiffusionModel":
         """A model with freshly drawn weights (torch's global generator decides them)."""
-        return DiffusionModel(self)
+        return DiffusionModel(self, self.codec.build(), self.conditioner.build(), self.network.build())
 
 
 MODEL_CLASSES = {**ALLOWED, **allow(ModelConfig, Sampling, About), "model.Sampling": Sampling}
@@ -86,15 +90,15 @@ class Weaker:
 class DiffusionModel:
     """What is saved, loaded and shared."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        codec, conditioner = config.codec.build(), config.conditioner.build()
+    def __init__(self, config: ModelConfig, codec: nn.Module, conditioner: nn.Module, network: nn.Module) -> None:
+        """The modules are what the configuration's codec, conditioner and network build."""
         if not isinstance(codec, Codec) or not isinstance(conditioner, Conditioner):
             raise InputError("a model needs a Codec and a Conditioner; the configuration builds other things in their place")
         self.config = config
         self.path: str | None = None  # where it was loaded from: what it makes says so
         self.codec: Codec = codec
         self.conditioner: Conditioner = conditioner
-        self.denoiser: Denoiser = NetworkDenoiser(config.network.build(), config.process, config.preconditioner)
+        self.denoiser: Denoiser = NetworkDenoiser(network, config.process, config.preconditioner)
 
     # -- weights -----------------------------------------------------------------------------------------------------------
 
@@ -172,23 +176,16 @@ class DiffusionModel:
         if len(seeds) != len(wanted):
             raise InputError(f"{len(seeds)} sample seeds for {len(wanted)} samples: one each is needed")
         chosen = how.choice()
-        given = given or {}
         codec, side = self.codec, width if height is None else height
         if side is not None:
             width = side if width is None else width
             codec = resized(codec, side, width)
         times = chosen.grid.of(codec.shape()).times(how.steps, self.config.process)
-        if given:
-            following(self)
-            if side is not None:
-                raise InputError(f"{self.config.about.name} goes on from another model's pictures, and their size decides its own")
-        for name, rows_given in given.items():
-            if len(rows_given) != len(wanted):
-                raise InputError(f"{len(rows_given)} rows of {name!r} for {len(wanted)} samples: one each is needed")
-        if isinstance(self.conditioner, Sized):
-            given = {**given, **self.conditioner.asked(len(wanted), side, width, original)}
-        elif original is not None:
-            raise InputError(f"original {original}: {self.config.about.name} is told no sizes; leave it out")
+        given = self._given(given, len(wanted), how, side, width, original)
+        if negative is not None and isinstance(self.conditioner, ToldGuidance):
+            raise InputError(
+                f"negative {negative!r}: {self.config.about.name} is told the guidance scale, and led away from nothing"
+            )
         if how.threshold is not None and self.codec.bound is None:
             raise InputError(f"threshold {how.threshold}: the states of a {type(self.codec).__name__} codec have no bound to keep")
         if weaker is not None:
@@ -196,7 +193,7 @@ class DiffusionModel:
         self.parts.eval()
         for _, said, not_said in self._stages(wanted, negative, len(times) - 1):  # refuse bad prompts before any work
             self._prepared(said, Streams.each(seeds))
-            self._prepared(not_said[:1], Streams.each(seeds[:1]))
+            self._prepared(not_said[:1], Streams.each(seeds[:1]), away=True)
         chunks = []
         size = 1 if exact else batch  # alone, so that no kernel of the sampler's own arithmetic sees company either
         for i in range(0, len(wanted), size):
@@ -215,6 +212,26 @@ class DiffusionModel:
             "negative": negative, "original": original, "exact": exact, "bf16": bf16,
         }  # fmt: skip
         return Samples(data, tuple(wanted), seeds, settings, codec)
+
+    def _given(
+        self, given: Cond | None, n: int, how: Sampling, height: int | None, width: int | None, original: tuple[int, int] | None
+    ) -> Cond:
+        """What is told beside the prompts, n rows each: what was given, and the settings that this model is told."""
+        given, conditioner = dict(given or {}), self.conditioner
+        if given and not isinstance(conditioner, Inpainting):
+            following(self)
+            if height is not None:
+                raise InputError(f"{self.config.about.name} goes on from another model's pictures, and their size decides its own")
+        for name, rows in given.items():
+            if len(rows) != n:
+                raise InputError(f"{len(rows)} rows of {name!r} for {n} samples: one each is needed")
+        if isinstance(conditioner, ToldSizes):
+            given |= conditioner.asked(n, height, width, original)
+        elif original is not None:
+            raise InputError(f"original {original}: {self.config.about.name} is told no sizes; leave it out")
+        if isinstance(conditioner, ToldGuidance):
+            given |= conditioner.scaled(n, how.guidance)
+        return given
 
     def _sample_batch(
         self, prompts: Sequence[str | None], seeds: Sequence[int], times: Tensor, solver: Any, how: Sampling, negative: str | None,
@@ -237,16 +254,17 @@ class DiffusionModel:
         """The denoiser, told what is said and led away from what is not, under all guidance asked for."""
         denoiser = self._sharp(how.inner, exact)
         kept = self.conditioner.kept(given)
-        cond, away = self._told(said, given, rng), self._told(not_said, kept, rng)
+        cond, away = self._told(said, given, rng), self._told(not_said, kept, rng, away=True)
         told = any(s is not None for s in said) or len(kept) < len(given)
-        scale = how.guidance if told else 1.0  # told nothing: there is nothing to exaggerate
+        # told nothing, there is nothing to exaggerate; told the scale, the network does so itself
+        scale = how.guidance if told and not isinstance(self.conditioner, ToldGuidance) else 1.0
         combine = how.rule.start(self.config.process)
         if weaker is None:
             denoise = classifier_free(denoiser, cond, away, scale, how.interval, how.rescale, combine)
         else:
             weak, theirs = weaker.model._sharp(None, exact), weaker.model.to(self.device)._told
             towards = guided(bind(denoiser, cond), bind(weak, theirs(said, given, rng)), weaker.scale)
-            back = guided(bind(denoiser, away), bind(weak, theirs(not_said, kept, rng)), weaker.scale)
+            back = guided(bind(denoiser, away), bind(weak, theirs(not_said, kept, rng, away=True)), weaker.scale)
             denoise = guided(towards, back, scale, how.interval, how.rescale, combine)
         if how.threshold is not None and self.codec.bound is not None:
             return thresholded(denoise, how.threshold, self.codec.bound)
@@ -276,14 +294,16 @@ class DiffusionModel:
             return [(0, prompts, [negative] * n)]
         return [(step, said[:n], said[n:]) for step, said in stages([*prompts, *[negative] * n], steps)]
 
-    def _prepared(self, said: Asked, rng: Streams) -> Cond:
+    def _prepared(self, said: Asked, rng: Streams, away: bool = False) -> Cond:
+        """away: it is what guidance leads away from."""
         if isinstance(self.conditioner, Emphatic):
-            return self.conditioner.prepare_said([Said.plain(s) if isinstance(s, str) else s for s in said])
+            prepare = self.conditioner.prepare_away if away else self.conditioner.prepare_said
+            return prepare([Said.plain(s) if isinstance(s, str) else s for s in said])
         return self.conditioner.prepare_for([s.text if isinstance(s, Said) else s for s in said], rng.scoped("told"))
 
-    def _told(self, said: Asked, given: Cond, rng: Streams) -> Cond:
+    def _told(self, said: Asked, given: Cond, rng: Streams, away: bool = False) -> Cond:
         """What the network is told, on its device."""
-        prepared = {**self._prepared(said, rng), **given}
+        prepared = {**self._prepared(said, rng, away), **given}
         return self.conditioner({k: v.to(self.device) for k, v in prepared.items()})
 
 
@@ -311,27 +331,53 @@ def _precision(device: torch.device, bf16: bool) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
 
 
-def load(folder: str | Path) -> DiffusionModel:
-    """The model in a model folder, the model of a training run's folder, or one that ships by its name (see `shipped`).
+def load(source: str | Path, dtype: torch.dtype | None = None, variant: str | None = None) -> DiffusionModel:
+    """The model in a model folder or a training run's, one that ships by its name (see `shipped`), or an open checkpoint: a folder
+    of diffusers, or its name on the hub (OWNER/NAME), of which what is needed is fetched once.
 
-    Raises InputError for what is not a model, was truncated or edited, or comes from a later version.
+    dtype: float32 or bfloat16, of the weights of an open checkpoint's network and autoencoder; None for float32. variant: which of
+    its weights, such as "fp16", where there are several. Raises InputError for what is not a model, was truncated or edited, comes
+    from a later version, is of a family that is not run here, or is not to be had from the hub.
     """
-    folder = given = Path(folder)
+    folder = Path(source)
     if not folder.is_dir():
-        folder = shipped_folder(str(folder)) or folder
+        folder = shipped_folder(str(source)) or folder
+    if not folder.is_dir() and is_hub_name(str(source)):
+        folder = fetch(str(source), variant)
     if not folder.is_dir():
         raise InputError(
             f"{folder}: no such folder; a model is a folder with config.json and model.safetensors, a run has one in model/, and "
             f"these ship with unnoise: {', '.join(shipped())}"
         )
+    if is_diffusers(folder):
+        model = _imported(read_diffusers(folder, variant), dtype or torch.float32)
+    elif dtype is not None or variant is not None:
+        raise InputError(f"{folder}: dtype and variant choose among an open checkpoint's weights; a model of ours has one kind")
+    else:
+        model = _read(folder)
+    model.parts.eval()
+    model.path = str(source)
+    return model
+
+
+def _read(folder: Path) -> DiffusionModel:
     if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
         folder = folder / "model"
     config, tensors, _ = read_folder(folder, ModelConfig, MODEL_CLASSES)
-    model = config.build()
+    model: DiffusionModel = config.build()
     load_weights(model.parts, tensors, folder / "model.safetensors")
-    model.parts.eval()
-    model.path = str(given)
     return model
+
+
+def _imported(foreign: Foreign, dtype: torch.dtype) -> DiffusionModel:
+    """An open checkpoint on our own networks."""
+    built, where = build(foreign, dtype), Path(foreign.where)
+    about = About(where.name, f"not stated; an open checkpoint of {foreign.pipeline}", licence(where))
+    config = ModelConfig(
+        built.codec.config, built.conditioner_config, built.network_config, built.process, built.preconditioner,
+        built.sampling, about,
+    )  # fmt: skip
+    return DiffusionModel(config, built.codec, built.conditioner, built.network)
 
 
 def card(config: ModelConfig, model_hash: str) -> str:

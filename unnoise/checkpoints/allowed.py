@@ -17,7 +17,7 @@ from unnoise.modalities.image.scenes.vocabulary import Vocabulary
 from unnoise.modalities.image.sizes import SizedNamesConfig, SizedWordsConfig
 from unnoise.modalities.table import columns
 from unnoise.modalities.table.codec import TableCodecConfig
-from unnoise.modalities.words import distilled, frozen, joined, spelling
+from unnoise.modalities.words import distilled, frozen, gemma, joined, spelling
 from unnoise.networks import (
     autoencoder,
     bottlenecks,
@@ -73,6 +73,7 @@ ALLOWED = allow(
     SizedNamesConfig, SizedWordsConfig,
     PlannedConfig, LayoutGeneratorConfig, Shapes, Vocabulary,
     frozen.CLIPTextConfig, frozen.T5TextConfig, frozen.SentenceConfig, distilled.DistilledConfig, word_encoder.WordEncoderConfig,
-    joined.BesideConfig, joined.EndToEndConfig, joined.OnlyConfig, joined.ZeroedConfig,
+    joined.BesideConfig, joined.EndToEndConfig, joined.OnlyConfig, joined.ZeroedConfig, joined.LowerCaseConfig,
+    gemma.GemmaTextConfig, gemma.InstructedConfig,
     spelling.SpelledConfig,
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
     BertModel,
@@ -11,6 +12,9 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -60,6 +64,20 @@ def save_bert(folder: Path, seed: int, width: int = 16) -> None:
         max_position_embeddings=20, initializer_range=0.5,
     )  # fmt: skip
     _save(folder, BertModel(config), tokenizer)
+
+
+def save_gemma(folder: Path, seed: int, width: int = 16) -> None:
+    """A space in front of a word belongs to its token, as in Gemma's own vocabulary, and there is no other for it in a text."""
+    merges = [("▁", c) for c in LETTERS] + [("▁c", "a"), ("▁ca", "t")]
+    signs = ["<pad>", "<eos>", "<bos>", "<unk>", *LETTERS, *LETTERS.upper(), *",.!-:'\"()>\n", "▁", *("".join(m) for m in merges)]
+    tokenizer = GemmaTokenizer(vocab={s: i for i, s in enumerate(signs)}, merges=merges)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    torch.manual_seed(seed)
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, sliding_window=64, initializer_range=0.3, pad_token_id=0, eos_token_id=1, bos_token_id=2,
+    )  # fmt: skip
+    _save(folder, Gemma2Model(config), tokenizer)
 
 
 def _save(folder: Path, model, tokenizer) -> None:

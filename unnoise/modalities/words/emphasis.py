@@ -19,6 +19,10 @@ class Emphatic(Conditioner, ABC):
     def prepare_said(self, said: Sequence[Said | None]) -> Cond:
         """As `prepare`, for what prompts say at one time; None for "told nothing"."""
 
+    def prepare_away(self, said: Sequence[Said | None]) -> Cond:
+        """As `prepare_said`, for what guidance leads away from: nothing, or a negative prompt."""
+        return self.prepare_said(said)
+
     def prepare(self, raw: Sequence[str | None]) -> Cond:
         return self.prepare_said([None if r is None else Said.plain(r) for r in raw])
 

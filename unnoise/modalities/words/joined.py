@@ -4,6 +4,7 @@ Beside     tokens side by side along their channels, vectors end to end         
 EndToEnd   tokens one sequence after the other, zero-padded to the widest        SD3 (Esser et al. 2024, 2403.03206, section 4)
 Only       one encoder, of which only some entries are told                      FLUX: of CLIP the vector alone
 Zeroed     told nothing is all zeros, not the empty prompt                       SDXL
+LowerCase  the words in lower case, with no space around them                   PixArt, Sana
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from unnoise.core.errors import InputError
 from unnoise.core.state import Cond
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
 from unnoise.modalities.words.frozen import CLIPTextConfig, T5TextConfig
-from unnoise.modalities.words.syntax import Said
+from unnoise.modalities.words.syntax import Said, Span
 
 
 class _Parts(Emphatic):
@@ -141,6 +142,42 @@ class Zeroed(_Parts):
         return {k: v if k == "mask" else v.masked_fill(nothing.reshape(-1, *(1,) * (v.ndim - 1)), 0) for k, v in told.items()}
 
 
+@dataclass(frozen=True)
+class LowerCaseConfig(EmphaticConfig):
+    part: EmphaticConfig
+
+    def build(self) -> "LowerCase":
+        return LowerCase(self)
+
+
+class LowerCase(Emphatic):
+    def __init__(self, config: LowerCaseConfig) -> None:
+        super().__init__()
+        self.config, self.part = config, config.part.build()
+
+    def prepare_said(self, said: Sequence[Said | None]) -> Cond:
+        return self.part.prepare_said([s and lower_case(s) for s in said])
+
+    def prepare_away(self, said: Sequence[Said | None]) -> Cond:
+        return self.part.prepare_away([s and lower_case(s) for s in said])
+
+    def forward(self, prepared: Cond) -> Cond:
+        return self.part(prepared)
+
+
+def lower_case(said: Said) -> Said:
+    """Every chunk in lower case, without white space at its ends."""
+    return Said(tuple(_trimmed([(text.lower(), weight) for text, weight in chunk]) for chunk in said.chunks))
+
+
+def _trimmed(spans: list[Span]) -> tuple[Span, ...]:
+    first, *_ = kept = [i for i, (text, _) in enumerate(spans) if text.strip()] or [0]
+    inner = spans[first : kept[-1] + 1]
+    inner[0] = (inner[0][0].lstrip(), inner[0][1])
+    inner[-1] = (inner[-1][0].rstrip(), inner[-1][1])
+    return tuple(inner)
+
+
 def sdxl(first: CLIPTextConfig, second: CLIPTextConfig) -> ZeroedConfig:
     """CLIP-L and CLIP-G, the layers before their last; the vector is the second's projection alone."""
     layers = [replace(c, skip=2, normed=False) for c in (first, second)]
@@ -156,6 +193,11 @@ def sd3(first: CLIPTextConfig, second: CLIPTextConfig, t5: T5TextConfig) -> EndT
 def flux(clip: CLIPTextConfig, t5: T5TextConfig) -> EndToEndConfig:
     """T5's tokens (512 places) and CLIP-L's end token, not projected."""
     return EndToEndConfig((OnlyConfig(replace(clip, projected=False), ("vector",)), replace(t5, padded=True, length=512)))
+
+
+def pixart(t5: T5TextConfig) -> LowerCaseConfig:
+    """T5's own tokens, 300 at most."""
+    return LowerCaseConfig(replace(t5, padded=False, length=300))
 
 
 def _several(parts: Sequence[EmphaticConfig]) -> None:
