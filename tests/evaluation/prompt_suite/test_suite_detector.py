@@ -1,8 +1,6 @@
 """The detector: what it is to learn, read back, is the scene; its loss is the formula; it is kept and found again."""
 
 import math
-from dataclasses import replace
-from itertools import permutations
 
 import numpy as np
 import pytest
@@ -88,20 +86,6 @@ def test_the_loss_is_its_formula_cell_by_cell():
         p = 1 / (1 + math.exp(-logit))
         rest -= (1 - p) ** 2 * math.log(p) if target == 1 else (1 - target) ** 4 * p**2 * math.log(1 - p)
     assert float(d._loss(found, [d._target(s) for s in scenes])) == pytest.approx(rest / len(things), rel=1e-4)
-
-
-def test_which_of_several_is_before_which_is_seen_in_the_picture():
-    """Three in a chain, in every order; the one that is inside another is no deeper for it."""
-    boxes = ((0.1, 0.1, 0.4, 0.4), (0.3, 0.3, 0.6, 0.6), (0.5, 0.5, 0.8, 0.8), (0.62, 0.62, 0.7, 0.7))
-    things = [Thing("square", c, "medium", b) for c, b in zip(("red", "blue", "pink", "black"), boxes)]
-    for order in permutations(range(3)):
-        placed = [replace(t, depth=float(d)) for t, d in zip(things, (*order, -1))]
-        picture = render(Scene(tuple(placed)), WORLD.sprites, 64)
-        found = d._with_depths(things, (), d.as_input(picture[None])[0]).objects
-        assert found[3].depth == 0
-        assert [t.depth for t in found[:3]] == [
-            float(order[0] > order[1]), float((order[1] > order[0]) + (order[1] > order[2])), float(order[2] > order[1]),
-        ]  # fmt: skip
 
 
 def test_a_detector_is_kept_and_found_again_and_leaves_the_callers_draws_alone(tmp_path):

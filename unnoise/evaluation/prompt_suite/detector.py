@@ -5,12 +5,12 @@ Loss over the cells p of the map (Zhou et al. 2019, 1904.07850, eq. 1-3), y the 
     L = -1/N sum_p [y = 1] (1 - c)^2 log c + [y < 1] (1 - y)^4 c^2 log(1 - c)  +  1/N sum_centres (|reach - its|_1 / 4 + CE(labels))
 
 A scene is read off: cells that are likelier than THRESHOLD and than their neighbours; of two that say the same of mostly the same
-box the likelier. Of two things whose boxes overlap that one is the deeper with which a render comes nearer to the picture.
+box the likelier. Things that lie over one another are settled by what a render of them would look like (`overlaps`), for which
+cells from PERHAPS on count too.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from itertools import combinations
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +26,21 @@ from unnoise.core.random import derive
 from unnoise.evaluation.encoders import cached
 from unnoise.evaluation.learning import drawing_from, trained
 from unnoise.evaluation.prompt_suite.augment import worn
+from unnoise.evaluation.prompt_suite.overlaps import explained
 from unnoise.modalities.image.scenes.draw import render
 from unnoise.modalities.image.scenes.place import place
 from unnoise.modalities.image.scenes.requests import TRICKY, draw_request
 from unnoise.modalities.image.scenes.shapes import Shapes
 from unnoise.modalities.image.scenes.split import Split
 from unnoise.modalities.image.scenes.vocabulary import BACKDROPS, COLOURS, SHAPES
-from unnoise.modalities.image.scenes.world import SIZES, Backdrop, Box, Scene, Sign, Thing, contains, overlap
+from unnoise.modalities.image.scenes.world import SIZES, Backdrop, Box, Scene, Sign, Thing, overlap
 from unnoise.networks.detection import STRIDE, DetectionNetwork, Found
 
 VERSION = 1
 """Of how detectors are made: to be raised with any change, so that kept ones are made anew."""
 SIDE = 64
 """Pixels: what pictures are resized to."""
-THRESHOLD = 0.3
+THRESHOLD, PERHAPS = 0.3, 0.02
 _SCALES = (*SIZES, "sign")
 _SEED = 7001
 _SPRITES, _EVERYTHING = Shapes(), Split(0.0)
@@ -65,23 +66,28 @@ class Detector:
         with torch.inference_mode():
             found = self.network(x.to(next(self.network.parameters()).device))
         likely = found.centre.sigmoid().cpu()
-        peaks = (likely >= THRESHOLD) & (likely == max_pool2d(likely, 3, 1, 1))
+        peaks = (likely >= PERHAPS) & (likely == max_pool2d(likely, 3, 1, 1))
         reach, (names, colours) = found.reach.cpu(), (part.cpu() for part in found.labels)
         scenes = []
         for i in range(len(x)):
             spots = sorted(((float(likely[i, s, r, c]), int(s), int(r), int(c)) for s, r, c in peaks[i].nonzero()), reverse=True)
             kept: list[Thing] = []  # signs too, for now
-            for _, s, r, c in spots:
+            certain = 0  # things among them that were found for sure
+            for p, s, r, c in spots:
                 thing = Thing(
                     SHAPES[int(names[i, s, :, r, c].argmax())] if _SCALES[s] != "sign" else "sign",
                     tuple(COLOURS)[int(colours[i, s, :, r, c].argmax())] if _SCALES[s] != "sign" else "",
                     _SCALES[s],
                     _box(reach[i, s, :, r, c], r, c),
                 )
-                if not any(_twice(thing, other) for other in kept):
-                    kept.append(thing)
+                if any(_twice(thing, other) for other in kept) or (thing.name == "sign" and p < THRESHOLD):
+                    continue
+                kept.append(thing)
+                certain += thing.name != "sign" and p >= THRESHOLD
             signs = tuple(Sign("", t.box) for t in kept if t.name == "sign")
-            scenes.append(_with_depths([t for t in kept if t.name != "sign"], signs, x[i]))
+            backdrop, picture = _backdrop(x[i]), (x[i].movedim(0, -1).numpy() + 1) * 127.5
+            things = explained([t for t in kept if t.name != "sign"], certain, picture, backdrop, _SPRITES)
+            scenes.append(Scene(tuple(things), signs, backdrop))
         return scenes
 
 
@@ -107,21 +113,6 @@ def _twice(a: Thing, b: Thing) -> bool:
     common = overlap(a.box, b.box)
     union = sum((t.box[2] - t.box[0]) * (t.box[3] - t.box[1]) for t in (a, b)) - common
     return (a.name, a.colour) == (b.name, b.colour) and common > union / 2
-
-
-def _with_depths(things: Sequence[Thing], signs: tuple[Sign, ...], x: Tensor) -> Scene:
-    """depth: how many of those that a thing overlaps lie before it."""
-    backdrop, picture = _backdrop(x), (x.movedim(0, -1).numpy() + 1) * 127.5
-    depths = [0] * len(things)
-    for i, j in combinations(range(len(things)), 2):
-        a, b = things[i], things[j]
-        if overlap(a.box, b.box) > 0 and not contains(a.box, b.box) and not contains(b.box, a.box):
-            wrong = [
-                np.abs(render(Scene((replace(a, depth=d), replace(b, depth=1 - d)), (), backdrop), _SPRITES, SIDE) - picture).sum()
-                for d in (0, 1)
-            ]
-            depths[i if wrong[1] < wrong[0] else j] += 1
-    return Scene(tuple(replace(t, depth=float(d)) for t, d in zip(things, depths)), signs, backdrop)
 
 
 def _backdrop(x: Tensor) -> Backdrop:
