@@ -94,6 +94,22 @@ class Following(Conditioner, ABC):
     def kept(self, given: Cond) -> Cond: ...
 
 
+class ToldSizes(Conditioner, ABC):
+    """Of a model that is told, beside the prompt, how large its pictures are."""
+
+    @abstractmethod
+    def asked(self, n: int, height: int | None = None, width: int | None = None, original: tuple[int, int] | None = None) -> Cond:
+        """What n samples are told, prepared: pictures of height x width pixels, as if they had been of the `original` size."""
+
+
+class ToldGuidance(Conditioner, ABC):
+    """Of a model that was distilled from guided sampling: it is told the guidance scale, and called once a step."""
+
+    @abstractmethod
+    def scaled(self, n: int, guidance: float) -> Cond:
+        """What n samples are told of it, prepared."""
+
+
 @dataclass(frozen=True)
 class UnconditionalConfig:
     def build(self) -> "Unconditional":

@@ -2,8 +2,8 @@
 
     state = (encode(x) - mean) / std     per channel, of the codes of training pictures, so that a state is of unit size
     x = decode(std state + mean)
-The two are buffers, measured once the autoencoder is trained, or an open checkpoint's shift and 1 / scaling factor: no such number is
-left to whoever uses the codec. Cast the autoencoder alone to another dtype (`codec.autoencoder.bfloat16()`): they stay in float32.
+The two are buffers, measured once the autoencoder is trained, or an open checkpoint's shift and 1 / scaling factor: no such number
+is left to whoever uses the codec. Cast the autoencoder alone (`codec.autoencoder.bfloat16()`): they stay in float32.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -94,7 +94,7 @@ class Latents(Codec):
         total = square = torch.zeros(self.config.latent_channels, dtype=torch.float64)
         count = 0
         for batch in batches:
-            z = self._codes(batch).movedim(1, -1).flatten(0, -2).double().cpu()
+            z = self._codes(self.pixels.encode(batch)).movedim(1, -1).flatten(0, -2).double().cpu()
             count, total, square = count + len(z), total + z.sum(0), square + z.square().sum(0)
         if not count:
             raise InputError("there are no pictures to measure the codes of; give at least one batch")
@@ -105,7 +105,12 @@ class Latents(Codec):
     @torch.no_grad()
     def encode(self, data: np.ndarray | Tensor) -> Tensor:
         """uint8 (B, H, W, C) -> float32 (B, c, h, w) of about unit size, on its device. InputError for another size or type."""
-        return (self._codes(data) - _each(self.mean)) / _each(self.std)
+        return self.encoded(self.pixels.encode(data))
+
+    @torch.no_grad()
+    def encoded(self, x: Tensor) -> Tensor:
+        """As `encode`, of pictures that are float (B, C, H, W) in -1 ... 1 already."""
+        return (self._codes(x) - _each(self.mean)) / _each(self.std)
 
     @torch.no_grad()
     def decode(self, state: State) -> Tensor:
@@ -122,19 +127,19 @@ class Latents(Codec):
     @torch.no_grad()
     def posterior(self, data: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of q(state | picture), each (B, c, h, w); 0 where a code is one point."""
-        mean, std = (each.float() for each in self.autoencoder.posterior(self._padded(data)))
+        mean, std = (each.float() for each in self.autoencoder.posterior(self._padded(self.pixels.encode(data))))
         return (mean - _each(self.mean)) / _each(self.std), std / _each(self.std)
 
     def write(self, data: Tensor, out: Path, meta: Sequence[Mapping[str, Any]]) -> list[Path]:
         """One PNG a picture with its row of `meta` inside, and sheet.png, last in the list. See `show.write_pictures`."""
         return write_pictures(list(data), out, meta)
 
-    def _padded(self, data: np.ndarray | Tensor) -> Tensor:
-        return pad_to_multiple(self.pixels.encode(data).to(self.mean.device), self.config.autoencoder.factor)
+    def _padded(self, x: Tensor) -> Tensor:
+        return pad_to_multiple(x.to(self.mean.device), self.config.autoencoder.factor)
 
-    def _codes(self, data: np.ndarray | Tensor) -> Tensor:
+    def _codes(self, x: Tensor) -> Tensor:
         f = self.config.autoencoder.factor
-        return tiled(self.autoencoder.encode, self._padded(data), self.tiling(f), Fraction(1, f)).float()
+        return tiled(self.autoencoder.encode, self._padded(x), self.tiling(f), Fraction(1, f)).float()
 
     def tiling(self, grain: int) -> Tiling:
         """For an input of which `grain` pixels are the side of one code."""

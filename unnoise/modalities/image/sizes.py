@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from unnoise.core.codec import Buildable, Conditioner
+from unnoise.core.codec import Buildable, Conditioner, ToldSizes
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond
 from unnoise.modalities.image.decode import Target
@@ -69,7 +69,7 @@ class SizedWordsConfig(EmphaticConfig):
         return SizedWords(self)
 
 
-class Sized(Conditioner, ABC):
+class Sized(ToldSizes, ABC):
     """cond: as the inner conditioner's, its vector followed by `dim` numbers (these alone, where it has none)."""
 
     def __init__(self, inner: Conditioner, config: SizedNamesConfig | SizedWordsConfig) -> None:

@@ -1,0 +1,252 @@
+"""A foreign checkpoint as our parts: codec, conditioner, network, process, preconditioner, and how it is usually sampled.
+
+Networks are built without memory of their own (on the meta device) and take the checkpoint's weights as they lie in the file,
+unless another precision is asked for. What a network is told is decided by its family:
+
+    Stable Diffusion 1, 2   CLIP                         SDXL     two CLIPs, sizes; its refiner one, sizes and an aesthetic score
+    Stable Diffusion 3      two CLIPs and T5             FLUX.1   CLIP's summary, T5, in dev the guidance scale
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unnoise.checkpoints.diffusers_names import (
+    FLUX_TABLE,
+    SD3_TABLE,
+    SD3_UNUSED,
+    UNET_TABLE,
+    Table,
+    flux_config,
+    sd3_config,
+    translate,
+    unet_config,
+)
+from unnoise.checkpoints.foreign.parts import AsType, Foreign, Part
+from unnoise.checkpoints.foreign.scheduler import read_scheduler
+from unnoise.checkpoints.foreign.vae_names import read_autoencoder
+from unnoise.control.sampling import Sampling
+from unnoise.core.codec import Buildable
+from unnoise.core.errors import InputError
+from unnoise.core.preconditioning import Preconditioner
+from unnoise.core.processes import Process
+from unnoise.modalities.image.inpainting import CodedMaskConfig, WholeMaskConfig
+from unnoise.modalities.image.latents import Latents
+from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
+from unnoise.modalities.words.frozen import CLIPTextConfig, T5TextConfig
+from unnoise.modalities.words.joined import ZeroedConfig, flux, sd3, sdxl
+from unnoise.modalities.words.settings import WithGuidanceConfig, WithSizesConfig
+from unnoise.modalities.words.source import open_encoder
+from unnoise.networks.flux import FluxConfig
+from unnoise.networks.sd3 import SD3Config
+from unnoise.networks.sd_unet import SDUNetConfig
+
+NetworkConfig = SDUNetConfig | SD3Config | FluxConfig
+SIDE = 128
+"""Of the states, where the network's configuration does not say for which size it was trained (FLUX.1)."""
+SCORES = (6.0, 2.5)
+"""The aesthetic score that SDXL's refiner is asked for, and the one it is led away from."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What makes a `DiffusionModel`: modules that hold the checkpoint's weights, and their configurations."""
+
+    codec: Latents
+    conditioner: Emphatic
+    network: nn.Module
+    conditioner_config: EmphaticConfig
+    network_config: Buildable
+    process: Process
+    preconditioner: Preconditioner
+    sampling: Sampling
+
+
+class Told(NamedTuple):
+    """What there is to know when a conditioner is chosen."""
+
+    foreign: Foreign
+    network: Any
+    theirs: Mapping[str, Any]
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Family:
+    """One class of network. table and unused: see `diffusers_names.translate`."""
+
+    name: str
+    read: Callable[[Mapping[str, Any]], Any]
+    table: Table
+    told: Callable[[Told], EmphaticConfig]
+    unused: tuple[str, ...] = ()
+
+
+def build(foreign: Foreign, dtype: torch.dtype = torch.float32) -> Built:
+    """dtype: of the weights of network and autoencoder, float32 or bfloat16; text encoders stay in float32.
+
+    Raises InputError for a family that is not known here, for parts that are missing, and for those of different models.
+    """
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise InputError(f"weights in {dtype}: float32 or bfloat16, which has float32's range, is meant")
+    part = denoiser_of(foreign)
+    family = FAMILIES[part.kind]
+    network_config, network = _network(part, family, dtype)
+    codec = _codec(needed(foreign, "vae"), part, dtype)
+    if codec.config.latent_channels != network_config.channels:
+        both = f"the vae's codes have {codec.config.latent_channels} channels, the network's {network_config.channels}"
+        raise InputError(f"{foreign.where}: parts of different models: {both}")
+    told = Told(foreign, network_config, part.config, codec.config.height, codec.config.width)
+    conditioner_config = family.told(told)
+    conditioner = conditioner_config.build()
+    _check_fit(conditioner, network_config, foreign)
+    process, preconditioner, sampling = read_scheduler(_as_run(foreign), foreign.pipeline)
+    return Built(codec, conditioner, network, conditioner_config, network_config, process, preconditioner, _usual(told, sampling))
+
+
+def _as_run(foreign: Foreign) -> Mapping[str, Any]:
+    """The scheduler's configuration as Stable Diffusion's pipelines use it: two settings of early files they correct."""
+    corrected = {"steps_offset": 1, "clip_sample": False}
+    if not foreign.pipeline.startswith("StableDiffusion") or foreign.pipeline.startswith(("StableDiffusionXL", "StableDiffusion3")):
+        corrected = {"clip_sample": False}
+    return {**foreign.scheduler, **{k: v for k, v in corrected.items() if k in foreign.scheduler}}
+
+
+def _usual(told: Told, sampling: Sampling) -> Sampling:
+    """How the model is usually sampled. Students that were taught to need few steps are known by what they are told, or by the
+    timesteps that they are run at."""
+    if isinstance(told.network, FluxConfig):
+        return replace(sampling, guidance=3.5) if told.network.guidance else replace(sampling, steps=4)
+    theirs = told.foreign.scheduler
+    trailing = theirs.get("timestep_spacing") == "trailing" and theirs.get("prediction_type", "epsilon") == "epsilon"
+    if trailing and str(theirs.get("_class_name")).startswith("Euler"):  # SD-Turbo and SDXL-Turbo
+        return replace(sampling, steps=4, guidance=1.0)
+    return sampling
+
+
+def denoiser_of(foreign: Foreign) -> Part:
+    """The network that denoises, of a known family. InputError for another, and where there is none."""
+    part = foreign.parts.get("unet") or foreign.parts.get("transformer")
+    if part is None:
+        raise InputError(f"{foreign.where}: a {foreign.pipeline} without a unet or transformer; nothing in it denoises")
+    if part.kind not in FAMILIES:
+        known = ", ".join(f.name for f in FAMILIES.values())
+        raise InputError(f"{part.where}: a {part.kind} of a {foreign.pipeline} is recognised, but not run here; {known} are")
+    return part
+
+
+def needed(foreign: Foreign, name: str) -> Part:
+    """The part of that name. InputError where there is none."""
+    if name not in foreign.parts:
+        raise InputError(f"{foreign.where}: no {name}, which a {foreign.pipeline} needs; fetch the model again, with this part")
+    return foreign.parts[name]
+
+
+def _network(part: Part, family: Family, dtype: torch.dtype) -> tuple[Any, nn.Module]:
+    try:
+        config = family.read(part.config)
+        with torch.device("meta"):
+            network = config.build()
+        weights = translate(AsType(part.tensors, dtype), family.table, network.state_dict(), family.unused)
+    except KeyError as e:
+        raise InputError(f"{part.where}: the configuration of the network lacks {e}") from None
+    except (InputError, ValueError) as e:
+        raise InputError(f"{part.where}: {e}") from None
+    return config, _filled(network, weights)
+
+
+def _codec(part: Part, denoiser: Part, dtype: torch.dtype) -> Latents:
+    """For pictures of the size that the network was trained on."""
+    config, weights = read_autoencoder(replace(part, tensors=AsType(part.tensors, dtype)), 512, 512)
+    size = denoiser.config.get("sample_size") or SIDE
+    rows, columns = (size, size) if isinstance(size, int) else size
+    config = replace(config, height=rows * config.autoencoder.factor, width=columns * config.autoencoder.factor)
+    with torch.device("meta"):
+        codec = config.build()
+    _filled(codec, weights)
+    return codec
+
+
+def _filled(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A module on the meta device, with these tensors as its own."""
+    module.load_state_dict(weights, assign=True)
+    return module.eval()
+
+
+def _check_fit(conditioner: Emphatic, network: NetworkConfig, foreign: Foreign) -> None:
+    """InputError where the text encoders are another model's. What nothing is told as is remembered, and needed in any case."""
+    with torch.no_grad():
+        said = conditioner(conditioner.prepare_said([None]))
+    for entry, wanted in (("tokens", network.token_dim), ("vector", network.vector_dim)):
+        if entry in said and wanted and said[entry].shape[-1] != wanted:
+            both = f"the text encoders' {entry} have a width of {said[entry].shape[-1]:,}, the network reads {wanted:,}"
+            raise InputError(f"{foreign.where}: parts of different models: {both}")
+
+
+# -- what each family is told ----------------------------------------------------------------------------------------------
+
+
+def clip(foreign: Foreign, name: str, projected: bool = False) -> CLIPTextConfig:
+    part = needed(foreign, name)
+    opened = open_encoder(part.where, "CLIPTextModelWithProjection" if projected else "CLIPTextModel")
+    return CLIPTextConfig(part.where, opened.hash, opened.network.config.hidden_size, projected=projected)
+
+
+def t5(foreign: Foreign, name: str) -> T5TextConfig:
+    part = needed(foreign, name)
+    opened = open_encoder(part.where, "T5EncoderModel")
+    return T5TextConfig(part.where, opened.hash, opened.network.config.d_model)
+
+
+def _unet_told(told: Told) -> EmphaticConfig:
+    """Stable Diffusion 1, 2, XL and XL's refiner, which lacks the first encoder; with a mask, for inpainting."""
+    foreign, dim = told.foreign, told.theirs.get("addition_time_embed_dim")
+    inner: EmphaticConfig
+    if not told.network.vector_dim:
+        inner = clip(foreign, "text_encoder")
+    else:
+        second = clip(foreign, "text_encoder_2", projected=True)
+        if "text_encoder" in foreign.parts:
+            zeroed = sdxl(clip(foreign, "text_encoder"), second)
+        else:
+            zeroed = ZeroedConfig(replace(second, skip=2, normed=False))
+        inner = zeroed if foreign.settings.get("force_zeros_for_empty_prompt", True) else zeroed.part
+        scores = SCORES if foreign.settings.get("requires_aesthetics_score") else None
+        inner = WithSizesConfig(inner, told.height, told.width, dim or 256, scores)
+    return _masked(told, inner, CodedMaskConfig, told.network.channels + 1)
+
+
+def _sd3_told(told: Told) -> EmphaticConfig:
+    first, second = (clip(told.foreign, name, projected=True) for name in ("text_encoder", "text_encoder_2"))
+    return _masked(told, sd3(first, second, t5(told.foreign, "text_encoder_3")), CodedMaskConfig, told.network.channels + 1)
+
+
+def _flux_told(told: Told) -> EmphaticConfig:
+    words = flux(clip(told.foreign, "text_encoder"), t5(told.foreign, "text_encoder_2"))
+    inner = WithGuidanceConfig(words) if told.network.guidance else words
+    return _masked(told, inner, WholeMaskConfig, told.network.channels + 64)
+
+
+def _masked(
+    told: Told, inner: EmphaticConfig, config: type[CodedMaskConfig] | type[WholeMaskConfig], channels: int
+) -> EmphaticConfig:
+    """With a mask, where the network has room for one. InputError where it has room for something else."""
+    there = told.network.picture_channels
+    if there not in (0, channels):
+        raise InputError(
+            f"{told.foreign.where}: a network with {there} channels beside the {told.network.channels} that it denoises; "
+            f"0 (from words alone) or {channels} (for inpainting) are known here"
+        )
+    return config(inner) if there else inner
+
+
+FAMILIES: Mapping[str, Family] = {
+    "UNet2DConditionModel": Family("Stable Diffusion 1, 2 and XL", unet_config, UNET_TABLE, _unet_told),
+    "SD3Transformer2DModel": Family("Stable Diffusion 3 and 3.5", sd3_config, SD3_TABLE, _sd3_told, SD3_UNUSED),
+    "FluxTransformer2DModel": Family("FLUX.1", flux_config, FLUX_TABLE, _flux_told),
+}
+"""By the class of theirs that denoises."""

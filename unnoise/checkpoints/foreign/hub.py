@@ -1,0 +1,82 @@
+"""Open checkpoints by their name on the Hugging Face hub (OWNER/NAME): what is needed of them, fetched once.
+
+Needs the extra `text`.
+Of a diffusers folder that is model_index.json, and of each part its configuration, its tokenizer's files and one variant of its
+weights as safetensors: neither pickles nor the same weights in other formats. What has been fetched lies in the hub's own cache, is
+not fetched again, and goes on where it was broken off. HF_HUB_OFFLINE=1 takes what is there and asks nobody.
+"""
+
+import re
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from unnoise.checkpoints.foreign.folder import INDEX, PARTS, PICKLED, TOKENIZERS, read_name, weights_of
+from unnoise.core.errors import InputError
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_READ = (".json", ".txt", ".model")
+"""Configurations and tokenizers."""
+
+
+def is_hub_name(source: str) -> bool:
+    return _NAME.fullmatch(source) is not None
+
+
+def fetch(name: str, variant: str | None = None) -> Path:
+    """The folder of the model in the hub's cache; what lacks is fetched, with a bar that shows how far it is.
+
+    Raises InputError for a model that is not on the hub, or needs a licence to be accepted first, and when it cannot be reached.
+    """
+    try:
+        import huggingface_hub as hub
+        from huggingface_hub import errors
+    except ImportError as e:
+        raise InputError(f'{name} would be fetched from the hub, which needs huggingface_hub: pip install "unnoise[text]"') from e
+    if hub.constants.HF_HUB_OFFLINE:
+        return _cached(hub, name, "HF_HUB_OFFLINE is set")
+    try:
+        wanted = needed_files([f.rfilename for f in hub.HfApi().model_info(name).siblings or []], variant, name)
+        return Path(hub.snapshot_download(name, allow_patterns=wanted))
+    except (errors.GatedRepoError, errors.RepositoryNotFoundError) as e:
+        gated = isinstance(e, errors.GatedRepoError)
+        why = "asks for its licence to be accepted on its page" if gated else "is no folder here, and no public model on the hub"
+        raise InputError(f"{name} {why}; for one that you may read, log in first: hf auth login") from e
+    except (errors.HTTPError, OSError) as e:
+        return _cached(hub, name, f"the hub could not be reached ({_first_line(e)})")
+
+
+def _cached(hub: Any, name: str, why: str) -> Path:
+    """The model as it was fetched before."""
+    try:
+        folder = Path(hub.snapshot_download(name, local_files_only=True))
+    except OSError as e:  # what the hub raises for an entry that is not there is one
+        raise InputError(f"{name}: no such folder, not in the cache of the hub, and {why}") from e
+    if not (folder / INDEX).is_file():
+        raise InputError(f"{name}: in the cache of the hub without its {INDEX}, and {why}")
+    return folder
+
+
+def _first_line(e: Exception) -> str:
+    return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
+
+
+def needed_files(names: Collection[str], variant: str | None, where: str) -> list[str]:
+    """Of all files of a model on the hub, those that are read. InputError for one that is no diffusers folder, or pickled."""
+    if INDEX not in names:
+        single = [n for n in names if n.endswith((".safetensors", ".gguf")) and "/" not in n]
+        hint = f"fetch {single[0]} and give its path" if single else "only models in the layout of diffusers are fetched"
+        raise InputError(f"{where}: has no {INDEX} on the hub; {hint}")
+    inside: dict[str, list[str]] = {}
+    for n in names:
+        path = PurePosixPath(n)
+        if len(path.parts) == 2:
+            inside.setdefault(path.parts[0], []).append(path.name)
+    wanted = [n for n in (INDEX, "README.md") if n in names]
+    for folder in (*PARTS, *TOKENIZERS, "scheduler"):
+        files = inside.get(folder, [])
+        wanted += [f"{folder}/{n}" for n in files if n.endswith(_READ) and not n.startswith("flax")]
+        if any(read_name(n) or n.endswith(PICKLED) for n in files):
+            has = variant if variant in {p.variant for n in files if (p := read_name(n))} else None
+            wanted += [f"{folder}/{n}" for n in weights_of(files, has, f"{where}/{folder}")]
+    return wanted

@@ -1,0 +1,95 @@
+"""Pictures to be filled in where a mask says so, by networks that see what is to stay (Rombach et al. 2021, 2112.10752, 4.5).
+
+    picture = [m, E(x (1 - m))]      Stable Diffusion: m at the size of the codes, of the nearest pixel; E the codec's `encode`
+    picture = [E(x (1 - m)), m']     FLUX.1 Fill: m' holds all pixels of a code as channels of their own
+
+A pixel under the mask is middle grey, 0 in -1 ... 1.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pixel_unshuffle
+
+from unnoise.core.codec import Codec
+from unnoise.core.errors import InputError
+from unnoise.core.state import Cond
+from unnoise.modalities.image.latents import Latents
+from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
+from unnoise.modalities.words.syntax import Said
+
+
+@dataclass(frozen=True)
+class CodedMaskConfig(EmphaticConfig):
+    """inner: of words."""
+
+    inner: EmphaticConfig
+
+    def build(self) -> "CodedMask":
+        return CodedMask(self)
+
+
+@dataclass(frozen=True)
+class WholeMaskConfig(EmphaticConfig):
+    """inner: of words."""
+
+    inner: EmphaticConfig
+
+    def build(self) -> "WholeMask":
+        return WholeMask(self)
+
+
+class Inpainting(Emphatic, ABC):
+    """cond: as the inner conditioner's, and picture (B, C', h, w) where one was given."""
+
+    def __init__(self, config: CodedMaskConfig | WholeMaskConfig) -> None:
+        super().__init__()
+        self.config, self.inner = config, config.inner.build()
+
+    def prepare_said(self, said: Sequence[Said | None]) -> Cond:
+        return self.inner.prepare_said(said)
+
+    def prepare_away(self, said: Sequence[Said | None]) -> Cond:
+        return self.inner.prepare_away(said)
+
+    def forward(self, prepared: Cond) -> Cond:
+        cond = self.inner({k: v for k, v in prepared.items() if k != "picture"})
+        return {**cond, "picture": prepared["picture"]} if "picture" in prepared else cond
+
+    def kept(self, given: Cond) -> Cond:
+        """All: guidance leads to the prompt, not away from the picture."""
+        return given
+
+    def of(self, codec: Codec, pictures: np.ndarray | Tensor, masks: np.ndarray | Tensor) -> Cond:
+        """-> picture (B, C', h, w), to be `given` to `DiffusionModel.sample`.
+
+        pictures: uint8 (B, H, W, 3), as the codec encodes them; masks: bool (B, H, W), true where something new is to be drawn.
+        Raises InputError for pictures and masks of different sizes.
+        """
+        x, m = torch.as_tensor(pictures), torch.as_tensor(masks).bool()
+        if x.ndim != 4 or m.shape != x.shape[:3]:
+            raise InputError(f"pictures {tuple(x.shape)} and masks {tuple(m.shape)}: (B, H, W, 3) and (B, H, W) are meant")
+        if not isinstance(codec, Latents):
+            raise InputError(f"a {type(codec).__name__} codec has no codes to lay beside; inpainting networks work on latents")
+        visible = codec.pixels.encode(x) * ~m[:, None]
+        codes = codec.encoded(visible)
+        return {"picture": self.beside(codes, m[:, None].to(codes))}
+
+    @abstractmethod
+    def beside(self, codes: Tensor, masks: Tensor) -> Tensor:
+        """codes (B, c, h, w), masks (B, 1, H, W) of 0 and 1 -> (B, C', h, w)."""
+
+
+class CodedMask(Inpainting):
+    def beside(self, codes: Tensor, masks: Tensor) -> Tensor:
+        return torch.cat([interpolate(masks, codes.shape[-2:], mode="nearest"), codes], 1)
+
+
+class WholeMask(Inpainting):
+    def beside(self, codes: Tensor, masks: Tensor) -> Tensor:
+        factor = masks.shape[-1] // codes.shape[-1]
+        return torch.cat([codes, pixel_unshuffle(masks, factor)], 1)
