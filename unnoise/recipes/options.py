@@ -51,6 +51,8 @@ class Options:
     text_encoder: str | None = None
     """A text encoder that was trained before: a frozen CLIP, T5 or sentence encoder by its hub name or folder, or the
     folder of the recipe distil-text; for that recipe, the teacher. Not given: a small one is trained along."""
+    spelling: bool = False
+    """For captions of free text: tell the network the words in quotes, and behind "says", letter by letter too."""
     condition: str | None = None
     """For tables: the column of categories whose values become prompts."""
 

@@ -28,6 +28,7 @@ from unnoise.modalities.image.data import PictureData
 from unnoise.modalities.image.sizes import SizedNamesConfig, SizedWordsConfig
 from unnoise.modalities.words.distilled import DistilledConfig
 from unnoise.modalities.words.emphasis import EmphaticConfig
+from unnoise.modalities.words.spelling import SpelledConfig
 from unnoise.modalities.words.syntax import escaped
 from unnoise.model import About, Buildable, ModelConfig, Sampling
 from unnoise.networks.mp_unet import MPUNetConfig
@@ -37,7 +38,7 @@ from unnoise.networks.unet import UNetConfig, ddpm_cifar10
 from unnoise.recipes.options import Options
 from unnoise.recipes.run import Preview, Run, spread
 from unnoise.recipes.sources import OpenPictures, PictureSource
-from unnoise.recipes.text_encoders import words_of
+from unnoise.recipes.text_encoders import Words, words_of
 from unnoise.training.config import AdamWConfig, InverseSqrtDecay, LinearDecay, TrainConfig
 
 _SIZE_DIM = 64  # of the vector: what is told of a picture's size
@@ -45,11 +46,12 @@ _SIZE_DIM = 64  # of the vector: what is told of a picture's size
 
 @dataclass(frozen=True)
 class Told:
-    """How a network is told what to draw: the conditioner and the widths of what it says."""
+    """How a network is told what to draw: the conditioner and the widths of what it says; and the folder of a distilled encoder."""
 
     conditioner: Buildable
     vector_dim: int
     token_dim: int
+    words: str | None = None
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ def _run(
             sample_every=max(250, steps // 8),
         ),
         preview=Preview(prompts, n=max(1, 32 // max(1, len(prompts))), seed=options.seed),
-        words=options.text_encoder if isinstance(told.conditioner, DistilledConfig) else None,
+        words=told.words,
     )
 
 
@@ -265,14 +267,20 @@ def _objective(weight: Weight, times: Times, options: Options) -> Denoising:
 def _told(data: PictureData, options: Options) -> Told:
     """Words where there are any (class names are words too), class numbers where there are only numbers."""
     captions = {c for several in data.captions for c in several}
-    if not captions:
-        return Told(UnconditionalConfig(), 0, 0)
-    if data.classes and all(c.isdigit() for c in data.classes):
-        return Told(LabelsConfig(data.classes, 192), 192, 0)
+    if (data.classes and all(c.isdigit() for c in data.classes)) or not captions:
+        if options.spelling:
+            raise InputError("--spelling: nothing is said of these pictures that could be spelt; leave it out")
+        return Told(LabelsConfig(data.classes, 192), 192, 0) if data.classes else Told(UnconditionalConfig(), 0, 0)
+    folder = None
     if options.text_encoder is not None:
-        return Told(*words_of(options.text_encoder))
-    encoder = TextEncoderConfig(width=192, depth=1 if data.classes else 3, heads=3)
-    return Told(TextConfig.of(captions, encoder), encoder.width, encoder.width)
+        words = words_of(options.text_encoder)
+        folder = options.text_encoder if isinstance(words.conditioner, DistilledConfig) else None
+    else:
+        encoder = TextEncoderConfig(width=192, depth=1 if data.classes else 3, heads=3)
+        words = Words(TextConfig.of(captions, encoder), encoder.width, encoder.width)
+    if options.spelling:
+        words = words._replace(conditioner=SpelledConfig.of(captions, words.conditioner, words.token_dim))
+    return Told(*words, folder)
 
 
 def _levels(data: PictureData) -> int:

@@ -58,6 +58,7 @@ BUCKETED = ("pictures", "unet", "ddpm", "edm", "edm2")
 """Recipes whose batches may each be of another shape."""
 TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "internal_guidance": ("pictures", "latent"),
+    "spelling": ("pictures", "unet", "ddpm", "edm", "latent"),
 }
 """Options that all other recipes refuse, so that nobody waits for what does not come."""
 
