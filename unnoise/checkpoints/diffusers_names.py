@@ -7,6 +7,7 @@ are linear layers here).
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -169,8 +170,13 @@ def sources_of(name: str, table: Table) -> list[str]:
 
 def _match(pattern: str, module: str) -> tuple[str, ...] | None:
     """What the pattern's stars stand for in a module's name, if it fits."""
-    found = re.fullmatch(re.escape(pattern).replace(r"\*", r"(\d+)"), module)
+    found = _compiled(pattern).fullmatch(module)
     return None if found is None else found.groups()
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.escape(pattern).replace(r"\*", r"(\d+)"))
 
 
 def _filled(source: str, numbers: tuple[str, ...]) -> str:
