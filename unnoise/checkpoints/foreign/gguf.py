@@ -1,0 +1,87 @@
+"""Quantised networks in GGUF files: a transformer or U-Net under its original names, read tensor by tensor.
+
+Blocks of 32 or 256 weights share a scale (and an offset) of few bits (ggml's Q8_0, Q5_0/1, Q4_0/1 and Q2_K to Q6_K); the `gguf`
+package of llama.cpp knows how each is unpacked. Unpacked tensors are float32, as exact as they get; F16 and BF16 stay as they are.
+Rows are unpacked alone where they are made of whole blocks.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unnoise.checkpoints.foreign.original_configs import NETWORK_PREFIXES, NETWORKS, part
+from unnoise.checkpoints.foreign.parts import Part
+from unnoise.checkpoints.foreign.pieces import Shapes
+from unnoise.checkpoints.foreign.recognise import refuse_other, unknown
+from unnoise.core.errors import InputError
+
+_SHAPE = "comfy.gguf.orig_shape."  # ComfyUI stores some tensors flat, and their shapes apart
+
+
+def open_gguf(path: Path) -> Part:
+    """The network of a GGUF file: FLUX, SD3, or a U-Net of Stable Diffusion.
+
+    Raises InputError for a file that is missing, truncated or none, of a family that is not run here, and without the extra `gguf`.
+    """
+    store = GGUFStore(path)
+    for prefix in NETWORK_PREFIXES:
+        for _, sign, reading in NETWORKS:
+            if prefix + sign in store.shapes:
+                return part(store, prefix, reading, str(path))
+    if store.architecture in _TEXT:
+        raise InputError(f"{path}: a {store.architecture} text encoder as GGUF; take it as safetensors")
+    refuse_other(store.shapes, path)
+    raise unknown(store.shapes, path)
+
+
+_TEXT = ("t5", "t5encoder", "clip", "llama", "qwen2", "qwen2vl", "qwen3", "gemma2", "gemma3")
+
+
+class GGUFStore:
+    """A GGUF file, mapped into memory. architecture: what it calls itself, such as "flux"."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        try:
+            import gguf
+        except ModuleNotFoundError:
+            raise InputError(f"{path}: reading GGUF needs the gguf package: pip install 'unnoise[gguf]'") from None
+        try:
+            reader = gguf.GGUFReader(path, "c")  # writable in memory, never in the file: tensors may share it
+            self._tensors: dict[str, Any] = {t.name: t for t in reader.tensors}
+            told = reader.get_field("general.architecture")
+            self.architecture = str(told.contents()) if told else ""
+            fields = {n.removeprefix(_SHAPE): f.contents() for n, f in reader.fields.items() if n.startswith(_SHAPE)}
+        except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, OSError) as e:
+            raise InputError(f"{path}: not whole as GGUF ({e}); it was truncated or is something else: fetch it again") from e
+        self.shapes = Shapes(
+            {name: tuple(fields.get(name, [int(n) for n in reversed(t.shape)])) for name, t in self._tensors.items()}
+        )
+        self._blocks = {kind: size for kind, (size, _) in gguf.GGML_QUANT_SIZES.items()}
+        self._unpack = gguf.dequantize
+        self._plain = {gguf.GGMLQuantizationType.BF16: torch.bfloat16}
+        self._where = path
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        stored, shape = self._tensors[name], self.shapes[name]
+        rows, columns = shape[0] if shape else 1, math.prod(shape[1:])
+        if columns % self._blocks[stored.tensor_type]:
+            return self._read(name, stored.data.reshape(-1)).reshape(shape)[start:stop]
+        data = stored.data.reshape(rows, -1)[start:stop]
+        return self._read(name, data).reshape((stop - start, *shape[1:])[: len(shape)])
+
+    def _read(self, name: str, data: np.ndarray) -> Tensor:
+        kind = self._tensors[name].tensor_type
+        if data.dtype in (np.float32, np.float16):
+            return torch.from_numpy(np.ascontiguousarray(data))
+        if kind in self._plain:
+            return torch.from_numpy(np.ascontiguousarray(data)).view(self._plain[kind])
+        try:
+            return torch.from_numpy(self._unpack(data, kind))
+        except NotImplementedError as e:
+            raise InputError(f"{self._where}: {name!r} is packed as {kind.name}, which the gguf package does not unpack") from e

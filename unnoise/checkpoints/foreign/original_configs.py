@@ -1,0 +1,275 @@
+"""What the shapes of an original file say: its configuration in diffusers' (or transformers') terms, and its layout.
+
+Shapes tell widths, depths and channels. What they do not tell follows the family's rule:
+
+    U-Net        8 heads where the attention is entered by a convolution (SD 1), heads of 64 channels where by a linear layer
+                 (SD 2, SDXL); three of SDXL's size embeddings of 256 channels for each of two numbers, five numbers in the refiner
+    SD3, 3.5     as many heads, of 64 channels, as blocks (Esser et al. 2024, 2403.03206, section 5.3.2)
+    FLUX         rotary axes of 1/8, 7/16 and 7/16 of a head
+    autoencoder  32 groups
+    CLIP         heads of 64 channels; OpenAI's with quick_gelu, OpenCLIP's with gelu
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from unnoise.checkpoints.foreign.original_names import (
+    CLIP,
+    FLUX,
+    OPEN_CLIP,
+    T5,
+    VAE_FLAT,
+    Layout,
+    pieces,
+    sd3_swapped,
+    sd3_table,
+    unet_table,
+    vae_table,
+)
+from unnoise.checkpoints.foreign.parts import Part
+from unnoise.checkpoints.foreign.pieces import Cut, Shapes, Store
+from unnoise.core.errors import InputError
+
+Config = Mapping[str, Any]
+Reading = Callable[[Shapes], tuple[Config, Layout]]
+"""Shapes by original names, without prefix -> configuration and layout. InputError for what is incomplete or of another family."""
+
+
+def unet(shapes: Shapes) -> tuple[Config, Layout]:
+    """A U-Net of Stable Diffusion 1, 2 or XL."""
+    inputs = _count(shapes, "input_blocks.")
+    halvings = [i for i in range(inputs) if f"input_blocks.{i}.0.op.weight" in shapes]
+    starts, ends = [1, *(i + 1 for i in halvings)], [*halvings, inputs]
+    blocks = {end - start for start, end in zip(starts, ends)}
+    if len(blocks) != 1:
+        raise InputError(f"its levels have {sorted(blocks)} blocks: a U-Net of Stable Diffusion has as many in each")
+    per_level = blocks.pop()
+    widths = [shapes[f"input_blocks.{start}.0.out_layers.3.weight"][0] for start in starts]
+    depths = [_count(shapes, f"input_blocks.{start}.1.transformer_blocks.") for start in starts]
+    middle = _count(shapes, "middle_block.1.transformer_blocks.")
+    attends = [depth > 0 for depth in depths]
+    mirrored = [_count(shapes, f"output_blocks.{(per_level + 1) * i}.1.transformer_blocks.") for i in range(len(widths))]
+    if mirrored != depths[::-1] or middle == 0:
+        raise InputError(f"its transformers are {depths} deep down, {middle} in the middle, {mirrored} up: not Stable Diffusion's")
+    attention = "middle_block.1"
+    linear = len(shapes[f"{attention}.proj_in.weight"]) == 2
+    config: dict[str, Any] = {
+        "_class_name": "UNet2DConditionModel",
+        "in_channels": shapes["input_blocks.0.0.weight"][1],
+        "out_channels": shapes["out.2.weight"][0],
+        "block_out_channels": widths,
+        "layers_per_block": per_level,
+        "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+        "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+        "transformer_layers_per_block": [d or 1 for d in depths[:-1]] + [middle],
+        "cross_attention_dim": shapes[f"{attention}.transformer_blocks.0.attn2.to_k.weight"][1],
+        "attention_head_dim": [w // 64 for w in widths] if linear else 8,
+        "use_linear_projection": linear,
+        "norm_num_groups": 32,
+    }
+    if "label_emb.0.0.weight" in shapes:
+        told = shapes["label_emb.0.0.weight"][1]
+        config |= {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": told,
+        }
+    return config, Layout(unet_table(tuple((per_level, a) for a in attends)), dropped=("v_pred", "ztsnr"))
+
+
+def sd3(shapes: Shapes) -> tuple[Config, Layout]:
+    depth = _count(shapes, "joint_blocks.")
+    width, channels, patch, _ = shapes["x_embedder.proj.weight"]
+    positions = math.isqrt(shapes["pos_embed"][1])
+    config = {
+        "_class_name": "SD3Transformer2DModel",
+        "sample_size": 128,
+        "patch_size": patch,
+        "in_channels": channels,
+        "out_channels": shapes["final_layer.linear.weight"][0] // patch**2,
+        "num_layers": depth,
+        "num_attention_heads": width // 64,
+        "attention_head_dim": 64,
+        "joint_attention_dim": shapes["context_embedder.weight"][1],
+        "caption_projection_dim": shapes["context_embedder.weight"][0],
+        "pooled_projection_dim": shapes["y_embedder.mlp.0.weight"][1],
+        "pos_embed_max_size": positions,
+        "qk_norm": "rms_norm" if "joint_blocks.0.x_block.attn.ln_q.weight" in shapes else None,
+        "dual_attention_layers": [i for i in range(depth) if f"joint_blocks.{i}.x_block.attn2.qkv.weight" in shapes],
+    }
+    return config, Layout(sd3_table(depth), width=width, swapped=sd3_swapped(depth))
+
+
+def flux(shapes: Shapes) -> tuple[Config, Layout]:
+    width, channels = shapes["img_in.weight"]
+    head = shapes["double_blocks.0.img_attn.norm.query_norm.scale"][0]
+    out = shapes["final_layer.linear.weight"][0]
+    config = {
+        "_class_name": "FluxTransformer2DModel",
+        "patch_size": 1,
+        "in_channels": channels,
+        "out_channels": None if out == channels else out,
+        "num_layers": _count(shapes, "double_blocks."),
+        "num_single_layers": _count(shapes, "single_blocks."),
+        "attention_head_dim": head,
+        "num_attention_heads": width // head,
+        "joint_attention_dim": shapes["txt_in.weight"][1],
+        "pooled_projection_dim": shapes["vector_in.in_layer.weight"][1],
+        "guidance_embeds": "guidance_in.in_layer.weight" in shapes,
+        "axes_dims_rope": [head // 8, head * 7 // 16, head * 7 // 16],
+    }
+    return config, Layout(FLUX, width=width, swapped=("final_layer.adaLN_modulation.1",))
+
+
+def vae(shapes: Shapes) -> tuple[Config, Layout]:
+    """Without scaling_factor and shift_factor, which belong to the family."""
+    levels = _count(shapes, "encoder.down.")
+    config = {
+        "_class_name": "AutoencoderKL",
+        "in_channels": shapes["encoder.conv_in.weight"][1],
+        "out_channels": shapes["decoder.conv_out.weight"][0],
+        "latent_channels": shapes["decoder.conv_in.weight"][1],
+        "block_out_channels": [shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(levels)],
+        "layers_per_block": _count(shapes, "encoder.down.0.block."),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "norm_num_groups": 32,
+        "act_fn": "silu",
+        "use_quant_conv": "quant_conv.weight" in shapes,
+        "use_post_quant_conv": "post_quant_conv.weight" in shapes,
+    }
+    return config, Layout(vae_table(levels), flat=VAE_FLAT, dropped=("loss.", "model_ema.", "logvar"))
+
+
+def clip(shapes: Shapes) -> tuple[Config, Layout]:
+    """OpenAI's text encoder without its projection, under transformers' names: what Stable Diffusion 1, SDXL and FLUX read."""
+    if "embeddings.token_embedding.weight" in shapes:  # as older versions of transformers wrote it
+        shapes = Shapes({f"text_model.{name}": shape for name, shape in shapes.items()})
+    return _clip_config(shapes, "quick_gelu", projected=False), Layout(CLIP, dropped=(*_CLIP_LEFT, "text_projection"))
+
+
+def clip_projected(shapes: Shapes) -> tuple[Config, Layout]:
+    """OpenCLIP's under transformers' names, with its projection: the second of SD3."""
+    if "text_projection.weight" not in shapes:
+        raise InputError("the file lacks 'text_projection.weight', which this text encoder needs")
+    return _clip_config(shapes, "gelu", projected=True), Layout(CLIP, dropped=_CLIP_LEFT)
+
+
+def clip_alone(shapes: Shapes) -> tuple[Config, Layout]:
+    """Either, in a file of its own: OpenCLIP's is the wider one."""
+    wide = shapes["text_model.embeddings.token_embedding.weight"][1] >= 1280
+    return clip_projected(shapes) if wide else clip(shapes)
+
+
+def open_clip(shapes: Shapes) -> tuple[Config, Layout]:
+    """OpenCLIP's text encoder with its projection: the second of SDXL."""
+    config = _open_clip_config(shapes, _count(shapes, "transformer.resblocks."), projected=True)
+    return config, Layout(OPEN_CLIP, width=config["hidden_size"], turned=("text_projection",), dropped=_CLIP_LEFT)
+
+
+def open_clip_penultimate(shapes: Shapes) -> tuple[Config, Layout]:
+    """OpenCLIP's in Stable Diffusion 2, which reads the layer before the last: the last is left away, as diffusers does."""
+    last = _count(shapes, "transformer.resblocks.") - 1
+    config = _open_clip_config(shapes, last, projected=False)
+    dropped = (*_CLIP_LEFT, "text_projection", f"transformer.resblocks.{last}.")
+    return config, Layout(OPEN_CLIP, width=config["hidden_size"], dropped=dropped)
+
+
+_CLIP_LEFT = ("logit_scale", "text_model.embeddings.position_ids", "embeddings.position_ids", "attn_mask")
+
+
+def _clip_config(shapes: Shapes, activation: str, projected: bool) -> dict[str, Any]:
+    words, width = shapes["text_model.embeddings.token_embedding.weight"]
+    return _text_config(
+        words,
+        width,
+        shapes["text_model.embeddings.position_embedding.weight"][0],
+        _count(shapes, "text_model.encoder.layers."),
+        shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0],
+        activation,
+        projected,
+        shapes["text_projection.weight"][0] if "text_projection.weight" in shapes else width,
+    )
+
+
+def _open_clip_config(shapes: Shapes, layers: int, projected: bool) -> dict[str, Any]:
+    words, width = shapes["token_embedding.weight"]
+    hidden = shapes["transformer.resblocks.0.mlp.c_fc.weight"][0]
+    out = shapes["text_projection"][1] if "text_projection" in shapes else width
+    return _text_config(words, width, shapes["positional_embedding"][0], layers, hidden, "gelu", projected, out)
+
+
+def _text_config(
+    words: int, width: int, places: int, layers: int, hidden: int, activation: str, projected: bool, out: int
+) -> dict[str, Any]:
+    return {
+        "architectures": ["CLIPTextModelWithProjection" if projected else "CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "vocab_size": words,
+        "hidden_size": width,
+        "intermediate_size": hidden,
+        "max_position_embeddings": places,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 64,
+        "projection_dim": out,
+        "hidden_act": activation,
+        "layer_norm_eps": 1e-5,
+        "bos_token_id": 0,  # as in the published configurations: end tokens are found as the largest number
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    }
+
+
+def t5(shapes: Shapes) -> tuple[Config, Layout]:
+    """The encoder of a T5."""
+    first = "encoder.block.0.layer.0.SelfAttention"
+    words, width = shapes["shared.weight"]
+    buckets, heads = shapes[f"{first}.relative_attention_bias.weight"]
+    gated = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight" in shapes
+    config = {
+        "architectures": ["T5EncoderModel"],
+        "model_type": "t5",
+        "vocab_size": words,
+        "d_model": width,
+        "d_kv": shapes[f"{first}.q.weight"][0] // heads,
+        "d_ff": shapes[f"encoder.block.0.layer.1.DenseReluDense.{'wi_0' if gated else 'wi'}.weight"][0],
+        "num_layers": _count(shapes, "encoder.block."),
+        "num_heads": heads,
+        "relative_attention_num_buckets": buckets,
+        "relative_attention_max_distance": 128,
+        "feed_forward_proj": "gated-gelu" if gated else "relu",
+        "layer_norm_epsilon": 1e-6,
+        "is_encoder_decoder": False,
+        "tie_word_embeddings": False,
+    }
+    return config, Layout(T5, dropped=("encoder.embed_tokens", "decoder.", "lm_head", "logit_scale"))
+
+
+def _count(shapes: Shapes, prefix: str) -> int:
+    """How many numbered modules follow a prefix. InputError where one between is missing."""
+    numbers = {int(n) for name in shapes if name.startswith(prefix) and (n := name[len(prefix) :].partition(".")[0]).isdigit()}
+    if numbers and len(numbers) != max(numbers) + 1:
+        gap = min(set(range(max(numbers))) - numbers)
+        raise InputError(f"the file lacks all of {prefix}{gap}; it is incomplete, or parts of two models mixed up")
+    return len(numbers)
+
+
+NETWORKS: tuple[tuple[str, str, Reading], ...] = (
+    ("unet", "input_blocks.0.0.weight", unet),
+    ("transformer", "joint_blocks.0.x_block.attn.qkv.weight", sd3),
+    ("transformer", "double_blocks.0.img_attn.qkv.weight", flux),
+)
+"""diffusers' name of the part, a tensor that only this network has, and how it is read."""
+
+NETWORK_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+
+
+def part(store: Store, prefix: str, reading: Reading, where: str) -> Part:
+    """The part of a file whose tensors' names begin with `prefix`. InputError where it is incomplete, or of another family."""
+    shapes = store.shapes.below(prefix)
+    try:
+        config, layout = reading(shapes)
+        return Part(config, Cut(store, pieces(shapes, layout, prefix)), where)
+    except InputError as e:
+        raise InputError(f"{where}: {e}") from None

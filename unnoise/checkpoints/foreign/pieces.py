@@ -1,0 +1,120 @@
+"""Tensors of diffusers' cut out of the originals they are part of, when they are asked for.
+
+Originals fuse what diffusers keeps apart (queries, keys and values are one matrix), and order some rows otherwise. A piece says
+which rows of which tensor it is; reading it reads those rows alone, and rows that lie together are not copied.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from unnoise.checkpoints.foreign.parts import open_safetensors
+from unnoise.core.errors import InputError
+
+_FLOAT8 = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
+_READ = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "BOOL", *_FLOAT8}
+_SCALES = (".scale_weight", ".weight_scale")  # beside a "weight" of eight bits: what it is to be multiplied with
+
+
+class Shapes(dict[str, tuple[int, ...]]):
+    """Names of tensors -> shapes. Asking for one that is not there is an InputError: the file is not what its other names say."""
+
+    def __missing__(self, name: str) -> tuple[int, ...]:
+        raise InputError(f"the file lacks {name!r}; it is incomplete, or parts of two models mixed up")
+
+    def below(self, prefix: str) -> "Shapes":
+        """Those whose names begin so, without the prefix."""
+        return Shapes({name[len(prefix) :]: shape for name, shape in self.items() if name.startswith(prefix)})
+
+
+class Store(Protocol):
+    """A file of tensors."""
+
+    shapes: Shapes
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows start .. stop - 1 of a tensor, along its first axis; of a scalar, the scalar."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Ranges of rows of the original tensor `name`, one under the other; transposed, if it is turned; then of this shape."""
+
+    name: str
+    rows: tuple[tuple[int, int], ...]
+    shape: tuple[int, ...]
+    turned: bool = False
+
+
+class Cut(Mapping[str, Tensor]):
+    """The tensors of a store, cut into pieces that go by diffusers' names."""
+
+    def __init__(self, store: Store, pieces: Mapping[str, Piece]) -> None:
+        self._store, self._pieces = store, pieces
+        self.shapes = Shapes({name: piece.shape for name, piece in pieces.items()})
+        """Known without reading anything."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        piece = self._pieces[name]
+        read = [self._store.rows(piece.name, start, stop) for start, stop in piece.rows]
+        tensor = read[0] if len(read) == 1 else torch.cat(read)
+        return (tensor.T.contiguous() if piece.turned else tensor).reshape(piece.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pieces)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+
+class And(Mapping[str, Tensor]):
+    """Tensors of a file, and some that it has no need to store, which count where both have one."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> None:
+        self._tensors, self._more = tensors, more
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._more[name] if name in self._more else self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**dict.fromkeys(self._tensors), **dict.fromkeys(self._more)})
+
+    def __len__(self) -> int:
+        return len({*self._tensors, *self._more})
+
+
+class SafetensorsStore:
+    """A safetensors file, mapped into memory. Numbers of eight bits come as bfloat16, which holds them, times their scale."""
+
+    def __init__(self, path: Path) -> None:
+        """InputError for a file that is missing or truncated, or whose numbers are packed in a way that is not read here."""
+        self._file = open_safetensors(path)
+        self.metadata: Mapping[str, str] = self._file.metadata() or {}
+        slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118  (it is no mapping)
+        self.shapes = Shapes({name: tuple(s.get_shape()) for name, s in slices.items() if not _beside(name)})
+        self._dtypes = {name: s.get_dtype() for name, s in slices.items()}
+        packed = [n for n in slices if ".quant_state." in n or (self._dtypes[n] not in _READ and n.endswith(".weight"))]
+        if packed:
+            raise InputError(
+                f"{path}: {packed[0]!r} is packed (as {self._dtypes[packed[0]]}: bitsandbytes, nvfp4 and the like); "
+                "take the same model in bfloat16, float8 or as GGUF"
+            )
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        tensor = self._file.get_slice(name)[start:stop] if self.shapes[name] else self._file.get_tensor(name)
+        if self._dtypes[name] not in _FLOAT8:
+            return tensor
+        for end in _SCALES:
+            if (scale := name.removesuffix(".weight") + end) in self._dtypes:
+                factor = self._file.get_tensor(scale).float()
+                return (tensor.float() * (factor if factor.numel() == 1 else factor[start:stop])).to(torch.bfloat16)
+        return tensor.to(torch.bfloat16)
+
+
+def _beside(name: str) -> bool:
+    """Whether a tensor only says how another is to be read."""
+    return name.split(".")[-1] in {"scaled_fp8", "comfy_quant", "scale_weight", "weight_scale", "scale_input", "input_scale"}

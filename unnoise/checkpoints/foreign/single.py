@@ -1,0 +1,165 @@
+"""Models in one file: safetensors with the original names, as Stability, Black Forest Labs, A1111, ComfyUI write it; GGUF.
+
+What a file holds is found by its names: the network (below "model.diffusion_model.", "diffusion_model." or nothing), the
+autoencoder ("first_stage_model.", "vae."), the text encoders ("cond_stage_model.", "conditioner.embedders.", "text_encoders.").
+What it does not hold is not in the result; `together` joins files that make a model between them.
+
+How a U-Net was trained its shapes do not say. In this order:
+
+    modelspec.prediction_type; a tensor v_pred, and ztsnr for zero terminal SNR     where the file says it
+    the spread of the last transformer's first bias is above 0.09: v                Stable Diffusion 2, as ComfyUI tells them apart
+    noise                                                                           otherwise
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from unnoise.checkpoints.foreign import original_configs as read
+from unnoise.checkpoints.foreign.families import CLIP_G, CLIP_H, CLIP_L, T5, Family, family_of
+from unnoise.checkpoints.foreign.gguf import open_gguf
+from unnoise.checkpoints.foreign.parts import Foreign, Part
+from unnoise.checkpoints.foreign.pieces import And, SafetensorsStore
+from unnoise.checkpoints.foreign.recognise import refuse_other, refuse_pickle, unknown
+from unnoise.core.errors import InputError
+
+V_SPREAD = 0.09
+"""Of Stable Diffusion 2's last first bias: below it, the network was trained to predict noise."""
+
+
+class _Place(NamedTuple):
+    """Where a part may lie: the beginning of its tensors' names, one of them that it always has, and how it is read."""
+
+    prefix: str
+    sign: str
+    reading: read.Reading
+
+
+_WORDS, _OPEN_WORDS = "text_model.embeddings.token_embedding.weight", "token_embedding.weight"
+_T5 = "encoder.block.0.layer.0.SelfAttention.q.weight"
+_VAES = tuple(_Place(prefix, "decoder.up.0.block.0.conv1.weight", read.vae) for prefix in ("first_stage_model.", "vae.", ""))
+_ENCODERS = (
+    _Place("cond_stage_model.transformer.", _WORDS, read.clip),
+    _Place("cond_stage_model.transformer.", _WORDS.removeprefix("text_model."), read.clip),
+    _Place("cond_stage_model.model.", _OPEN_WORDS, read.open_clip_penultimate),
+    _Place("conditioner.embedders.0.transformer.", _WORDS, read.clip),
+    _Place("conditioner.embedders.0.model.", _OPEN_WORDS, read.open_clip),
+    _Place("conditioner.embedders.1.model.", _OPEN_WORDS, read.open_clip),
+    _Place("text_encoders.clip_l.transformer.", _WORDS, read.clip),
+    _Place("text_encoders.clip_g.transformer.", _WORDS, read.clip_projected),
+    _Place("text_encoders.t5xxl.transformer.", _T5, read.t5),
+    _Place("", _WORDS, read.clip_alone),
+    _Place("", _T5, read.t5),
+)
+_ALONE = {"vae": "vae", CLIP_L: "text_encoder", CLIP_H: "text_encoder", CLIP_G: "text_encoder_2", T5: "text_encoder_3"}
+
+
+def open_single(path: Path) -> Foreign:
+    """What a file holds of a model. Where the network is not in it, pipeline is "" and the scheduler empty.
+
+    Raises InputError for a file that is missing, truncated, a pickle, of a family that is not run here, or no model.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix.lower() == ".gguf":
+        network = open_gguf(path)
+        return _model(network, [], _family(network), str(path))
+    refuse_pickle(path)
+    store = SafetensorsStore(path)
+    refuse_other(store.shapes, path)
+    places = [place for group in (_VAES, _ENCODERS) for place in group if place.prefix + place.sign in store.shapes]
+    beside = [read.part(store, p.prefix, p.reading, str(path)) for p in places]
+    for prefix in read.NETWORK_PREFIXES:
+        for _, sign, reading in read.NETWORKS:
+            if prefix + sign in store.shapes:
+                network = read.part(store, prefix, reading, str(path))
+                v = _predicts_v(store, network)
+                return _model(network, beside, _family(network, v, zero_snr="ztsnr" in store.shapes), str(path))
+    if not beside:
+        raise unknown(store.shapes, path)
+    return Foreign("", {_ALONE[_role(part)]: part for part in beside}, {}, {}, str(path))
+
+
+def together(first: Foreign, *others: Foreign) -> Foreign:
+    """One model out of several files: a network, and the autoencoder and text encoders that were published beside it.
+
+    Raises InputError where no file or more than one holds a network, or where two hold the same part.
+    """
+    files = (first, *others)
+    networks = [f for f in files if f.pipeline]
+    if len(networks) != 1:
+        what = f"{len(networks)} of them hold" if networks else "none of them holds"
+        raise InputError(f"{', '.join(f.where for f in files)}: {what} a network; one of them must")
+    (main,) = networks
+    network = main.parts.get("unet") or main.parts["transformer"]
+    beside = [part for f in files for part in f.parts.values() if part is not network]
+    told = main.scheduler
+    family = _family(network, told.get("prediction_type") == "v_prediction", bool(told.get("rescale_betas_zero_snr")))
+    return _model(network, beside, family, main.where)
+
+
+def _family(network: Part, v_prediction: bool = False, zero_snr: bool = False) -> Family:
+    try:
+        return family_of(network.config, v_prediction, zero_snr)
+    except InputError as e:
+        raise InputError(f"{network.where}: {e}") from None
+
+
+def _model(network: Part, beside: list[Part], family: Family, where: str) -> Foreign:
+    """The parts under the names that the family has for them. InputError for a part that it does not have, or has twice."""
+    network = replace(network, config={**network.config, "sample_size": family.side})
+    parts = {"unet" if network.kind == "UNet2DConditionModel" else "transformer": network}
+    for part in beside:
+        role = _role(part)
+        name = "vae" if role == "vae" else family.encoders.get(role)
+        if name is None:
+            raise InputError(f"{part.where}: holds a {role}, which {family.name} does not read: parts of two models mixed up")
+        if name in parts:
+            raise InputError(f"{part.where}: a second {role} beside that of {parts[name].where}")
+        if role == "vae":
+            part = replace(part, config={**part.config, **family.latents})
+        elif role == CLIP_L and CLIP_G in family.encoders and T5 in family.encoders:
+            part = _unprojected(part)
+        parts[name] = part
+    return Foreign(family.pipeline, parts, family.scheduler, {}, where, family.settings)
+
+
+def _role(part: Part) -> str:
+    """What a part that is no network is for."""
+    if part.kind == "AutoencoderKL":
+        return "vae"
+    if part.config["model_type"] == "t5":
+        return T5
+    if part.config["hidden_act"] == "quick_gelu":
+        return CLIP_L
+    return CLIP_G if "WithProjection" in part.kind else CLIP_H
+
+
+def _unprojected(part: Part) -> Part:
+    """CLIP-L as SD3 reads it: with a projection, as its other CLIP has one, that changes nothing."""
+    width = part.config["hidden_size"]
+    config = {**part.config, "architectures": ["CLIPTextModelWithProjection"], "projection_dim": width}
+    return replace(part, config=config, tensors=And(part.tensors, {"text_projection.weight": torch.eye(width)}))
+
+
+def _predicts_v(store: SafetensorsStore, network: Part) -> bool:
+    """Whether a U-Net was trained to predict v, as far as its file tells."""
+    if network.kind != "UNet2DConditionModel":
+        return False
+    told = store.metadata.get("modelspec.prediction_type")
+    if told is not None:
+        if told not in _PREDICTS_V:
+            raise InputError(f"{network.where}: modelspec.prediction_type {told!r}: {', '.join(_PREDICTS_V)} are known")
+        return _PREDICTS_V[told]
+    if "v_pred" in store.shapes:
+        return True
+    if family_of(network.config).name != "Stable Diffusion 2" or network.config["in_channels"] != 4:
+        return False
+    levels, blocks = len(network.config["block_out_channels"]), network.config["layers_per_block"]
+    last = f"up_blocks.{levels - 1}.attentions.{blocks}.transformer_blocks.0.norm1.bias"
+    return float(network.tensors[last].float().std(unbiased=False)) > V_SPREAD
+
+
+_PREDICTS_V = {"epsilon": False, "v": True, "v_prediction": True}
