@@ -5,6 +5,7 @@ unless another precision is asked for. What a network is told is decided by its 
 
     Stable Diffusion 1, 2   CLIP                         SDXL     two CLIPs, sizes; its refiner one, sizes and an aesthetic score
     Stable Diffusion 3      two CLIPs and T5             FLUX.1   CLIP's summary, T5, in dev the guidance scale
+    PixArt                  T5, in alpha at 1024 sizes   Sana     Gemma 2 behind an instruction
 """
 
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from unnoise.checkpoints.diffusers_names import (
     translate,
     unet_config,
 )
+from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_TABLE, pixart_config, sana_config
 from unnoise.checkpoints.foreign.parts import AsType, Foreign, Part
 from unnoise.checkpoints.foreign.scheduler import read_scheduler
 from unnoise.checkpoints.foreign.vae_names import read_autoencoder
@@ -37,14 +39,17 @@ from unnoise.modalities.image.inpainting import CodedMaskConfig, WholeMaskConfig
 from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
 from unnoise.modalities.words.frozen import CLIPTextConfig, T5TextConfig
-from unnoise.modalities.words.joined import ZeroedConfig, flux, sd3, sdxl
-from unnoise.modalities.words.settings import WithGuidanceConfig, WithSizesConfig
+from unnoise.modalities.words.gemma import read_gemma
+from unnoise.modalities.words.joined import ZeroedConfig, flux, pixart, sd3, sdxl
+from unnoise.modalities.words.settings import WithGuidanceConfig, WithShapeConfig, WithSizesConfig
 from unnoise.modalities.words.source import open_encoder
 from unnoise.networks.flux import FluxConfig
+from unnoise.networks.pixart import PixArtConfig
+from unnoise.networks.sana import SanaConfig
 from unnoise.networks.sd3 import SD3Config
 from unnoise.networks.sd_unet import SDUNetConfig
 
-NetworkConfig = SDUNetConfig | SD3Config | FluxConfig
+NetworkConfig = SDUNetConfig | SD3Config | FluxConfig | PixArtConfig | SanaConfig
 SIDE = 128
 """Of the states, where the network's configuration does not say for which size it was trained (FLUX.1)."""
 SCORES = (6.0, 2.5)
@@ -181,7 +186,8 @@ def _check_fit(conditioner: Emphatic, network: NetworkConfig, foreign: Foreign) 
     """InputError where the text encoders are another model's. What nothing is told as is remembered, and needed in any case."""
     with torch.no_grad():
         said = conditioner(conditioner.prepare_said([None]))
-    for entry, wanted in (("tokens", network.token_dim), ("vector", network.vector_dim)):
+    summary = 0 if isinstance(network, PixArtConfig | SanaConfig) else network.vector_dim
+    for entry, wanted in (("tokens", network.token_dim), ("vector", summary)):
         if entry in said and wanted and said[entry].shape[-1] != wanted:
             both = f"the text encoders' {entry} have a width of {said[entry].shape[-1]:,}, the network reads {wanted:,}"
             raise InputError(f"{foreign.where}: parts of different models: {both}")
@@ -231,6 +237,21 @@ def _flux_told(told: Told) -> EmphaticConfig:
     return _masked(told, inner, WholeMaskConfig, told.network.channels + 64)
 
 
+def _pixart_told(told: Told) -> EmphaticConfig:
+    words = pixart(t5(told.foreign, "text_encoder"), 120 if told.foreign.pipeline.startswith("PixArtAlpha") else 300)
+    return WithShapeConfig(words, told.height, told.width) if told.network.sizes else words
+
+
+def _sana_told(told: Told) -> EmphaticConfig:
+    return read_gemma(needed(told.foreign, "text_encoder").where)
+
+
+def _sana_config(theirs: Mapping[str, Any]) -> SanaConfig:
+    if theirs.get("guidance_embeds"):
+        raise InputError("Sana-Sprint, a student that is told the guidance scale, is recognised, but not run here; Sana is")
+    return sana_config(theirs)
+
+
 def _masked(
     told: Told, inner: EmphaticConfig, config: type[CodedMaskConfig] | type[WholeMaskConfig], channels: int
 ) -> EmphaticConfig:
@@ -248,5 +269,7 @@ FAMILIES: Mapping[str, Family] = {
     "UNet2DConditionModel": Family("Stable Diffusion 1, 2 and XL", unet_config, UNET_TABLE, _unet_told),
     "SD3Transformer2DModel": Family("Stable Diffusion 3 and 3.5", sd3_config, SD3_TABLE, _sd3_told, SD3_UNUSED),
     "FluxTransformer2DModel": Family("FLUX.1", flux_config, FLUX_TABLE, _flux_told),
+    "PixArtTransformer2DModel": Family("PixArt", pixart_config, PIXART_TABLE, _pixart_told),
+    "SanaTransformer2DModel": Family("Sana", _sana_config, SANA_TABLE, _sana_told),
 }
 """By the class of theirs that denoises."""

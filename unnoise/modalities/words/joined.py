@@ -195,9 +195,9 @@ def flux(clip: CLIPTextConfig, t5: T5TextConfig) -> EndToEndConfig:
     return EndToEndConfig((OnlyConfig(replace(clip, projected=False), ("vector",)), replace(t5, padded=True, length=512)))
 
 
-def pixart(t5: T5TextConfig) -> LowerCaseConfig:
-    """T5's own tokens, 300 at most."""
-    return LowerCaseConfig(replace(t5, padded=False, length=300))
+def pixart(t5: T5TextConfig, length: int = 300) -> LowerCaseConfig:
+    """T5's own tokens: 300 at most in Sigma, 120 in alpha."""
+    return LowerCaseConfig(replace(t5, padded=False, length=length))
 
 
 def _several(parts: Sequence[EmphaticConfig]) -> None:

@@ -2,6 +2,7 @@
 
 WithSizes      vector = [the words' vector, phi(original height, original width, top, left, height, width)]            SDXL
                vector = [the words' vector, phi(original height, original width, top, left, aesthetic score)]          its refiner
+WithShape      vector = [height, width, height / width]                                      PixArt-alpha at 1024 pixels
 WithGuidance   guidance = the scale of the guidance that the network was distilled from                                FLUX.1 dev
 
 phi: harmonics of each number (`embedding.size_features`; Podell et al. 2023, 2307.01952, section 2.2). The score, 1 to 10, is that
@@ -74,6 +75,47 @@ class WithSizes(ToldSizes, Emphatic):
 
     def _scored(self, n: int, side: int) -> Cond:
         return {} if self.config.scores is None else {"score": torch.full((n, 1), self.config.scores[side])}
+
+
+@dataclass(frozen=True)
+class WithShapeConfig(EmphaticConfig):
+    """inner: of words; height, width: in pixels, asked for unless another size is."""
+
+    inner: EmphaticConfig
+    height: int
+    width: int
+
+    def build(self) -> "WithShape":
+        return WithShape(self)
+
+
+class WithShape(ToldSizes, Emphatic):
+    """cond: as the inner conditioner's, and vector (B, 3)."""
+
+    def __init__(self, config: WithShapeConfig) -> None:
+        super().__init__()
+        self.config, self.inner = config, config.inner.build()
+
+    def prepare_said(self, said: Sequence[Said | None]) -> Cond:
+        return {**self.inner.prepare_said(said), **self.asked(len(said))}
+
+    def prepare_away(self, said: Sequence[Said | None]) -> Cond:
+        return {**self.inner.prepare_away(said), **self.asked(len(said))}
+
+    def forward(self, prepared: Cond) -> Cond:
+        return {**self.inner({k: v for k, v in prepared.items() if k != "vector"}), "vector": prepared["vector"]}
+
+    def kept(self, given: Cond) -> Cond:
+        return given
+
+    def asked(self, n: int, height: int | None = None, width: int | None = None, original: tuple[int, int] | None = None) -> Cond:
+        """-> vector (n, 3). InputError for an original: this model knows only how large a picture is to be."""
+        if original is not None:
+            raise InputError(
+                f"original {original}: this model is told how large pictures are to be, not what they were; leave it out"
+            )
+        height, width = height or self.config.height, width or self.config.width
+        return {"vector": torch.tensor([[height, width, height / width]] * n).reshape(n, -1)}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,108 @@
+"""Folders that diffusers' pipelines of PixArt and Sana saved, run here: from the same starting noise the same picture as theirs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import unnoise
+from unnoise.core.errors import InputError
+from unnoise.core.random import Streams
+from unnoise.core.state import State
+from unnoise.model import DiffusionModel
+
+diffusers = pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
+import checkpoints.foreign_pipelines as tiny  # noqa: E402
+from modalities.words import encoders  # noqa: E402
+from transformers import AutoTokenizer, Gemma2Model  # noqa: E402
+
+PROMPTS = ["A red cat", "a dog, 1 hat"]
+SEEDS = (5, 6)
+
+
+def pixart(folder: Path, kind: str, **changed: Any) -> Any:
+    torch.manual_seed(6)
+    sizes = {"sample_size": tiny.SIDE, "num_attention_heads": 3, "attention_head_dim": 8, "num_layers": 2}
+    network = diffusers.PixArtTransformer2DModel(**{**sizes, "cross_attention_dim": 24, "caption_channels": 48, **changed})
+    scheduler = diffusers.DPMSolverMultistepScheduler()
+    parts = {"vae": tiny.vae(), "transformer": tiny.randomised(network), "scheduler": scheduler}
+    return getattr(diffusers, kind)(**parts, **tiny.t5(folder, "text_encoder"))
+
+
+def deep_compression() -> Any:
+    sizes = {"latent_channels": 4, "encoder_block_out_channels": (8, 16), "decoder_block_out_channels": (8, 16)}
+    depths = {"encoder_layers_per_block": (1, 1), "decoder_layers_per_block": (1, 1), "attention_head_dim": 8}
+    kinds = {f"{half}_block_types": ("ResBlock", "EfficientViTBlock") for half in ("encoder", "decoder")}
+    scales = {f"{half}_qkv_multiscales": ((), (5,)) for half in ("encoder", "decoder")}
+    how = {"downsample_block_type": "conv", "upsample_block_type": "interpolate", "scaling_factor": 0.41407}
+    return tiny.randomised(diffusers.AutoencoderDC(in_channels=3, **sizes, **depths, **kinds, **scales, **how))
+
+
+def sana(folder: Path, **changed: Any) -> Any:
+    torch.manual_seed(7)
+    sizes = {"in_channels": 4, "out_channels": 4, "num_attention_heads": 6, "attention_head_dim": 4, "num_layers": 2}
+    words = {"num_cross_attention_heads": 3, "cross_attention_head_dim": 8, "cross_attention_dim": 24, "caption_channels": 16}
+    network = diffusers.SanaTransformer2DModel(**{**sizes, **words, "sample_size": tiny.SIDE, **changed})
+    encoders.save_gemma(folder / "text_encoder", 3)
+    told = {"text_encoder": Gemma2Model.from_pretrained(folder / "text_encoder")}
+    told["tokenizer"] = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    parts = {"vae": deep_compression(), "transformer": tiny.randomised(network)}
+    return diffusers.SanaPipeline(**parts, **told, scheduler=diffusers.DPMSolverMultistepScheduler(**flow))
+
+
+def ours(model: DiffusionModel, **how: Any) -> tuple[Tensor, Tensor]:
+    """The last states, and their pictures in -1 ... 1, not rounded."""
+    states: list[State] = []
+    model.sample(PROMPTS, sample_seeds=SEEDS, watch=lambda i, n, x: states.append(x), **how)
+    x, codec = states[-1], model.codec
+    assert isinstance(x, Tensor)
+    with torch.no_grad():
+        return x, codec.autoencoder.decode(x * codec.std[:, None, None] + codec.mean[:, None, None])
+
+
+def same(pipeline: Any, folder: Path, **theirs: Any) -> None:
+    """Within 1e-3 of the states' and the pictures' own size; and neither may be flat."""
+    model = unnoise.load(tiny.save(pipeline, folder))
+    shape = model.codec.shape()
+    side = shape[-1] * 2 if "height" not in theirs else theirs["height"]
+    noise = Streams.each(SEEDS).normal("prior", (*shape[:-2], side // 2, side // 2))
+    settings = {"num_inference_steps": 6, "guidance_scale": 4.0, "height": side, "width": side, **theirs}
+    last = pipeline(
+        PROMPTS, latents=noise, output_type="latent", use_resolution_binning=False, clean_caption=False,
+        negative_prompt=["Dog"] * 2, **settings,
+    ).images  # fmt: skip
+    with torch.no_grad():
+        expected = pipeline.vae.decode(last / pipeline.vae.config.scaling_factor).sample
+    state, picture = ours(model, steps=6, guidance=4.0, negative="Dog", height=side, width=side)
+    for a, b in ((state, last), (picture, expected)):
+        assert float(b.std()) > 0.02
+        assert float((a - b).abs().max() / b.std()) < 1e-3
+
+
+def test_pixart_sigma(tmp_path: Path) -> None:
+    same(pixart(tmp_path / "parts", "PixArtSigmaPipeline"), tmp_path / "model")
+
+
+def test_pixart_alpha_is_told_the_size_that_is_asked_for(tmp_path: Path) -> None:
+    pipeline = pixart(tmp_path / "parts", "PixArtAlphaPipeline", sample_size=128)
+    same(pipeline, tmp_path / "model", height=32, width=32)
+    with pytest.raises(InputError, match="not what they were"):
+        unnoise.load(tmp_path / "model").sample("a cat", original=(64, 64), height=32)
+
+
+def test_sana(tmp_path: Path) -> None:
+    same(sana(tmp_path / "parts", sample_size=16), tmp_path / "model")  # theirs makes pictures of multiples of 32 pixels
+
+
+def test_what_they_usually_take_is_known(tmp_path: Path) -> None:
+    model = unnoise.load(tiny.save(pixart(tmp_path / "parts", "PixArtSigmaPipeline"), tmp_path / "model"))
+    assert (model.config.sampling.steps, model.config.sampling.guidance) == (20, 4.5)
+
+
+def test_sana_sprint_is_recognised(tmp_path: Path) -> None:
+    pipeline = sana(tmp_path / "parts", guidance_embeds=True)
+    with pytest.raises(InputError, match="Sana-Sprint, a student that is told the guidance scale, is recognised, but not run here"):
+        unnoise.load(tiny.save(pipeline, tmp_path / "model"))
