@@ -22,6 +22,7 @@ from unnoise.networks import (
     autoencoder,
     bottlenecks,
     contrastive,
+    dc_autoencoder,
     embedding,
     flux,
     kl_autoencoder,
@@ -63,7 +64,7 @@ ALLOWED = allow(
     rules.Linear, rules.Projected, rules.ZeroStar,
     self_guidance.Internal, self_guidance.PerturbedAttention, self_guidance.SmoothedAttention,
     autoencoder.AutoencoderConfig, autoencoder.Plain, autoencoder.DeepCompression, autoencoder.Unnormalised, autoencoder.Normalised,
-    kl_autoencoder.KLAutoencoderConfig, tiny_autoencoder.TinyAutoencoderConfig,
+    kl_autoencoder.KLAutoencoderConfig, dc_autoencoder.DCAutoencoderConfig, tiny_autoencoder.TinyAutoencoderConfig,
     bottlenecks.KLConfig, bottlenecks.CodebookConfig, bottlenecks.FiniteScalarsConfig,
     # codecs and conditioners
     PixelsConfig, LatentsConfig, TableCodecConfig, columns.Numeric, columns.Categorical, columns.Constant, columns.RowNumber,

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
 from unnoise.networks.autoencoder import NormalisedResidual
+from unnoise.networks.doubling import Doubling
 from unnoise.networks.layers import wide
 from unnoise.networks.norm import GroupNorm
 from unnoise.networks.picture_autoencoder import PictureAutoencoder, PictureAutoencoderConfig, channels_last, refuse_uneven
-from unnoise.networks.unet import SelfAttention, Upsample
+from unnoise.networks.unet import SelfAttention
 
 EPS = 1e-6
 
@@ -116,7 +117,7 @@ class Decoder(nn.Module):
         self.middle = Middle(widths[0], config.groups, config.attention)
         self.up = nn.Sequential(
             *(
-                Level(widths[max(i - 1, 0)], w, config.blocks + 1, config.groups, Upsample(w) if i < last else None)
+                Level(widths[max(i - 1, 0)], w, config.blocks + 1, config.groups, Doubling(w, w) if i < last else None)
                 for i, w in enumerate(widths)
             )
         )

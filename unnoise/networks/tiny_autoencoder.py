@@ -3,16 +3,17 @@
     block    relu(x + W3 relu(W2 relu(W1 x)))    convolutions of 3 x 3; nothing is normalised
     encoder  a convolution, blocks; then per level a convolution of stride 2 and blocks; a convolution to the code
     decoder  3 tanh(z / 3), a convolution, relu; per level blocks, every pixel doubled, a convolution
-Their codes are the states of the diffusion model itself, without any scale or shift. A number depends on its surroundings alone: tiles
-are exactly the whole.
+Their codes are the states of the diffusion model itself, without any scale or shift. A number depends on its surroundings alone:
+tiles are exactly the whole.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, relu
+from torch.nn.functional import relu
 
+from unnoise.networks.doubling import Doubling
 from unnoise.networks.layers import wide
 from unnoise.networks.picture_autoencoder import PictureAutoencoder, PictureAutoencoderConfig, channels_last, refuse_uneven
 
@@ -62,13 +63,6 @@ class Block(nn.Module):
         return relu(x + c(relu(b(relu(a(x))))))
 
 
-class Doubled(nn.Module):
-    """Every pixel twice to each side."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return interpolate(x, scale_factor=2.0, mode="nearest")
-
-
 class TinyAutoencoder(PictureAutoencoder):
     """Works in the dtype of its weights, channels last; gives float32 at least."""
 
@@ -83,7 +77,7 @@ class TinyAutoencoder(PictureAutoencoder):
         self.encoder = nn.Sequential(*encoder, _convolution(w, config.latent_channels))
         decoder: list[nn.Module] = [_convolution(config.latent_channels, w), nn.ReLU()]
         for i, blocks in enumerate(config.decoder):
-            decoder += [Doubled(), _convolution(w, w, bias=False)] if i else []
+            decoder += [nn.Identity(), Doubling(w, w, bias=False)] if i else []  # theirs has two layers there, and numbers them
             decoder += [Block(w) for _ in range(blocks)]
         self.decoder = nn.Sequential(*decoder, _convolution(w, config.channels))
 

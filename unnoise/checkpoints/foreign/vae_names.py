@@ -14,6 +14,7 @@ from unnoise.checkpoints.diffusers_names import Table, translate
 from unnoise.checkpoints.foreign.parts import Part
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.latents import LatentsConfig
+from unnoise.networks.dc_autoencoder import DCAutoencoderConfig
 from unnoise.networks.kl_autoencoder import KLAutoencoderConfig
 from unnoise.networks.picture_autoencoder import PictureAutoencoderConfig
 from unnoise.networks.tiny_autoencoder import TinyAutoencoderConfig
@@ -53,7 +54,7 @@ KL_TABLE: Table = {
         }.items()
     },
     "encoder.down.*.resample": ("encoder.down_blocks.*.downsamplers.0.conv",),
-    "decoder.up.*.resample.conv": ("decoder.up_blocks.*.upsamplers.0.conv",),
+    "decoder.up.*.resample": ("decoder.up_blocks.*.upsamplers.0.conv",),
     "mix_moments": ("quant_conv",),
     "mix_codes": ("post_quant_conv",),
 }
@@ -70,6 +71,35 @@ TINY_TABLE: Table = {
         "*.convolutions.1": "*.conv.2",
         "*.convolutions.2": "*.conv.4",
     }.items()
+}
+
+_DC_BLOCK = {
+    "first": ("conv1",),
+    "second": ("conv2",),
+    "norm": ("norm",),
+    "attention.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "attention.scales.*.gather": ("attn.to_qkv_multiscale.*.proj_in",),
+    "attention.scales.*.mix": ("attn.to_qkv_multiscale.*.proj_out",),
+    "attention.out": ("attn.to_out",),
+    "attention.norm": ("attn.norm_out",),
+    "mlp.hidden": ("conv_out.conv_inverted",),
+    "mlp.mix": ("conv_out.conv_depth",),
+    "mlp.out": ("conv_out.conv_point",),
+    "mlp_norm": ("conv_out.norm",),
+    "convolution": ("conv",),
+}
+
+DC_TABLE: Table = {
+    **{
+        f"{half}.levels.*.*.{ours}": tuple(f"{half}.{place}.*.*.{one}" for one in theirs)
+        for half, place in {"encoder": "down_blocks", "decoder": "up_blocks"}.items()
+        for ours, theirs in _DC_BLOCK.items()
+    },
+    **{
+        f"{half}.{ours}": (f"{half}.{theirs}",)
+        for half in ("encoder", "decoder")
+        for ours, theirs in {"first": "conv_in", "norm": "norm_out", "last": "conv_out"}.items()
+    },
 }
 
 
@@ -117,9 +147,43 @@ def tiny_config(theirs: Mapping[str, Any]) -> TinyAutoencoderConfig:
     )
 
 
+def dc_config(theirs: Mapping[str, Any]) -> DCAutoencoderConfig:
+    """From the config.json of an AutoencoderDC. InputError for one that is not built as Sana's."""
+    widths, kinds = tuple(theirs["encoder_block_out_channels"]), list(theirs["encoder_block_types"])
+    residual, levels = kinds.count("ResBlock"), len(widths)
+    sides = [tuple(side) for side in theirs["encoder_qkv_multiscales"]]
+    scales = sides[-1] if residual < levels else ()
+    wanted = {
+        "encoder_block_types": ["ResBlock"] * residual + ["EfficientViTBlock"] * (levels - residual),
+        "decoder_block_types": kinds,
+        "decoder_block_out_channels": list(widths),
+        "encoder_qkv_multiscales": [[]] * residual + [list(scales)] * (levels - residual),
+        "decoder_qkv_multiscales": [list(each) for each in sides],
+        "downsample_block_type": "conv",
+        "upsample_block_type": "interpolate",
+        "decoder_norm_types": "rms_norm",
+        "decoder_act_fns": "silu",
+        "decoder_conv_act_fn": "relu",
+        "encoder_out_shortcut": True,
+        "decoder_in_shortcut": True,
+    }
+    _refuse_others(theirs, wanted)
+    return DCAutoencoderConfig(
+        channels=theirs["in_channels"],
+        latent_channels=theirs["latent_channels"],
+        widths=widths,
+        encoder=tuple(theirs["encoder_layers_per_block"]),
+        decoder=tuple(theirs["decoder_layers_per_block"]),
+        residual=residual,
+        scales=scales,
+        head_dim=theirs["attention_head_dim"],
+    )
+
+
 READERS: Mapping[str, tuple[Callable[[Mapping[str, Any]], PictureAutoencoderConfig], Table]] = {
     "AutoencoderKL": (kl_config, KL_TABLE),
     "AutoencoderTiny": (tiny_config, TINY_TABLE),
+    "AutoencoderDC": (dc_config, DC_TABLE),
 }
 
 
@@ -136,11 +200,11 @@ def read_autoencoder(part: Part, height: int, width: int) -> tuple[LatentsConfig
         with torch.device("meta"):
             ours = network.build().state_dict()
         weights = translate({_present_name(name): part.tensors[name] for name in part.tensors}, table, ours)
+        mean, std = latents_statistics(part.config, network.latent_channels)
     except KeyError as e:
         raise InputError(f"{part.where}: the configuration of the autoencoder lacks {e}") from None
     except (InputError, ValueError) as e:
         raise InputError(f"{part.where}: {e}") from None
-    mean, std = latents_statistics(part.config, network.latent_channels)
     config = LatentsConfig(height, width, network.channels, network, TILE)
     return config, {"mean": mean, "std": std, **{f"autoencoder.{name}": w for name, w in weights.items()}}
 
@@ -167,7 +231,12 @@ def _present_name(name: str) -> str:
 
 
 def _refuse_others(theirs: Mapping[str, Any], wanted: Mapping[str, object]) -> None:
+    """InputError for the first setting that is there and is another one."""
     for name, value in wanted.items():
-        found = theirs.get(name, value)
-        if (list(found) if isinstance(found, tuple) else found) != value:
+        found = _as_lists(theirs.get(name, value))
+        if found != value:
             raise InputError(f"{name} {found!r} in the autoencoder's configuration: {value!r} is what can be built here")
+
+
+def _as_lists(value: object) -> object:
+    return [_as_lists(each) for each in value] if isinstance(value, tuple | list) else value

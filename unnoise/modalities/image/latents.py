@@ -33,8 +33,9 @@ class LatentsConfig:
     """Pictures of `height` x `width` pixels; `channels` 1 (grey), 3 (RGB) or 4 (RGBA).
 
     Sides that the autoencoder's factor does not divide are padded by repeating the border, and cropped again. Larger pictures than
-    `tile` pixels a side are coded in tiles (see `tiling`): exactly as the whole where the autoencoder's reach is finite, about so
-    where it is not.
+    `tile` pixels a side are coded in tiles (see `tiling`): exactly as the whole where the autoencoder's reach is finite. Where it is
+    not, a picture of two tiles missed 6 to 18 % of the whole's spread, and 28 % where one half was of four times the other's size
+    (random weights; the tests bound it): make tiles as large as memory allows.
     """
 
     height: int
