@@ -91,13 +91,12 @@ class SDTrunk(SDEncoder):
 
 @dataclass(frozen=True)
 class SD3ControlNetConfig:
-    """trunk: as SD3's, with a depth of its own. hint_channels: of the encoded control picture, and what lies beside it.
+    """trunk: as SD3's, with a depth of its own.
 
     summary: whether it reads `vector`. Those that do not were trained on encoded pictures whose mean had been left in.
     """
 
     trunk: SD3Config
-    hint_channels: int = 16
     summary: bool = True
 
     def build(self) -> "SD3ControlNet":
@@ -108,8 +107,8 @@ class SD3ControlNet(Steering):
     def __init__(self, config: SD3ControlNetConfig) -> None:
         super().__init__()
         trunk = config.trunk
-        self.config, self.trunk = config, SD3Trunk(trunk)
-        self.embed = zeroed(nn.Conv2d(config.hint_channels, trunk.width, trunk.patch, stride=trunk.patch))
+        self.config, self.trunk, self.centred = config, SD3Trunk(trunk), config.summary
+        self.embed = zeroed(nn.Conv2d(trunk.channels, trunk.width, trunk.patch, stride=trunk.patch))
         self.residuals = nn.ModuleList(zeroed(nn.Linear(trunk.width, trunk.width)) for _ in range(trunk.depth))
 
     def misfit(self, network: nn.Module) -> str:
@@ -118,8 +117,7 @@ class SD3ControlNet(Steering):
         return _other(self.config.trunk, network.config)
 
     def hint(self, picture: Tensor, encode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        z = encode(picture)
-        return {"hint": torch.cat([z, z.new_zeros(len(z), self.config.hint_channels - z.shape[1], *z.shape[2:])], 1)}
+        return {"hint": encode(picture)}
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         trunk = self.trunk
@@ -163,7 +161,7 @@ class FluxControlNet(Steering):
     def __init__(self, config: FluxControlNetConfig) -> None:
         super().__init__()
         trunk = config.trunk
-        self.config, self.trunk = config, FluxTrunk(trunk)
+        self.config, self.trunk, self.kinds = config, FluxTrunk(trunk), config.modes
         self.embed = zeroed(nn.Linear(trunk.channels * trunk.patch**2, trunk.width))
         self.modes = nn.Embedding(config.modes, trunk.width) if config.modes else None
         self.residuals = nn.ModuleList(zeroed(nn.Linear(trunk.width, trunk.width)) for _ in range(trunk.joint))

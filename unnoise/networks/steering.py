@@ -61,6 +61,11 @@ def pictures_by_layer(cond: Mapping[str, Tensor], dtype: torch.dtype) -> dict[in
 class Steering(nn.Module, ABC):
     """An adapter's own network: residuals for another network, out of a control picture and whatever that one is told."""
 
+    centred: bool = True
+    """Whether it was trained on encoded pictures as states have them, of mean 0; otherwise their mean was left in."""
+    kinds: int = 0
+    """How many kinds of control picture it tells apart by the entry `mode`; 0 where it was trained on one."""
+
     @abstractmethod
     def misfit(self, network: nn.Module) -> str:
         """Why its residuals do not fit the network; empty where they do."""

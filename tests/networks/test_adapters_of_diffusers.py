@@ -1,0 +1,366 @@
+"""ControlNets, T2I-Adapters and IP-Adapters of diffusers, tiny and with random weights, in its networks against ours in ours."""
+
+import copy
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unnoise.checkpoints.diffusers_names import (
+    FLUX_TABLE,
+    SD3_TABLE,
+    SD3_UNUSED,
+    UNET_TABLE,
+    flux_config,
+    sd3_config,
+    translate,
+    unet_config,
+)
+from unnoise.checkpoints.foreign.adapter_names import image_prompt, layer_numbers, steering
+from unnoise.control.perturbed import averaged, identity, perturbed
+from unnoise.core.denoisers import NetworkDenoiser
+from unnoise.core.errors import InputError
+from unnoise.core.preconditioning import EDM
+from unnoise.core.processes import Gaussian
+from unnoise.core.schedules import RectifiedFlow
+from unnoise.networks.embedding import size_features
+from unnoise.networks.layers import patchify, unpatchify
+from unnoise.networks.steering import Steering, picture_entries, residual
+
+diffusers = pytest.importorskip("diffusers", reason="the networks to compare with are diffusers'")
+TIMES = torch.tensor([0.003, 0.5, 0.987])
+TOKENS, VECTOR = torch.randn(3, 5, 12, generator=torch.Generator().manual_seed(1)), torch.randn(3, 10)
+SIZES = torch.tensor([[512.0, 512, 0, 0, 1024, 1024], [480, 640, 12, 0, 896, 1152], [64, 2048, 0, 700, 1536, 640]])
+CLOSE = 1e-5
+
+
+def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights of a size at which every part has its say; what starts at zero or one as well."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.randn(p.shape, generator=g) * (0.3 if p.ndim == 1 else p[0].numel() ** -0.5))
+    return network.eval().requires_grad_(False)
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    """Within 1e-5 of the picture's own size, in float32."""
+    assert float(theirs.std()) > 0.05
+    assert float((ours - theirs).abs().max() / theirs.std()) < CLOSE
+
+
+UNET = {
+    "in_channels": 4, "block_out_channels": (8, 16, 16), "layers_per_block": 2, "norm_num_groups": 4,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"), "cross_attention_dim": 12,
+    "attention_head_dim": 2,
+}  # fmt: skip
+XL = {
+    **UNET, "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), "attention_head_dim": [1, 2, 4],
+    "transformer_layers_per_block": [1, 1, 3], "use_linear_projection": True, "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 6, "projection_class_embeddings_input_dim": 46,
+}  # fmt: skip
+FAMILIES = {"SD 1": UNET, "SD 2": {**UNET, "attention_head_dim": [1, 2, 4], "use_linear_projection": True}, "SDXL": XL}
+
+
+def unets(name: str) -> tuple[nn.Module, nn.Module]:
+    """Theirs, and ours with the same weights."""
+    config = FAMILIES[name]
+    up = tuple(kind.replace("Down", "Up") for kind in reversed(config["down_block_types"]))
+    theirs = randomised(diffusers.UNet2DConditionModel(**config, out_channels=4, up_block_types=up))
+    return theirs, ours_like(theirs)
+
+
+def ours_like(theirs: nn.Module) -> nn.Module:
+    ours = unet_config(theirs.config).build().eval().requires_grad_(False)
+    ours.load_state_dict(translate(theirs.state_dict(), UNET_TABLE, ours.state_dict()))
+    return ours
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Mapping[str, tuple[nn.Module, nn.Module]]:
+    return {name: unets(name) for name in FAMILIES}
+
+
+def told(name: str) -> tuple[dict, dict]:
+    """What theirs and ours are told beside the picture, in this family."""
+    added = {"added_cond_kwargs": {"text_embeds": VECTOR, "time_ids": SIZES}} if name == "SDXL" else {}
+    return added, {"tokens": TOKENS, "vector": torch.cat([VECTOR, size_features(SIZES, 6)], 1)}
+
+
+def ours_of(theirs: nn.Module) -> Steering:
+    return steering(type(theirs).__name__, dict(theirs.config), theirs.state_dict()).eval().requires_grad_(False)
+
+
+def entries(network: Steering, said: Mapping[str, list[Tensor]], places: Mapping[str, int]) -> dict[str, Tensor]:
+    return {
+        residual(kind, i): several[network.source(i, len(several), places[kind])]
+        for kind, several in said.items()
+        for i in range(places[kind])
+    }
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_control_net_of_stable_diffusion(name: str, pairs: Mapping) -> None:
+    theirs, ours = pairs[name]
+    order = "bgr" if name == "SD 2" else "rgb"
+    shape = {"conditioning_embedding_out_channels": (4, 6, 8, 8), "controlnet_conditioning_channel_order": order}
+    control = randomised(diffusers.ControlNetModel(**FAMILIES[name], **shape), 1)
+    x, picture = torch.randn(3, 4, 8, 12), torch.rand(3, 3, 64, 96)
+    added, cond = told(name)
+    down, middle = control(x, TIMES * 1000, TOKENS, picture, return_dict=False, **added)
+    expected = theirs(
+        x, TIMES * 1000, TOKENS, down_block_additional_residuals=down, mid_block_additional_residual=middle, **added
+    ).sample
+    mine = ours_of(control)
+    assert mine.misfit(ours) == ""
+    said = mine(x, TIMES, {**cond, **mine.hint(picture, lambda x: x)})
+    for a, b in zip([*said["skip"], *said["middle"]], [*down, middle], strict=True):
+        close(a, b)
+    close(ours(x, TIMES, {**cond, **entries(mine, said, ours.places)}), expected)
+    assert (theirs(x, TIMES * 1000, TOKENS, **added).sample - expected).abs().max() > 0.1
+
+
+T2I = {
+    "full_adapter": ("SD 1", {"channels": [8, 16, 16], "num_res_blocks": 2, "downscale_factor": 8}),
+    "light_adapter": ("SD 1", {"channels": [8, 16], "num_res_blocks": 2, "downscale_factor": 8, "in_channels": 1}),
+    "full_adapter_xl": ("SDXL", {"channels": [8, 16, 16, 16], "num_res_blocks": 1, "downscale_factor": 16}),
+}
+
+
+@pytest.mark.parametrize("kind", T2I)
+@torch.no_grad()
+def test_t2i_adapter(kind: str, pairs: Mapping) -> None:
+    name, sizes = T2I[kind]
+    theirs, ours = pairs[name]
+    adapter = randomised(diffusers.T2IAdapter(adapter_type=kind, **sizes), 1)
+    x, picture = torch.randn(3, 4, 8, 12), torch.rand(3, sizes.get("in_channels", 3), 64, 96)
+    added, cond = told(name)
+    features = adapter(picture)
+    residuals = {"down_intrablock_additional_residuals": [f.clone() for f in features]}
+    expected = theirs(x, TIMES * 1000, TOKENS, **residuals, **added).sample
+    mine = ours_of(adapter)
+    assert mine.misfit(ours) == ""
+    hint = mine.hint(picture.expand(-1, 3, -1, -1), lambda x: x)
+    for a, b in zip(hint.values(), features, strict=True):
+        close(a, b)
+    close(ours(x, TIMES, {**cond, **entries(mine, mine(x, TIMES, hint), ours.places)}), expected)
+
+
+SD3 = {
+    "sample_size": 16, "patch_size": 2, "in_channels": 4, "out_channels": 4, "attention_head_dim": 8, "num_attention_heads": 2,
+    "joint_attention_dim": 12, "caption_projection_dim": 16, "pooled_projection_dim": 10, "pos_embed_max_size": 12,
+    "qk_norm": "rms_norm", "dual_attention_layers": (0,),
+}  # fmt: skip
+
+
+def sd3_pair() -> tuple[nn.Module, nn.Module]:
+    theirs = randomised(diffusers.SD3Transformer2DModel(num_layers=5, **SD3))
+    ours = sd3_config(theirs.config).build().eval().requires_grad_(False)
+    ours.load_state_dict(translate(theirs.state_dict(), SD3_TABLE, ours.state_dict(), SD3_UNUSED))
+    return theirs, ours
+
+
+@pytest.mark.parametrize(("layers", "summary"), [(2, True), (3, False)])
+@torch.no_grad()
+def test_control_net_of_stable_diffusion_3(layers: int, summary: bool) -> None:
+    theirs, ours = sd3_pair()
+    control = randomised(diffusers.SD3ControlNetModel(num_layers=layers, force_zeros_for_pooled_projection=not summary, **SD3), 1)
+    x, picture, cond = torch.randn(3, 4, 8, 14), torch.randn(3, 4, 8, 14), {"tokens": TOKENS, "vector": VECTOR}
+    pooled = VECTOR if summary else torch.zeros_like(VECTOR)
+    blocks = control(x, picture, 1.0, TOKENS, pooled, TIMES * 1000).controlnet_block_samples
+    expected = theirs(x, TOKENS, VECTOR, TIMES * 1000, block_controlnet_hidden_states=blocks).sample
+    mine = ours_of(control)
+    assert mine.misfit(ours) == ""
+    said = mine(x, TIMES, {**cond, **mine.hint(torch.zeros(0), lambda _: picture)})
+    for a, b in zip(said["block"], blocks, strict=True):
+        close(a, b)
+    close(ours(x, TIMES, {**cond, **entries(mine, said, ours.places)}), expected)
+
+
+FLUX = {
+    "in_channels": 16, "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 12, "pooled_projection_dim": 10,
+    "axes_dims_rope": (4, 4, 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("union", [False, True], ids=["one kind", "union"])
+@torch.no_grad()
+def test_control_net_of_flux(union: bool) -> None:
+    theirs = randomised(diffusers.FluxTransformer2DModel(num_layers=3, num_single_layers=4, guidance_embeds=True, **FLUX))
+    ours = flux_config(theirs.config).build().eval()
+    ours.load_state_dict(translate(theirs.state_dict(), FLUX_TABLE, ours.state_dict()))
+    control = randomised(
+        diffusers.FluxControlNetModel(
+            num_layers=2, num_single_layers=2, guidance_embeds=union, num_mode=7 if union else None, **FLUX
+        ), 1,
+    )  # fmt: skip
+    x, picture, scale, mode = torch.randn(3, 4, 6, 10), torch.randn(3, 4, 6, 10), torch.tensor([1.0, 3.5, 7.0]), [0, 2, 6]
+    y, column = torch.meshgrid(torch.arange(3.0), torch.arange(5.0), indexing="ij")
+    places = torch.stack([torch.zeros(3, 5), y, column], -1).flatten(0, 1)
+    common = {"pooled_projections": VECTOR, "timestep": TIMES, "img_ids": places, "txt_ids": torch.zeros(5, 3)}
+    out = control(
+        patchify(x, 2), patchify(picture, 2), torch.tensor(mode)[:, None] if union else None, encoder_hidden_states=TOKENS,
+        guidance=scale if union else None, **common,
+    )  # fmt: skip
+    blocks, singles = out.controlnet_block_samples, out.controlnet_single_block_samples
+    residuals = {"controlnet_block_samples": blocks, "controlnet_single_block_samples": singles}
+    expected = theirs(patchify(x, 2), encoder_hidden_states=TOKENS, guidance=scale, **common, **residuals).sample
+    mine = ours_of(control)
+    assert mine.misfit(ours) == ""
+    cond = {"tokens": TOKENS, "vector": VECTOR, "guidance": scale}
+    own = mine.hint(torch.zeros(0), lambda _: picture) | ({"mode": torch.tensor(mode)} if union else {})
+    said = mine(x, TIMES, {**cond, **own})
+    for a, b in zip([*said["block"], *said["single"]], [*blocks, *singles], strict=True):
+        close(a, b)
+    close(ours(x, TIMES, {**cond, **entries(mine, said, ours.places)}), unpatchify(expected, 3, 5, 2))
+
+
+def projection(kind: str) -> dict[str, Tensor]:
+    """The `image_proj` of an IP-Adapter's file: Linear and LayerNorm layers by their makers' names, and latents."""
+
+    def layer(name: str, c_out: int, c_in: int = 0, bias: bool = True) -> dict[str, Tensor]:
+        shape = (c_out, c_in) if c_in else (c_out,)
+        weight = {f"{name}.weight": torch.randn(shape) * (c_in**-0.5 if c_in else 0.3)}
+        return weight | ({f"{name}.bias": 0.3 * torch.randn(c_out)} if bias else {})
+
+    if kind == "plain":
+        return layer("proj", 4 * 12, 20) | layer("norm", 12)
+    if kind == "face id":
+        return layer("proj.0", 40, 20) | layer("proj.2", 4 * 12, 40) | layer("norm", 12)
+    if kind == "full face":
+        return layer("proj.0", 20, 20) | layer("proj.2", 12, 20) | layer("proj.3", 12)
+    out = {"latents": torch.randn(1, 5, 16)} | layer("proj_in", 16, 20) | layer("proj_out", 12, 16) | layer("norm_out", 12)
+    for i in range(4):  # diffusers takes every resampler to have four blocks, of heads of 64 channels and mlps of 4 times the width
+        out |= layer(f"layers.{i}.0.norm1", 16) | layer(f"layers.{i}.0.norm2", 16) | layer(f"layers.{i}.1.0", 16)
+        for name, c_out, c_in in (
+            ("0.to_q", 128, 16),
+            ("0.to_kv", 256, 16),
+            ("0.to_out", 16, 128),
+            ("1.1", 64, 16),
+            ("1.3", 16, 64),
+        ):
+            out |= layer(f"layers.{i}.{name}", c_out, c_in, bias=False)
+    return out
+
+
+def ip_adapter(kind: str, theirs: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """The tensors of an IP-Adapter's file for their network."""
+    pairs = {}
+    for i, name in enumerate(theirs.attn_processors):
+        if name.endswith("attn2.processor"):
+            module = theirs.get_submodule(name.removesuffix(".processor"))
+            for which in "kv":
+                pairs[f"{i}.to_{which}_ip.weight"] = torch.randn(module.to_q.out_features, 12) * 12**-0.5
+    return {"image_proj": projection(kind), "ip_adapter": pairs}
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("SD 1", ["plain"]), ("SD 1", ["plus", "full face"]), ("SDXL", ["plus", "plain"]), ("SDXL", ["face id"])]
+)
+@torch.no_grad()
+def test_ip_adapter(name: str, kinds: list[str], pairs: Mapping) -> None:
+    """Two pictures for the first adapter, one for the second, each adapter at a scale of its own."""
+    torch.manual_seed(0)
+    theirs, ours = copy.deepcopy(pairs[name][0]), pairs[name][1]
+    files = [ip_adapter(kind, theirs) for kind in kinds]
+    assert [2 * k + 1 for k in range(len(layer_numbers(ours)))] == [
+        int(n.split(".")[0]) for n in files[0]["ip_adapter"] if "to_k" in n
+    ]
+    theirs._load_ip_adapter_weights(files, low_cpu_mem_usage=False)
+    scales = [0.7, 0.4][: len(kinds)]
+    for p in theirs.attn_processors.values():
+        if hasattr(p, "scale"):
+            p.scale = scales
+    x = torch.randn(3, 4, 8, 12)
+    seen = [torch.randn(3, 2 - i, *([9] if kind in ("plus", "full face") else []), 20) for i, kind in enumerate(kinds)]
+    added, cond = told(name)
+    added = {"added_cond_kwargs": {**added.get("added_cond_kwargs", {}), "image_embeds": seen}}
+    expected = theirs(x, TIMES * 1000, TOKENS, **added).sample
+    for i, (file, scale) in enumerate(zip(files, scales)):
+        flat = {f"{part}.{k}": v for part, tensors in file.items() for k, v in tensors.items()}
+        network = image_prompt(flat, ours).eval()
+        tokens = torch.cat([network.tokens(each) for each in seen[i]])
+        for layer, (keys, values) in enumerate(network(tokens)):
+            cond |= picture_entries(i, layer, (keys, scale * values))
+    close(ours(x, TIMES, cond), expected)
+
+
+class AskedOnAverage(nn.Module):
+    """Queries in the second half of a batch, blurred without limit."""
+
+    def __init__(self, to_q: nn.Module) -> None:
+        super().__init__()
+        self.to_q = to_q
+
+    def forward(self, x: Tensor) -> Tensor:
+        plain, weak = self.to_q(x).chunk(2)
+        return torch.cat([plain, weak.mean(1, keepdim=True).expand_as(weak)])
+
+
+@pytest.mark.parametrize(("name", "block", "place"), [("SD 1", 4, "mid_block"), ("SDXL", 7, "up_blocks.0.attentions.2")])
+@torch.no_grad()
+def test_perturbed_and_smoothed_attention_in_the_u_net(name: str, block: int, place: str, pairs: Mapping) -> None:
+    """Their processors take both halves of a batch, the second one perturbed."""
+    from diffusers.models.attention_processor import AttnProcessor2_0, PAGIdentitySelfAttnProcessor2_0
+
+    theirs = copy.deepcopy(pairs[name][0])
+    there = [m for n, m in theirs.named_modules() if n.startswith(place) and n.endswith("attn1")]
+    assert len(there) == {"SD 1": 1, "SDXL": 3}[name]
+    for attention in there:
+        attention.to_q.weight *= 100  # so that it matters whom they ask
+        attention.to_out[0].weight *= 30
+    ours = ours_like(theirs)
+    x = torch.randn(3, 4, 8, 12)
+    added, cond = told(name)
+    twice = {k: {n: torch.cat([v, v]) for n, v in of.items()} for k, of in added.items()}
+    denoiser = NetworkDenoiser(ours, Gaussian(RectifiedFlow()), EDM())
+    for replacement, processor in ((identity, PAGIdentitySelfAttnProcessor2_0()), (averaged, AttnProcessor2_0())):
+        for attention in there:
+            attention.set_processor(processor)
+            attention.to_q = attention.to_q if replacement is identity else AskedOnAverage(attention.to_q)
+        plain, weak = theirs(x.repeat(2, 1, 1, 1), TIMES.repeat(2) * 1000, TOKENS.repeat(2, 1, 1), **twice).sample.chunk(2)
+        close(ours(x, TIMES, cond), plain)
+        got = perturbed(denoiser, [block], replacement).network(x, TIMES, cond)
+        close(got, weak)
+        assert (plain - weak).abs().max() > 1e-3
+        if place == "mid_block":
+            assert torch.equal(perturbed(denoiser, [], replacement).network(x, TIMES, cond), got)
+
+
+@torch.no_grad()
+def test_perturbed_attention_in_stable_diffusion_3() -> None:
+    """Words see all, and all see the words; the positions of the picture do not see each other."""
+    from diffusers.models.attention_processor import PAGJointAttnProcessor2_0
+
+    plain = {**SD3, "qk_norm": None, "dual_attention_layers": ()}  # their processor leaves the normalisation out
+    theirs = randomised(diffusers.SD3Transformer2DModel(num_layers=4, **plain))
+    ours = sd3_config(theirs.config).build().eval().requires_grad_(False)
+    ours.load_state_dict(translate(theirs.state_dict(), SD3_TABLE, ours.state_dict(), SD3_UNUSED))
+    for i in (1, 2):
+        theirs.transformer_blocks[i].attn.set_processor(PAGJointAttnProcessor2_0())
+    x = torch.randn(3, 4, 8, 14)
+    expected = theirs(x.repeat(2, 1, 1, 1), TOKENS.repeat(2, 1, 1), VECTOR.repeat(2, 1), TIMES.repeat(2) * 1000).sample.chunk(2)
+    denoiser = NetworkDenoiser(ours, Gaussian(RectifiedFlow()), EDM())
+    cond = {"tokens": TOKENS, "vector": VECTOR}
+    close(ours(x, TIMES, cond), expected[0])
+    close(perturbed(denoiser, [1, 2]).network(x, TIMES, cond), expected[1])
+    assert (expected[0] - expected[1]).abs().max() > 1e-3
+
+
+def test_what_fits_no_network_is_refused(pairs: Mapping) -> None:
+    theirs, ours = pairs["SD 1"]
+    _, other = pairs["SDXL"]
+    control = steering("ControlNetModel", *(lambda c: (dict(c.config), c.state_dict()))(diffusers.ControlNetModel(**UNET)))
+    assert "vector_dim 0" in control.misfit(other)
+    assert "steers a U-Net of Stable Diffusion, not a SD3" in control.misfit(sd3_pair()[1])
+    file = {f"{part}.{k}": v for part, of in ip_adapter("plain", theirs).items() for k, v in of.items()}
+    with pytest.raises(InputError, match="for a network of 11 layers of cross-attention; this model has 23"):
+        image_prompt(file, other)
+    with pytest.raises(InputError, match="lacks 'ip_adapter"):
+        image_prompt({k: v for k, v in file.items() if k != "ip_adapter.1.to_v_ip.weight"}, ours)
+    with pytest.raises(InputError, match="no image_proj of a known kind"):
+        image_prompt({"a.weight": torch.zeros(2)}, ours)
+    with pytest.raises(InputError, match="UNet2DConditionModel, which steers nothing"):
+        steering("UNet2DConditionModel", {}, {})

@@ -1,0 +1,204 @@
+"""ControlNets, T2I-Adapters and IP-Adapters in our terms: configurations, and which tensors of theirs make up each of ours.
+
+ControlNets and T2I-Adapters are folders of diffusers; the tables are read as `diffusers_names` says. IP-Adapters are single files
+in the names of their makers (h94/IP-Adapter), which say nothing of themselves: what they are is read off the shapes.
+
+    image_proj.*                             the projection: `proj` one layer, `proj.0` ... two, `latents` a resampler
+    ip_adapter.(2 k + 1).to_k_ip, to_v_ip    of cross-attention layer k, counted down, up, middle; ours are counted down, middle, up
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from unnoise.checkpoints.diffusers_names import (
+    FLUX_TABLE,
+    SD3_TABLE,
+    UNET_TABLE,
+    Table,
+    flux_config,
+    sd3_config,
+    translate,
+    unet_config,
+)
+from unnoise.core.errors import InputError
+from unnoise.networks.controlnet import FluxControlNetConfig, SD3ControlNetConfig, SDControlNetConfig
+from unnoise.networks.image_prompt import (
+    EachConfig,
+    ImagePrompt,
+    ImagePromptConfig,
+    ProjectionConfig,
+    ResamplerConfig,
+    SummaryConfig,
+)
+from unnoise.networks.sd_unet import SDUNet, TransformerBlock
+from unnoise.networks.steering import Steering
+from unnoise.networks.t2i_adapter import FullConfig, LightConfig, T2IAdapterConfig, XLConfig
+
+SteeringConfig = SDControlNetConfig | SD3ControlNetConfig | FluxControlNetConfig | T2IAdapterConfig
+
+
+def _trunk(table: Table) -> dict[str, tuple[str, ...]]:
+    return {f"trunk.{ours}": theirs for ours, theirs in table.items()}
+
+
+CONTROLNET_TABLE: Table = {
+    **_trunk(UNET_TABLE),
+    "embed.first": ("controlnet_cond_embedding.conv_in",),
+    "embed.convs.*": ("controlnet_cond_embedding.blocks.*",),
+    "embed.last": ("controlnet_cond_embedding.conv_out",),
+    "skips.*": ("controlnet_down_blocks.*",),
+    "middle": ("controlnet_mid_block",),
+}
+
+SD3_CONTROLNET_TABLE: Table = {
+    **_trunk(SD3_TABLE),
+    "embed": ("pos_embed_input.proj",),
+    "residuals.*": ("controlnet_blocks.*",),
+}
+
+FLUX_CONTROLNET_TABLE: Table = {
+    **_trunk(FLUX_TABLE),
+    "embed": ("controlnet_x_embedder",),
+    "modes": ("controlnet_mode_embedder",),
+    "residuals.*": ("controlnet_blocks.*",),
+    "single_residuals.*": ("controlnet_single_blocks.*",),
+}
+
+T2I_ADAPTER_TABLE: Table = {
+    "first": ("adapter.conv_in",),
+    "levels.*.enter": ("adapter.body.*.in_conv",),
+    "levels.*.blocks.*.conv1": ("adapter.body.*.resnets.*.block1",),
+    "levels.*.blocks.*.conv2": ("adapter.body.*.resnets.*.block2",),
+    "levels.*.leave": ("adapter.body.*.out_conv",),
+}
+
+SUMMARY_TABLE: Table = {"out": ("proj",), "norm": ("norm",)}
+TWO_LAYERS_TABLE: Table = {"hidden.0": ("proj.0",), "out": ("proj.2",), "norm": ("norm",)}
+EACH_TABLE: Table = {"hidden": ("proj.0",), "out": ("proj.2",), "norm": ("proj.3",)}
+RESAMPLER_TABLE: Table = {
+    "queries": ("latents",),  # a tensor, not a module
+    "enter": ("proj_in",),
+    "leave": ("proj_out",),
+    "norm": ("norm_out",),
+    "blocks.*.norm_seen": ("layers.*.0.norm1",),
+    "blocks.*.norm": ("layers.*.0.norm2",),
+    "blocks.*.q": ("layers.*.0.to_q",),
+    "blocks.*.kv": ("layers.*.0.to_kv",),
+    "blocks.*.out": ("layers.*.0.to_out",),
+    "blocks.*.mlp.*": ("layers.*.1.*",),
+}
+
+
+def controlnet_config(theirs: Mapping[str, Any]) -> SDControlNetConfig:
+    """From the config.json of a ControlNetModel. InputError for one that is built otherwise than Stable Diffusion's."""
+    if theirs.get("global_pool_conditions"):
+        raise InputError("global_pool_conditions: a ControlNet that is told the average of its picture (shuffle) cannot be run")
+    up = [kind.replace("Down", "Up") for kind in reversed(theirs["down_block_types"])]
+    heads = theirs.get("num_attention_heads") or theirs["attention_head_dim"]
+    whole = {**theirs, "out_channels": theirs["in_channels"], "up_block_types": up, "attention_head_dim": heads}
+    return SDControlNetConfig(
+        unet_config(whole),
+        tuple(theirs["conditioning_embedding_out_channels"]),
+        theirs.get("controlnet_conditioning_channel_order", "rgb") == "bgr",
+    )
+
+
+def sd3_controlnet_config(theirs: Mapping[str, Any]) -> SD3ControlNetConfig:
+    """From the config.json of an SD3ControlNetModel."""
+    if theirs.get("joint_attention_dim") is None or not theirs.get("use_pos_embed", True):
+        raise InputError("a ControlNet of blocks without words (as for Stable Diffusion 3.5 large) cannot be run")
+    if theirs.get("extra_conditioning_channels"):
+        raise InputError("extra_conditioning_channels: a ControlNet that is told a mask beside its picture cannot be run")
+    return SD3ControlNetConfig(sd3_config(theirs), not theirs.get("force_zeros_for_pooled_projection", True))
+
+
+def flux_controlnet_config(theirs: Mapping[str, Any]) -> FluxControlNetConfig:
+    """From the config.json of a FluxControlNetModel."""
+    if theirs.get("conditioning_embedding_channels"):
+        raise InputError("conditioning_embedding_channels: a ControlNet whose picture enters as pixels (XLabs) cannot be run")
+    return FluxControlNetConfig(flux_config(theirs), theirs.get("num_mode") or 0)
+
+
+_T2I: Mapping[str, type[T2IAdapterConfig]] = {"full_adapter": FullConfig, "full_adapter_xl": XLConfig, "light_adapter": LightConfig}
+
+
+def t2i_adapter_config(theirs: Mapping[str, Any]) -> T2IAdapterConfig:
+    """From the config.json of a T2IAdapter."""
+    kind = _T2I.get(theirs["adapter_type"])
+    if kind is None:
+        raise InputError(f"adapter_type {theirs['adapter_type']!r} is none of {', '.join(_T2I)}")
+    return kind(theirs["in_channels"], tuple(theirs["channels"]), theirs["num_res_blocks"], theirs["downscale_factor"])
+
+
+STEERING: Mapping[str, tuple[Callable[[Mapping[str, Any]], SteeringConfig], Table]] = {
+    "ControlNetModel": (controlnet_config, CONTROLNET_TABLE),
+    "SD3ControlNetModel": (sd3_controlnet_config, SD3_CONTROLNET_TABLE),
+    "FluxControlNetModel": (flux_controlnet_config, FLUX_CONTROLNET_TABLE),
+    "T2IAdapter": (t2i_adapter_config, T2I_ADAPTER_TABLE),
+}
+"""By diffusers' class: the configuration, and the table of names."""
+
+
+def steering(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Steering:
+    """The network that a class of diffusers' with this configuration and these tensors is. InputError for another class."""
+    if kind not in STEERING:
+        raise InputError(f"a {kind}, which steers nothing; known are {', '.join(STEERING)}")
+    read, table = STEERING[kind]
+    network = read(config).build()
+    network.load_state_dict(translate(tensors, table, network.state_dict()))
+    return network
+
+
+def projection_config(theirs: Mapping[str, Tensor]) -> tuple[ProjectionConfig, Table]:
+    """Of an IP-Adapter's `image_proj`, and the names that it has there. InputError for one that is not known."""
+    if "perceiver_resampler.proj_in.weight" in theirs:
+        raise InputError("an IP-Adapter that is told a face and a picture of it at once (FaceID plus) cannot be run")
+    if "proj.weight" in theirs:
+        token_dim = len(theirs["norm.weight"])
+        out, seen = theirs["proj.weight"].shape
+        return SummaryConfig(seen, token_dim, out // token_dim), SUMMARY_TABLE
+    if "proj.3.weight" in theirs:
+        out, seen = theirs["proj.2.weight"].shape
+        return EachConfig(seen, out), EACH_TABLE
+    if "proj.2.weight" in theirs and "norm.weight" in theirs:
+        token_dim, (hidden, seen) = len(theirs["norm.weight"]), theirs["proj.0.weight"].shape
+        return SummaryConfig(seen, token_dim, len(theirs["proj.2.weight"]) // token_dim, hidden), TWO_LAYERS_TABLE
+    if "latents" in theirs:
+        _, tokens, width = theirs["latents"].shape
+        depth = 1 + max(int(name.split(".")[1]) for name in theirs if name.startswith("layers."))
+        inner, hidden = len(theirs["layers.0.0.to_q.weight"]), len(theirs["layers.0.1.1.weight"])
+        token_dim, seen = len(theirs["proj_out.weight"]), theirs["proj_in.weight"].shape[1]
+        return ResamplerConfig(seen, token_dim, tokens, width, depth, inner // 64, 64, hidden), RESAMPLER_TABLE
+    raise InputError("not an IP-Adapter: it has no image_proj of a known kind")
+
+
+def layer_numbers(network: SDUNet) -> list[int]:
+    """Our numbers of the cross-attention layers, in their order: down, up, middle."""
+    blocks = [sum(isinstance(m, TransformerBlock) for m in b.modules()) for b in network.blocks]
+    middle, up = sum(blocks[: network.central]), sum(blocks[: network.central + 1])
+    return [*range(middle), *range(up, sum(blocks)), *range(middle, up)]
+
+
+def image_prompt(tensors: Mapping[str, Tensor], network: SDUNet) -> ImagePrompt:
+    """The IP-Adapter of a file, for a network. InputError if it is none, or not for this one."""
+    parts = ("image_proj.", "ip_adapter.")
+    projection, pairs = ({k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in parts)
+    config, table = projection_config(projection)
+    numbers = layer_numbers(network)
+    theirs = sum(name.endswith(".to_k_ip.weight") for name in pairs)
+    if theirs != len(numbers):
+        raise InputError(f"it is for a network of {theirs} layers of cross-attention; this model has {len(numbers)}")
+    weights: dict[str, Tensor] = {}
+    for k, number in enumerate(numbers):
+        for ours, name in (("keys", "k"), ("values", "v")):
+            source = f"{2 * k + 1}.to_{name}_ip.weight"
+            if source not in pairs:
+                raise InputError(f"the checkpoint lacks 'ip_adapter.{source}': it is incomplete")
+            weights[f"{ours}.{number}.weight"] = pairs[source]
+    widths = tuple(len(weights[f"keys.{number}.weight"]) for number in range(theirs))
+    made = ImagePromptConfig(config, widths).build()
+    own = translate(projection, table, made.projection.state_dict())
+    made.load_state_dict({**{f"projection.{k}": v for k, v in own.items()}, **weights})
+    return made

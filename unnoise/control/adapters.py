@@ -1,0 +1,275 @@
+"""Networks beside the network: ControlNet, T2I-Adapter, IP-Adapter. Several at once, with scales and times, under any guidance.
+
+    cond  <-  cond + sum_i  w_i(t) entries_i(x_t, t, cond, picture_i)         w_i(t) = scale_i where lo_i < t <= hi_i, else 0
+
+What an attachment needs all the time (an encoded control picture, the tokens of a picture prompt) is prepared once a run, for the
+side that guidance leads to and for the side that it leads away from, and travels in the condition as `attached.NUMBER.NAME`. At
+each step it becomes entries that the network reads (`networks.steering`). Rows whose weight is 0 are not computed. Samplers,
+guidance and perturbed networks see a denoiser and a condition as ever.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from unnoise.control.guidance import Interval, check
+from unnoise.core.codec import Codec
+from unnoise.core.denoisers import Denoiser, NetworkDenoiser
+from unnoise.core.errors import InputError
+from unnoise.core.predictions import Prediction
+from unnoise.core.state import Cond, State, expand
+from unnoise.modalities.image.decode import Target, fit, flatten
+from unnoise.modalities.image.latents import Latents
+from unnoise.networks.image_prompt import ImagePrompt
+from unnoise.networks.steering import Pictured, Steerable, Steering, picture_entries, residual
+
+SAME_SHAPE = 0.02
+"""Pictures whose ratio of width to height differs by less are resized."""
+
+
+class Step(NamedTuple):
+    """What the network is about to be called with."""
+
+    network: nn.Module
+    x: Tensor
+    noise_level: Tensor
+    cond: Cond
+
+
+class Attachment(nn.Module, ABC):
+    """One adapter with what it is to say.
+
+    scale: 1 as it was trained, 0 none. interval: the times in which it acts; (0.3, 1) leaves the last steps to the model alone.
+    name: of its file, for messages and for what samples say of how they were made.
+    """
+
+    leads: bool
+    """Whether guidance has something to lead to, even without words."""
+
+    def __init__(self, name: str, scale: float, interval: Interval) -> None:
+        super().__init__()
+        check(scale, interval)
+        self.name, self.scale, self.interval = name, scale, interval
+
+    @abstractmethod
+    def check_fit(self, network: nn.Module) -> None:
+        """InputError for a network of another family than the one that it was trained beside."""
+
+    @abstractmethod
+    def prepare(self, codec: Codec) -> tuple[Cond, Cond]:
+        """What it needs at every step, one row each: on the side that guidance leads to, and on the other. `weight` (1,) is among
+        it, 0 where it is to keep silent. InputError for a picture that does not fit what the codec makes."""
+
+    @abstractmethod
+    def entries(self, number: int, step: Step, own: Cond, weight: Tensor) -> dict[str, Tensor]:
+        """What the network is told beside its condition. number: of the attachment among all; own: what was prepared, a row for
+        each of the step's; weight (B,): how much it is to say."""
+
+    def settings(self) -> dict[str, Any]:
+        """What samples say of how they were made."""
+        return {"name": self.name, "scale": self.scale, "interval": list(self.interval)}
+
+
+class Control(Attachment):
+    """A ControlNet or a T2I-Adapter, and its control picture.
+
+    picture: uint8 (H, W, 1, 3 or 4), of the shape that is sampled: another size is resized, another shape refused.
+    guess: "guess mode": it acts on the conditional side alone, from 0.1 of its scale at the finest level to all of it in the
+    middle, so that it is followed without words (Zhang et al. 2023, 2302.05543, section 3.4). mode: of a ControlNet for several
+    kinds of control pictures, the number of this one's.
+    """
+
+    def __init__(
+        self, name: str, network: Steering, picture: np.ndarray, scale: float = 1.0, interval: Interval = (0.0, 1.0),
+        guess: bool = False, mode: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(name, scale, interval)
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] not in (1, 3, 4):
+            raise InputError(f"{name}: a control picture is uint8 (height, width, 1, 3 or 4), not {picture.dtype} {picture.shape}")
+        if mode is not None and not 0 <= mode < network.kinds:
+            known = f"0 to {network.kinds - 1}" if network.kinds else "none: leave the mode out"
+            raise InputError(f"{name}: mode {mode}: the kinds of control pictures that it tells apart are {known}")
+        self.network, self.picture, self.leads, self.mode = network.eval().requires_grad_(False), picture, guess, mode
+
+    def check_fit(self, network: nn.Module) -> None:
+        if not isinstance(network, Steerable):
+            raise InputError(f"{self.name}: a {type(network).__name__} takes no residuals; Stable Diffusion's networks and FLUX do")
+        if why := self.network.misfit(network):
+            raise InputError(f"{self.name} does not fit this model: {why}")
+
+    def prepare(self, codec: Codec) -> tuple[Cond, Cond]:
+        device = next(self.network.parameters()).device
+        x = torch.from_numpy(_sized(self.picture, codec, self.name)).to(device)[None]
+        own = self.network.hint(x.permute(0, 3, 1, 2) / 255, lambda _: _encoded(codec, x, self.network.centred).to(device))
+        if self.mode is not None:
+            own["mode"] = torch.tensor([self.mode], device=device)
+        one = torch.ones(1, device=device)
+        return {**own, "weight": one}, {**own, "weight": torch.zeros_like(one) if self.leads else one}
+
+    def entries(self, number: int, step: Step, own: Cond, weight: Tensor) -> dict[str, Tensor]:
+        assert isinstance(step.network, Steerable)
+        said = self.network(step.x, step.noise_level, {**step.cond, **own})
+        depth = sum(map(len, said.values()))
+        shares = iter(torch.logspace(-1, 0, depth).tolist() if self.leads else [1.0] * depth)
+        out: dict[str, Tensor] = {}
+        for kind, several in said.items():
+            scaled = [expand(weight * next(shares), h) * h for h in several]
+            for place in range(step.network.places[kind]):
+                source = self.network.source(place, len(scaled), step.network.places[kind])
+                if source < len(scaled):
+                    out[residual(kind, place)] = scaled[source]
+        return out
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "guess": self.leads, "mode": self.mode}
+
+
+class PicturePrompt(Attachment):
+    """An IP-Adapter, and what an encoder of pictures says of one or several of them, which prompt together.
+
+    seen (n, D) or (n, L, D), as the adapter's projection takes it; nothing: the same of a picture of nothing, with one row.
+    """
+
+    leads = True
+
+    def __init__(
+        self, name: str, network: ImagePrompt, seen: Tensor, nothing: Tensor, scale: float = 1.0, interval: Interval = (0.0, 1.0)
+    ) -> None:
+        super().__init__(name, scale, interval)
+        wanted = network.config.projection.seen_dim
+        ndim = 3 if network.projection.whole else 2
+        if seen.ndim != ndim or seen.shape[-1] != wanted or len(seen) == 0 or nothing.shape[1:] != seen.shape[1:]:
+            shape = f"(pictures, {'places, ' * (ndim - 2)}{wanted})"
+            raise InputError(f"{name}: takes {shape} from an encoder of pictures, not {tuple(seen.shape)}: another encoder's")
+        self.network = network.eval().requires_grad_(False)
+        self.register_buffer("seen", seen)
+        self.register_buffer("nothing", nothing[:1].expand_as(seen).clone())
+
+    def check_fit(self, network: nn.Module) -> None:
+        config = self.network.config
+        if not isinstance(network, Pictured):
+            raise InputError(f"{self.name}: a {type(network).__name__} takes no picture prompts; Stable Diffusion 1, 2 and XL do")
+        mine, theirs = (config.widths, config.projection.token_dim), (tuple(network.picture_widths), network.token_dim)
+        if mine != theirs:
+            mine_is, theirs_is = (f"{len(w)} layers of {min(w)} to {max(w)} and tokens of {d}" for w, d in (mine, theirs))
+            raise InputError(f"{self.name} does not fit this model: it is for {mine_is}; this model has {theirs_is}")
+
+    def prepare(self, codec: Codec) -> tuple[Cond, Cond]:
+        tokens = [self.network.tokens(x) for x in (self.get_buffer("seen"), self.get_buffer("nothing"))]
+        towards, away = ({"tokens": t, "weight": t.new_ones(1)} for t in tokens)
+        return towards, away
+
+    def entries(self, number: int, step: Step, own: Cond, weight: Tensor) -> dict[str, Tensor]:
+        pairs = self.network(own["tokens"])
+        scaled = [(keys, expand(weight, values) * values) for keys, values in pairs]
+        return {name: x for layer, pair in enumerate(scaled) for name, x in picture_entries(number, layer, pair).items()}
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "pictures": len(self.get_buffer("seen"))}
+
+
+class Attachments(nn.Module):
+    """All that is attached to a model."""
+
+    def __init__(self, attached: Sequence[Attachment] = ()) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(attached)
+
+    def __iter__(self) -> Iterator[Attachment]:
+        return (a for a in self.each if isinstance(a, Attachment))
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    @property
+    def lead(self) -> bool:
+        return any(a.leads for a in self)
+
+    def settings(self) -> list[dict[str, Any]]:
+        return [a.settings() for a in self]
+
+    @torch.no_grad()
+    def prepare(self, codec: Codec) -> tuple[Cond, Cond]:
+        """Entries of one row for the condition that guidance leads to, and for the other."""
+        both = [a.prepare(codec) for a in self]
+        towards, away = ({f"{_prefix(i)}{k}": v for i, own in enumerate(both) for k, v in own[side].items()} for side in (0, 1))
+        return towards, away
+
+    def around(self, denoiser: Denoiser, base: NetworkDenoiser) -> Denoiser:
+        """The denoiser - `base`, or one that calls its network - told what they say. InputError where one does not fit."""
+        for a in self:
+            a.check_fit(base.network)
+        return Attached(denoiser, base, self) if len(self) else denoiser
+
+
+class Attached(Denoiser):
+    """A denoiser that is told more at every step; with a condition that nothing was prepared for, no more than before."""
+
+    def __init__(self, denoiser: Denoiser, base: NetworkDenoiser, attachments: Attachments) -> None:
+        super().__init__()
+        self.process, self.denoiser, self.base, self.attachments = denoiser.process, denoiser, base, attachments
+
+    def forward(self, x_t: State, t: Tensor, cond: Cond) -> Prediction:
+        x, noise_level = self.base.preconditioner.before(self.process, x_t, t)
+        if not isinstance(x, Tensor):
+            raise InputError("adapters steer networks of pictures; this model's states have several fields")
+        plain = {k: v for k, v in cond.items() if not k.startswith(_PREFIX)}
+        step = Step(self.base.network, x, noise_level, plain)
+        more: dict[str, Tensor] = {}
+        for i, attachment in enumerate(self.attachments):
+            own = {k.removeprefix(_prefix(i)): v for k, v in cond.items() if k.startswith(_prefix(i))}
+            if own:
+                lo, hi = attachment.interval
+                weight = own.pop("weight") * attachment.scale * ((lo < t) & (t <= hi)).to(x.device)
+                for name, value in _said(attachment, i, step, own, weight).items():
+                    more[name] = more[name] + value if name in more else value
+        return self.denoiser(x_t, t, {**plain, **more})
+
+
+def _said(attachment: Attachment, number: int, step: Step, own: Cond, weight: Tensor) -> dict[str, Tensor]:
+    """Its entries, computed for the rows that it has a weight in, and 0 in the others."""
+    rows = weight.nonzero()[:, 0]
+    if len(rows) == 0:
+        return {}
+    if len(rows) == len(weight):
+        return attachment.entries(number, step, own, weight)
+    some = Step(step.network, step.x[rows], step.noise_level[rows], {k: v[rows] for k, v in step.cond.items()})
+    said = attachment.entries(number, some, {k: v[rows] for k, v in own.items()}, weight[rows])
+    return {k: v.new_zeros(len(weight), *v.shape[1:]).index_copy(0, rows, v) for k, v in said.items()}
+
+
+_PREFIX = "attached."
+
+
+def _prefix(number: int) -> str:
+    return f"{_PREFIX}{number}."
+
+
+def _sized(picture: np.ndarray, codec: Codec, name: str) -> np.ndarray:
+    """uint8 (H, W, 3) of the size that the codec makes. InputError for a picture of another shape."""
+    config = getattr(codec, "config", None)
+    height, width = getattr(config, "height", 0), getattr(config, "width", 0)
+    if not height or not width:
+        raise InputError(f"{name}: a {type(codec).__name__} codec makes no pictures that could be steered by one")
+    h, w = picture.shape[:2]
+    if abs(h * width / (w * height) - 1) > SAME_SHAPE:
+        raise InputError(
+            f"{name}: its control picture is {h} x {w} (height x width), and {height} x {width} is drawn: cut it to that shape, or "
+            "ask for pictures of its own (height, width)"
+        )
+    target = Target(height, width, 3, (0, 0, 0), pad=False)
+    return fit(flatten(Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture), target), target)
+
+
+def _encoded(codec: Codec, pictures: Tensor, centred: bool) -> Tensor:
+    """uint8 (B, H, W, 3) -> the states that they are; with the mean that the codec takes away, unless centred."""
+    state = codec.encode(pictures)
+    assert isinstance(state, Tensor)
+    if centred or not isinstance(codec, Latents):
+        return state
+    return state + (codec.mean / codec.std)[:, None, None].to(state)

@@ -1,0 +1,68 @@
+"""What CLIP's picture half (Radford et al. 2021, 2103.00020) sees in pictures: frozen, read by transformers (extra `text`)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from unnoise.core.errors import InputError
+from unnoise.modalities.image.preparation import Preparation
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Of red, green and blue in the pictures that CLIP was trained on."""
+
+
+class Seen(NamedTuple):
+    """embeddings (n, D), projected, not normalised; tokens (n, L, width) of the layer before the last."""
+
+    embeddings: Tensor
+    tokens: Tensor
+
+
+class PictureEncoder:
+    """source: a folder in transformers' format, or a name on its hub. Raises InputError for one that is missing or is no CLIP."""
+
+    def __init__(self, source: str | Path) -> None:
+        self.network = _open(str(source))
+        side = int(self.network.config.image_size)
+        self.prepare = Preparation(side, "bicubic", (side, side), 1 / 255, MEAN, STD)
+
+    @torch.no_grad()
+    def __call__(self, pictures: Sequence[np.ndarray]) -> Seen:
+        """uint8 (H, W, 3), of any sizes; what lies beside the square in the middle is not seen."""
+        return self._seen(torch.cat([self.prepare(torch.from_numpy(p).permute(2, 0, 1)[None]) for p in pictures]))
+
+    @torch.no_grad()
+    def nothing(self) -> Seen:
+        """Of no picture, as IP-Adapters were trained to be told it: embeddings of zeros, and the tokens of a picture of zeros."""
+        side = int(self.network.config.image_size)
+        seen = self._seen(torch.zeros(1, 3, side, side))
+        return Seen(torch.zeros_like(seen.embeddings), seen.tokens)
+
+    def _seen(self, x: Tensor) -> Seen:
+        out = self.network(pixel_values=x, output_hidden_states=True)
+        return Seen(out.image_embeds, out.hidden_states[-2])
+
+
+def _open(source: str) -> Any:
+    try:
+        import transformers
+    except ImportError as e:
+        raise InputError(f'the picture encoder {source} needs transformers: pip install "unnoise[text]"') from e
+    local = Path(source).is_dir()
+    if not local and (source.startswith((".", "/", "~")) or source.count("/") != 1):
+        raise InputError(f"{source}: no such folder, and not a name on the hub, which is OWNER/NAME")
+    try:
+        kind: Any = transformers.CLIPVisionModelWithProjection
+        network, info = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as e:
+        why = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        where = "could not be loaded" if local else "is no folder here, and could not be had from the hub"
+        raise InputError(f"picture encoder {source}: {where}: {why.strip()}") from e
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(f"{source}: {len(missing)} weights of a CLIP picture encoder are missing, the first {missing[0]}")
+    return network.float().eval().requires_grad_(False)
