@@ -7,7 +7,7 @@ number of rows.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +111,7 @@ def read_stickers(folders: Sequence[Path], size: int, mix: Mix = Mix()) -> Pictu
     """
     if not 16 <= size <= 512:
         raise InputError(f"stickers of {size} x {size} pixels: 16 to 512, and 64 is usual")
-    found = [_found(f, mix) for f in folders]
+    found = [_found(f, mix.holds_out) for f in folders]
     stickers, icons = ([s for kinds in found for s in kinds[i]] for i in (0, 1))
     path = ", ".join(map(str, folders))
     if len(stickers) < 2:
@@ -133,7 +133,13 @@ def read_stickers(folders: Sequence[Path], size: int, mix: Mix = Mix()) -> Pictu
     )  # fmt: skip
 
 
-def _found(path: Path, mix: Mix) -> tuple[list[Sticker], list[Sticker]]:
+def read_drawings(folders: Sequence[Path], size: int) -> list[Sticker]:
+    """All transparent pictures with names in the folders, those whose names are held out too: what a model is measured with."""
+    found = [s for f in folders for s in _found(f, lambda name: False)[0]]
+    return [replace(s, pixels=_resized(s.pixels, size)) for s in found]
+
+
+def _found(path: Path, left_out: Callable[[str], bool]) -> tuple[list[Sticker], list[Sticker]]:
     """(emoji, icons): transparent pictures, and grey ones, whose white becomes black ink."""
     files = entries(path)
     pictures = [e for e in files if e.suffix in SUFFIXES]
@@ -142,7 +148,7 @@ def _found(path: Path, mix: Mix) -> tuple[list[Sticker], list[Sticker]]:
     icons: list[Sticker] = []
     with bombs_refused():
         for entry, said in zip(pictures, facts):
-            if said is None or mix.holds_out(said.name):
+            if said is None or left_out(said.name):
                 continue
             pixels = _read(entry)
             (icons if pixels.shape[-1] == 1 else emoji).append(Sticker(_inked(pixels), said))

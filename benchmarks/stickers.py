@@ -1,0 +1,161 @@
+"""The model that ships, measured on what it was and was not trained on, by a retrieval network that was trained apart.
+
+    python benchmarks/stickers.py stickers:FOLDER --model runs/stickers --judge runs/retrieval --out sheets
+
+FOLDER: as in `unnoise train stickers:FOLDER`. Printed, each with its 95 % interval:
+
+    codec       PSNR and SSIM of the model's autoencoder on drawings whose names were held out of all training
+    names       of random emoji captions that were trained on: how often the network picks the right name out of 100
+    colours     of things in colours that they never had in training ("a blue banana"), among 100 such
+    wearing     of hats on heads that never wore them ("a cat wearing a crown"), among 100 such
+    warm        seconds for one picture, at the model's own number of steps
+
+beside what the same network says of real pictures of the same captions. In --out: sheets of samples, and of the training pictures
+nearest to some of them.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unnoise.core import intervals
+from unnoise.evaluation.retrieval import Names, load_retrieval
+from unnoise.evaluation.ssim import ssim
+from unnoise.modalities.image.scenes.split import Split
+from unnoise.modalities.image.scenes.vocabulary import COLOURS
+from unnoise.modalities.image.show import save_png, sheet
+from unnoise.modalities.image.sticker_set import Mix, read_drawings, sticker_folders
+from unnoise.modalities.image.stickers import Compositions, Sticker
+from unnoise.model import DiffusionModel, load
+
+
+@dataclass(frozen=True)
+class Unseen(Split):
+    """Just the combinations that training holds out."""
+
+    def held_colour(self, name: str, colour: str) -> bool:
+        return not super().held_colour(name, colour)
+
+    def held_count(self, name: str, count: int) -> bool:
+        return not super().held_count(name, count)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--model", default="stickers")
+    parser.add_argument("--judge", required=True, help="a run of the recipe retrieval")
+    parser.add_argument("--n", type=int, default=200, help="pictures of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guidance", type=float, help="the model's own by default")
+    parser.add_argument("--out", type=Path, default=Path("sheets"))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    model, judge = load(args.model), load_retrieval(args.judge)
+    folders, mix = sticker_folders(args.data), Mix()
+    print(f"{args.model} (weights {model.hash()}), judged by {judge.name}")
+
+    drawings = read_drawings(folders, 64)
+    codec_line(model, np.stack([s.pixels for s in drawings if mix.holds_out(s.facts.name)]))
+    pictures = [s for s in drawings if not mix.holds_out(s.facts.name) and not s.facts.variant]
+    names = [s.facts.name for s in pictures]
+    rng = np.random.default_rng(args.seed)
+    rows = rng.permutation(len(names))[: args.n].tolist()
+    real = np.stack([pictures[i].pixels for i in rows])
+    choice = Names.of(judge, names)
+    judged(model, choice, "names", [names[i] for i in rows], real, args)
+    asked: dict[str, tuple[list[str], list[np.ndarray]]] = {"colours": ([], []), "wearing": ([], [])}
+    unseen = Compositions(pictures, 64, seed=1_000_003, split=Unseen())
+    number = 0
+    while min(len(said) for said, _ in asked.values()) < args.n:
+        said = unseen.captions(number)[0]
+        kind = "wearing" if " wearing " in said else "colours" if coloured(said) else None
+        if kind is not None and len(asked[kind][0]) < args.n:
+            asked[kind][0].append(said)
+            asked[kind][1].append(unseen.make(number))
+        number += 1
+    for kind, (said, shown) in asked.items():
+        judged(model, Names.of(judge, said), kind, said, np.stack(shown), args)
+    nearest(model, pictures, names, rows[:8], args)
+    warm(model)
+
+
+def codec_line(model: DiffusionModel, drawings: np.ndarray) -> None:
+    """Premultiplied, as the codec's states hold them: what a picture hides does not count."""
+    made = np.asarray(model.codec.decode(model.codec.encode(drawings)))
+    x, y = (premultiplied(p) for p in (drawings, made))
+    errors = (x - y).square().flatten(1).mean(1)
+    psnr = intervals.mean(10 * torch.log10(255**2 / errors.clamp(min=1e-9)))
+    likeness = intervals.mean(ssim(x, y))
+    print(
+        f"codec       {len(x)} drawings of held-out names: PSNR {psnr.value:.1f} [{psnr.low:.1f}, {psnr.high:.1f}] dB, "
+        f"SSIM {likeness.value:.3f} [{likeness.low:.3f}, {likeness.high:.3f}]"
+    )
+
+
+def premultiplied(pictures: np.ndarray) -> Tensor:
+    """uint8 (N, H, W, 4) -> float64 (N, 4, H, W), 0 to 255."""
+    x = torch.from_numpy(pictures).double().movedim(-1, 1)
+    return torch.cat([x[:, :3] * x[:, 3:] / 255, x[:, 3:]], 1)
+
+
+def coloured(said: str) -> bool:
+    """Whether a composition's caption is of one thing in a colour."""
+    words = said.split(" ")
+    return len(words) <= 4 and words[0] in ("a", "an", *COLOURS) and any(w in COLOURS for w in words[:2])
+
+
+def judged(
+    model: DiffusionModel, choice: Names, kind: str, said: Sequence[str], real: np.ndarray, args: argparse.Namespace
+) -> None:
+    """One line: pictures of the model and real ones, and a sheet of the first 64."""
+    made = np.asarray(model.sample(list(said), n=1, seed=args.seed, guidance=args.guidance).data)
+    own, theirs = (intervals.mean(choice.recall(pictures, said)) for pictures in (made, real))
+    print(
+        f"{kind:11} {len(said)} pictures, right among 100: {own.value:6.1%} [{own.low:.1%}, {own.high:.1%}];  "
+        f"real pictures {theirs.value:6.1%} [{theirs.low:.1%}, {theirs.high:.1%}]",
+        flush=True,
+    )
+    save_png(args.out / f"{kind}.png", sheet(list(torch.from_numpy(made[:64])), list(said[:64]), columns=8, smallest=128))
+
+
+def nearest(
+    model: DiffusionModel, drawings: Sequence[Sticker], names: Sequence[str], rows: Sequence[int], args: argparse.Namespace
+) -> None:
+    """A sheet: eight samples, each above the training drawing nearest to it, and how near they are beside drawings to drawings."""
+    made = np.asarray(model.sample([names[i] for i in rows], n=1, seed=args.seed + 1, guidance=args.guidance).data)
+    all_of = premultiplied(np.stack([s.pixels for s in drawings])).flatten(1)
+    distance = torch.cdist(premultiplied(made).flatten(1), all_of)
+    near = distance.argmin(1).tolist()
+    among = torch.cdist(all_of[torch.tensor(rows)], all_of).topk(2, largest=False).values[:, 1]
+    titles = [names[i] for i in rows] + [f"nearest: {names[i]}" for i in near]
+    shown = [*torch.from_numpy(made), *(torch.from_numpy(drawings[i].pixels) for i in near)]
+    save_png(args.out / "nearest.png", sheet(shown, titles, columns=len(rows), smallest=128))
+    scale = all_of.shape[1] ** 0.5
+    print(
+        f"nearest     samples to training drawings: median {float(distance.min(1).values.median()) / scale:.1f} levels rms; "
+        f"training drawings to one another: {float(among.median()) / scale:.1f}"
+    )
+
+
+def warm(model: DiffusionModel) -> None:
+    model.sample("a cat", n=1)
+    taken = []
+    for seed in range(5):
+        began = time.perf_counter()
+        model.sample("a cat", n=1, seed=seed)
+        taken.append(time.perf_counter() - began)
+    print(
+        f"warm        one picture, {model.config.sampling.steps} steps: median {statistics.median(taken):.2f} s, least {min(taken):.2f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
