@@ -17,30 +17,27 @@ from unnoise.checkpoints.foreign.folder import is_diffusers, licence, read_diffu
 from unnoise.checkpoints.foreign.hub import fetch, is_hub_name
 from unnoise.checkpoints.foreign.parts import Foreign
 from unnoise.checkpoints.shipped import shipped, shipped_folder
+from unnoise.control.asking import Asked, beside, in_stages, prepared, rows_of
 from unnoise.control.exact import MICRO_BATCH, microbatched
 from unnoise.control.guidance import bind, check, classifier_free, guided
 from unnoise.control.rules import Rule, rule_name
 from unnoise.control.sampling import Samples as Samples
-from unnoise.control.sampling import Sampling
+from unnoise.control.sampling import Sampling, Start
 from unnoise.control.self_guidance import SelfGuidance, self_guidance_settings
 from unnoise.control.switching import switched
 from unnoise.control.thresholding import thresholded
-from unnoise.core.codec import Buildable, Codec, Conditioner, Following, ToldGuidance, ToldSizes
+from unnoise.core.codec import Buildable, Codec, Conditioner, Following, ToldGuidance, within
 from unnoise.core.denoisers import Denoise, Denoiser, NetworkDenoiser
 from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.processes import Process
 from unnoise.core.random import Streams, derive
-from unnoise.core.state import Cond, Shape, State, tree_map
+from unnoise.core.state import Cond, Shape, State, batch_size, tree_map
 from unnoise.modalities.image.codec import resized
 from unnoise.modalities.image.inpainting import Inpainting
-from unnoise.modalities.words.emphasis import Emphatic
-from unnoise.modalities.words.syntax import Said, stages
 from unnoise.samplers.loop import sample
 
 T = TypeVar("T")
-Asked = Sequence[str | Said | None]
-"""What each sample is told: literally, or in the prompt language; None for nothing."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +148,7 @@ class DiffusionModel:
         height: int | None = None,
         width: int | None = None,
         original: tuple[int, int] | None = None,
+        start: Start | None = None,
     ) -> Samples:
         """n samples for every prompt (n in all without prompts); None among the prompts asks for anything.
 
@@ -158,7 +156,8 @@ class DiffusionModel:
         bit with `exact` (fixed-shape micro-batches, in float32). negative: a prompt to lead away from. bf16: run the network in
         bfloat16. batch: how many go through the network together. watch: called with (step, steps, x) for each batch.
         steps ... inner: in place of the model's usual ones, see `Sampling`. weaker: a model to lead away from, on every side.
-        given: for a model that goes on from what another made, that, prepared (`Following.from_made`), one row a sample.
+        given: for a model that goes on from what another made, that, prepared (`Following.from_made`), one row a sample; for one
+        that fills in pictures, these and their masks (`Inpainting.of`). start: data to begin with, in place of noise.
         height, width: in pixels, of pictures of another size than the model's; one alone asks for a square.
         original: height and width that a model that is told sizes takes the pictures to have been before they were resized; by
         default they are as large as they are drawn.
@@ -181,8 +180,12 @@ class DiffusionModel:
             width = side if width is None else width
             codec = resized(codec, side, width)
         times = chosen.grid.of(codec.shape()).times(how.steps, self.config.process)
-        given = self._given(given, len(wanted), how, side, width, original)
-        if negative is not None and isinstance(self.conditioner, ToldGuidance):
+        begin: State | None = None
+        if start is not None:
+            times, begin = start.times(times), codec.encode(start.data)
+            rows_of("the start", batch_size(begin), len(wanted))
+        given = beside(self.conditioner, given, len(wanted), how, side, width, original)
+        if negative is not None and within(self.conditioner, ToldGuidance) is not None:
             raise InputError(
                 f"negative {negative!r}: {self.config.about.name} is told the guidance scale, and led away from nothing"
             )
@@ -191,16 +194,31 @@ class DiffusionModel:
         if weaker is not None:
             self._check_weaker(weaker.model)
         self.parts.eval()
-        for _, said, not_said in self._stages(wanted, negative, len(times) - 1):  # refuse bad prompts before any work
-            self._prepared(said, Streams.each(seeds))
-            self._prepared(not_said[:1], Streams.each(seeds[:1]), away=True)
+        for _, said, not_said in in_stages(
+            self.conditioner, wanted, negative, len(times) - 1
+        ):  # refuse bad prompts before any work
+            prepared(self.conditioner, said, Streams.each(seeds))
+            prepared(self.conditioner, not_said[:1], Streams.each(seeds[:1]), away=True)
         chunks = []
         size = 1 if exact else batch  # alone, so that no kernel of the sampler's own arithmetic sees company either
         for i in range(0, len(wanted), size):
             rows = slice(i, i + size)
             some = {k: v[rows] for k, v in given.items()}
+            begun = None if begin is None else tree_map(lambda a, rows=rows: a[rows], begin)
             x = self._sample_batch(
-                wanted[rows], seeds[rows], times, chosen.sampler, how, negative, exact, bf16, watch, some, weaker, codec.shape()
+                wanted[rows],
+                seeds[rows],
+                times,
+                chosen.sampler,
+                how,
+                negative,
+                exact,
+                bf16,
+                watch,
+                some,
+                weaker,
+                codec.shape(),
+                begun,
             )
             chunks.append(x)
         data = codec.decode(tree_map(lambda *c: torch.cat(c), *chunks))
@@ -209,43 +227,27 @@ class DiffusionModel:
             **how.named(), "guidance": how.guidance, "interval": list(how.interval),
             "rescale": how.rescale, "rule": rule_name(how.rule), "threshold": how.threshold, **self_guidance_settings(how.inner),
             "weaker": weaker and weaker.model.path, "weaker_scale": weaker and weaker.scale,
-            "negative": negative, "original": original, "exact": exact, "bf16": bf16,
+            "negative": negative, "original": original, "strength": start and start.strength, "exact": exact, "bf16": bf16,
         }  # fmt: skip
         return Samples(data, tuple(wanted), seeds, settings, codec)
-
-    def _given(
-        self, given: Cond | None, n: int, how: Sampling, height: int | None, width: int | None, original: tuple[int, int] | None
-    ) -> Cond:
-        """What is told beside the prompts, n rows each: what was given, and the settings that this model is told."""
-        given, conditioner = dict(given or {}), self.conditioner
-        if given and not isinstance(conditioner, Inpainting):
-            following(self)
-            if height is not None:
-                raise InputError(f"{self.config.about.name} goes on from another model's pictures, and their size decides its own")
-        for name, rows in given.items():
-            if len(rows) != n:
-                raise InputError(f"{len(rows)} rows of {name!r} for {n} samples: one each is needed")
-        if isinstance(conditioner, ToldSizes):
-            given |= conditioner.asked(n, height, width, original)
-        elif original is not None:
-            raise InputError(f"original {original}: {self.config.about.name} is told no sizes; leave it out")
-        if isinstance(conditioner, ToldGuidance):
-            given |= conditioner.scaled(n, how.guidance)
-        return given
 
     def _sample_batch(
         self, prompts: Sequence[str | None], seeds: Sequence[int], times: Tensor, solver: Any, how: Sampling, negative: str | None,
         exact: bool, bf16: bool, watch: Callable[[int, int, State], None] | None, given: Cond, weaker: Weaker | None,
-        shape: Shape,
+        shape: Shape, begun: State | None,
     ) -> State:  # fmt: skip
         device, rng = self.device, Streams.each(seeds)
         with _precision(device, bf16 and not exact):
             parts = [
                 (float(times[step]), self._denoise(said, not_said, how, exact, given, weaker, rng))
-                for step, said, not_said in self._stages(prompts, negative, len(times) - 1)
+                for step, said, not_said in in_stages(self.conditioner, prompts, negative, len(times) - 1)
             ]
             denoise = switched(parts)
-            x = self.config.process.prior(shape, rng, device)
+            if begun is None:
+                x = self.config.process.prior(shape, rng, device)
+            else:
+                at = times[:1].expand(len(seeds)).to(device)
+                x = self.config.process.corrupt(tree_map(lambda a: a.to(device), begun), at, rng).x_t
             return sample(denoise, self.config.process, x, times, solver, rng.scoped("sampler"), watch)
 
     def _denoise(
@@ -257,7 +259,7 @@ class DiffusionModel:
         cond, away = self._told(said, given, rng), self._told(not_said, kept, rng, away=True)
         told = any(s is not None for s in said) or len(kept) < len(given)
         # told nothing, there is nothing to exaggerate; told the scale, the network does so itself
-        scale = how.guidance if told and not isinstance(self.conditioner, ToldGuidance) else 1.0
+        scale = how.guidance if told and within(self.conditioner, ToldGuidance) is None else 1.0
         combine = how.rule.start(self.config.process)
         if weaker is None:
             denoise = classifier_free(denoiser, cond, away, scale, how.interval, how.rescale, combine)
@@ -287,24 +289,10 @@ class DiffusionModel:
             )
         other.parts.eval()
 
-    def _stages(self, prompts: Sequence[str | None], negative: str | None, steps: int) -> list[tuple[int, Asked, Asked]]:
-        """(first step, what is said to each sample from there on, what each is led away from): once, where prompts are literal."""
-        n = len(prompts)
-        if not isinstance(self.conditioner, Emphatic):
-            return [(0, prompts, [negative] * n)]
-        return [(step, said[:n], said[n:]) for step, said in stages([*prompts, *[negative] * n], steps)]
-
-    def _prepared(self, said: Asked, rng: Streams, away: bool = False) -> Cond:
-        """away: it is what guidance leads away from."""
-        if isinstance(self.conditioner, Emphatic):
-            prepare = self.conditioner.prepare_away if away else self.conditioner.prepare_said
-            return prepare([Said.plain(s) if isinstance(s, str) else s for s in said])
-        return self.conditioner.prepare_for([s.text if isinstance(s, Said) else s for s in said], rng.scoped("told"))
-
     def _told(self, said: Asked, given: Cond, rng: Streams, away: bool = False) -> Cond:
         """What the network is told, on its device."""
-        prepared = {**self._prepared(said, rng, away), **given}
-        return self.conditioner({k: v.to(self.device) for k, v in prepared.items()})
+        told = {**prepared(self.conditioner, said, rng, away), **given}
+        return self.conditioner({k: v.to(self.device) for k, v in told.items()})
 
 
 def following(model: DiffusionModel) -> Following:
@@ -312,6 +300,13 @@ def following(model: DiffusionModel) -> Following:
     if not isinstance(model.conditioner, Following):
         raise InputError(f"{model.path or model.config.about.name} goes on from no other model: it is told a prompt alone")
     return model.conditioner
+
+
+def inpainting(model: DiffusionModel) -> Inpainting:
+    """The conditioner of a model that fills in pictures, whose `of` says what such a model is `given`. InputError for another."""
+    if conditioner := within(model.conditioner, Inpainting):
+        return conditioner
+    raise InputError(f"{model.path or model.config.about.name} was not trained to fill in pictures; it takes no mask")
 
 
 def _or(given: T | None, usual: T) -> T:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 import unnoise
+from unnoise.control.sampling import Start
 from unnoise.core.random import Streams
 from unnoise.core.state import State
-from unnoise.model import DiffusionModel
+from unnoise.model import DiffusionModel, inpainting
+from unnoise.networks.layers import patchify, unpatchify
 
 diffusers = pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
 import checkpoints.foreign_pipelines as tiny  # noqa: E402
@@ -78,3 +80,93 @@ def test_stable_diffusion_1_and_2(name: str, tmp_path: Path) -> None:
     model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
     expected = latents(pipeline, model, num_inference_steps=6, guidance_scale=4.0, negative_prompt=["dog"] * 2)
     same(model, pipeline, expected, steps=6, guidance=4.0, negative="dog")
+
+
+def test_sdxl(tmp_path: Path) -> None:
+    pipeline = tiny.sdxl(tmp_path / "parts")
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    how = {"num_inference_steps": 5, "guidance_scale": 3.0}
+    same(model, pipeline, latents(pipeline, model, **how), steps=5, guidance=3.0)
+    told = {"original_size": (40, 24), "target_size": (16, 24), "height": 16, "width": 24}
+    told |= {"negative_original_size": (40, 24), "negative_target_size": (16, 24)}
+    x = noise(model, (4, 8, 12))
+    wide = pipeline(PROMPTS, latents=x, output_type="latent", **how, **told).images
+    same(model, pipeline, wide, steps=5, guidance=3.0, height=16, width=24, original=(40, 24))
+
+
+def test_the_few_steps_of_sdxl_turbo(tmp_path: Path) -> None:
+    """In one step: with more, its sampler draws noise, theirs from another generator."""
+    scheduler = diffusers.EulerAncestralDiscreteScheduler(**tiny.BETAS, timestep_spacing="trailing")
+    pipeline = tiny.sdxl(tmp_path / "parts", scheduler)
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    assert (model.config.sampling.steps, model.config.sampling.guidance) == (4, 1.0)
+    expected = latents(pipeline, model, num_inference_steps=1, guidance_scale=0.0)
+    same(model, pipeline, expected, steps=1)
+
+
+def test_sdxls_refiner_goes_on_from_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = tiny.refiner(tmp_path / "parts")
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    pictures = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    drawn = Streams.each(SEEDS).normal("noise", (4, 8, 8))
+    module = "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img.randn_tensor"
+    monkeypatch.setattr(module, lambda *args, **kwargs: drawn)
+    how = {"num_inference_steps": 10, "strength": 0.5, "guidance_scale": 3.0}
+    told = {"negative_prompt": ["dog"] * 2, "original_size": (16, 16), "target_size": (16, 16)}
+    expected = pipeline(PROMPTS, image=model.codec.encode(pictures), output_type="latent", **how, **told).images
+    same(model, pipeline, expected, steps=10, guidance=3.0, negative="dog", start=Start(pictures, 0.5))
+
+
+@pytest.mark.parametrize("t5", [True, False], ids=["with T5", "without"])
+def test_stable_diffusion_3(t5: bool, tmp_path: Path) -> None:
+    pipeline = tiny.sd3(tmp_path / "parts", t5)
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    expected = latents(pipeline, model, num_inference_steps=5, guidance_scale=3.0)
+    same(model, pipeline, expected, steps=5, guidance=3.0)
+
+
+@pytest.mark.parametrize("guidance", [True, False], ids=["dev", "schnell"])
+def test_flux(guidance: bool, tmp_path: Path) -> None:
+    pipeline = tiny.flux(tmp_path / "parts", guidance)
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    size, scale = {"height": 16, "width": 24}, 2.5 if guidance else 1.0
+    x = patchify(noise(model, (4, 8, 12)), 2)
+    packed = pipeline(PROMPTS, latents=x, output_type="latent", num_inference_steps=4, guidance_scale=2.5, **size).images
+    same(model, pipeline, unpatchify(packed, 4, 6, 2), steps=4, guidance=scale, **size)
+
+
+def masked() -> tuple[Tensor, Tensor]:
+    """uint8 (2, 16, 16, 3), and what of it is to be drawn anew: bool (2, 16, 16)."""
+    pictures = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(2, 16, 16, dtype=torch.bool)
+    masks[0, 3:11, 4:9] = masks[1, :, 7:] = True
+    return pictures, masks
+
+
+@pytest.fixture
+def without_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their pipelines draw a masked picture's codes from q(z | x); ours take the mean."""
+    distribution = diffusers.models.autoencoders.vae.DiagonalGaussianDistribution
+    monkeypatch.setattr(distribution, "sample", lambda self, generator=None: self.mode())
+
+
+@pytest.mark.usefixtures("without_chance")
+def test_inpainting_with_stable_diffusion(tmp_path: Path) -> None:
+    pipeline = tiny.stable_diffusion(tmp_path / "parts", "StableDiffusionInpaintPipeline", in_channels=9)
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    pictures, masks = masked()
+    how = {"image": pictures.permute(0, 3, 1, 2) / 127.5 - 1, "mask_image": masks[:, None].float(), "height": 16, "width": 16}
+    expected = latents(pipeline, model, num_inference_steps=5, guidance_scale=3.0, **how)
+    same(model, pipeline, expected, steps=5, guidance=3.0, given=inpainting(model).of(model.codec, pictures, masks))
+
+
+@pytest.mark.usefixtures("without_chance")
+def test_inpainting_with_flux(tmp_path: Path) -> None:
+    pipeline = tiny.flux(tmp_path / "parts", kind="FluxFillPipeline", channels=16 + 16 + 16)
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    pictures, masks = masked()
+    how = {"image": pictures.permute(0, 3, 1, 2) / 127.5 - 1, "mask_image": masks[:, None].float(), "height": 16, "width": 16}
+    x = patchify(noise(model, (4, 8, 8)), 2)
+    packed = pipeline(PROMPTS, latents=x, output_type="latent", num_inference_steps=4, guidance_scale=2.5, **how).images
+    given = inpainting(model).of(model.codec.resized(16, 16), pictures, masks)
+    same(model, pipeline, unpatchify(packed, 4, 4, 2), steps=4, guidance=2.5, height=16, width=16, given=given)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from unnoise.control.rules import Linear, Rule
 from unnoise.control.self_guidance import SelfGuidance
 from unnoise.core.codec import Codec
@@ -58,6 +60,29 @@ class Sampling:
     def named(self) -> dict[str, str | None]:
         """The names of sampler and grid; None for what has none, but is the model's own."""
         return {key: value if isinstance(value, str) else None for key, value in (("sampler", self.sampler), ("grid", self.grid))}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Data to begin with in place of noise: it is destroyed to a part, and denoised from there (SDEdit, Meng et al. 2021,
+    2108.01073).
+
+    data: a batch as the codec encodes it, one row a sample. strength: the share of the steps that is walked, 1 all.
+    """
+
+    data: Any
+    strength: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise InputError(f"strength {self.strength}: the share of the steps that is walked lies above 0 and up to 1")
+
+    def times(self, times: Tensor) -> Tensor:
+        """Of the times (N + 1,) of all steps, those that are walked. InputError where that is no step."""
+        steps = int((len(times) - 1) * self.strength)
+        if steps < 1:
+            raise InputError(f"strength {self.strength} of {len(times) - 1} steps is less than one step: use more of either")
+        return times[-1 - steps :]
 
 
 @dataclass(frozen=True)

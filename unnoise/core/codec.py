@@ -1,16 +1,18 @@
 """Codecs and conditioners: the two ends of a model, between raw data or words and tensors."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import nn
 
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import Cond, Shape, State
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -108,6 +110,11 @@ class ToldGuidance(Conditioner, ABC):
     @abstractmethod
     def scaled(self, n: int, guidance: float) -> Cond:
         """What n samples are told of it, prepared."""
+
+
+def within(conditioner: nn.Module, kind: Callable[..., T]) -> T | None:
+    """The conditioner itself, or that part of it, that is of a class; None where there is none."""
+    return next((m for m in conditioner.modules() if isinstance(m, kind)), None)  # type: ignore[arg-type, return-value]
 
 
 @dataclass(frozen=True)

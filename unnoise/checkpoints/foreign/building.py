@@ -36,11 +36,11 @@ from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.processes import Process
 from unnoise.modalities.image.inpainting import CodedMaskConfig, WholeMaskConfig
-from unnoise.modalities.image.latents import Latents
+from unnoise.modalities.image.latents import Latents, LatentsConfig
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
 from unnoise.modalities.words.frozen import CLIPTextConfig, T5TextConfig
 from unnoise.modalities.words.gemma import read_gemma
-from unnoise.modalities.words.joined import ZeroedConfig, flux, pixart, sd3, sdxl
+from unnoise.modalities.words.joined import SilentConfig, ZeroedConfig, flux, pixart, sd3, sdxl
 from unnoise.modalities.words.settings import WithGuidanceConfig, WithShapeConfig, WithSizesConfig
 from unnoise.modalities.words.source import open_encoder
 from unnoise.networks.flux import FluxConfig
@@ -76,8 +76,7 @@ class Told(NamedTuple):
     foreign: Foreign
     network: Any
     theirs: Mapping[str, Any]
-    height: int
-    width: int
+    codec: LatentsConfig
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32) -> Built:
     if codec.config.latent_channels != network_config.channels:
         both = f"the vae's codes have {codec.config.latent_channels} channels, the network's {network_config.channels}"
         raise InputError(f"{foreign.where}: parts of different models: {both}")
-    told = Told(foreign, network_config, part.config, codec.config.height, codec.config.width)
+    told = Told(foreign, network_config, part.config, codec.config)
     conditioner_config = family.told(told)
     conditioner = conditioner_config.build()
     _check_fit(conditioner, network_config, foreign)
@@ -222,24 +221,26 @@ def _unet_told(told: Told) -> EmphaticConfig:
             zeroed = ZeroedConfig(replace(second, skip=2, normed=False))
         inner = zeroed if foreign.settings.get("force_zeros_for_empty_prompt", True) else zeroed.part
         scores = SCORES if foreign.settings.get("requires_aesthetics_score") else None
-        inner = WithSizesConfig(inner, told.height, told.width, dim or 256, scores)
+        inner = WithSizesConfig(inner, told.codec.height, told.codec.width, dim or 256, scores)
     return _masked(told, inner, CodedMaskConfig, told.network.channels + 1)
 
 
 def _sd3_told(told: Told) -> EmphaticConfig:
     first, second = (clip(told.foreign, name, projected=True) for name in ("text_encoder", "text_encoder_2"))
-    return _masked(told, sd3(first, second, t5(told.foreign, "text_encoder_3")), CodedMaskConfig, told.network.channels + 1)
+    has = "text_encoder_3" in told.foreign.parts
+    third = t5(told.foreign, "text_encoder_3") if has else SilentConfig(T5TextConfig.length, told.network.token_dim)
+    return _masked(told, sd3(first, second, third), CodedMaskConfig, told.network.channels + 1)
 
 
 def _flux_told(told: Told) -> EmphaticConfig:
     words = flux(clip(told.foreign, "text_encoder"), t5(told.foreign, "text_encoder_2"))
     inner = WithGuidanceConfig(words) if told.network.guidance else words
-    return _masked(told, inner, WholeMaskConfig, told.network.channels + 64)
+    return _masked(told, inner, WholeMaskConfig, told.network.channels + told.codec.autoencoder.factor**2)
 
 
 def _pixart_told(told: Told) -> EmphaticConfig:
     words = pixart(t5(told.foreign, "text_encoder"), 120 if told.foreign.pipeline.startswith("PixArtAlpha") else 300)
-    return WithShapeConfig(words, told.height, told.width) if told.network.sizes else words
+    return WithShapeConfig(words, told.codec.height, told.codec.width) if told.network.sizes else words
 
 
 def _sana_told(told: Told) -> EmphaticConfig:

@@ -3,6 +3,7 @@
 Beside     tokens side by side along their channels, vectors end to end          SDXL (Podell et al. 2023, 2307.01952, section 2.1)
 EndToEnd   tokens one sequence after the other, zero-padded to the widest        SD3 (Esser et al. 2024, 2403.03206, section 4)
 Only       one encoder, of which only some entries are told                      FLUX: of CLIP the vector alone
+Silent     an encoder that was left out: zeros in its place                      SD3 without T5
 Zeroed     told nothing is all zeros, not the empty prompt                       SDXL
 LowerCase  the words in lower case, with no space around them                   PixArt, Sana
 """
@@ -178,16 +179,42 @@ def _trimmed(spans: list[Span]) -> tuple[Span, ...]:
     return tuple(inner)
 
 
+@dataclass(frozen=True)
+class SilentConfig(EmphaticConfig):
+    """length, width: of the tokens."""
+
+    length: int
+    width: int
+
+    def build(self) -> "Silent":
+        return Silent(self)
+
+
+class Silent(Emphatic):
+    """cond: tokens (B, length, width), all zeros, and mask, all true."""
+
+    def __init__(self, config: SilentConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def prepare_said(self, said: Sequence[Said | None]) -> Cond:
+        mask = torch.ones(len(said), self.config.length, dtype=torch.bool)
+        return {"tokens": torch.zeros(*mask.shape, self.config.width), "mask": mask}
+
+    def forward(self, prepared: Cond) -> Cond:
+        return prepared
+
+
 def sdxl(first: CLIPTextConfig, second: CLIPTextConfig) -> ZeroedConfig:
     """CLIP-L and CLIP-G, the layers before their last; the vector is the second's projection alone."""
     layers = [replace(c, skip=2, normed=False) for c in (first, second)]
     return ZeroedConfig(BesideConfig((OnlyConfig(layers[0], ("tokens",)), replace(layers[1], projected=True))))
 
 
-def sd3(first: CLIPTextConfig, second: CLIPTextConfig, t5: T5TextConfig) -> EndToEndConfig:
-    """CLIP-L beside CLIP-G, both projected, then T5."""
+def sd3(first: CLIPTextConfig, second: CLIPTextConfig, t5: T5TextConfig | SilentConfig) -> EndToEndConfig:
+    """CLIP-L beside CLIP-G, both projected, then T5, which may be left out."""
     clips = [replace(c, skip=2, normed=False, projected=True) for c in (first, second)]
-    return EndToEndConfig((BesideConfig(tuple(clips)), replace(t5, padded=True)))
+    return EndToEndConfig((BesideConfig(tuple(clips)), t5 if isinstance(t5, SilentConfig) else replace(t5, padded=True)))
 
 
 def flux(clip: CLIPTextConfig, t5: T5TextConfig) -> EndToEndConfig:

@@ -1,0 +1,64 @@
+"""What samples are asked for, put to a model's conditioner: prompts, what is led away from, and what is told beside the words."""
+
+from collections.abc import Sequence
+
+from unnoise.control.sampling import Sampling
+from unnoise.core.codec import Conditioner, Following, ToldGuidance, ToldSizes, within
+from unnoise.core.errors import InputError
+from unnoise.core.random import Streams
+from unnoise.core.state import Cond
+from unnoise.modalities.image.inpainting import Inpainting
+from unnoise.modalities.words.emphasis import Emphatic
+from unnoise.modalities.words.syntax import Said, stages
+
+Asked = Sequence[str | Said | None]
+"""What each sample is told: literally, or in the prompt language; None for nothing."""
+
+
+def in_stages(
+    conditioner: Conditioner, prompts: Sequence[str | None], negative: str | None, steps: int
+) -> list[tuple[int, Asked, Asked]]:
+    """(first step, what is said to each sample from there on, what each is led away from): once, where prompts are literal."""
+    n = len(prompts)
+    if not isinstance(conditioner, Emphatic):
+        return [(0, prompts, [negative] * n)]
+    return [(step, said[:n], said[n:]) for step, said in stages([*prompts, *[negative] * n], steps)]
+
+
+def prepared(conditioner: Conditioner, said: Asked, rng: Streams, away: bool = False) -> Cond:
+    """What the conditioner makes of the prompts; away: they are what guidance leads away from."""
+    if isinstance(conditioner, Emphatic):
+        prepare = conditioner.prepare_away if away else conditioner.prepare_said
+        return prepare([Said.plain(s) if isinstance(s, str) else s for s in said])
+    return conditioner.prepare_for([s.text if isinstance(s, Said) else s for s in said], rng.scoped("told"))
+
+
+def beside(
+    conditioner: Conditioner, given: Cond | None, n: int, how: Sampling, height: int | None, width: int | None,
+    original: tuple[int, int] | None,
+) -> Cond:  # fmt: skip
+    """What is told beside the prompts, prepared, n rows each: what was given, and the settings that this model is told.
+
+    Raises InputError for what the model is not told.
+    """
+    told = dict(given or {})
+    if told and not within(conditioner, Inpainting):
+        if not isinstance(conditioner, Following):
+            raise InputError("this model goes on from no other model: it is told a prompt alone")
+        if height is not None:
+            raise InputError("this model goes on from another model's pictures, and their size decides its own")
+    for name, rows in told.items():
+        rows_of(repr(name), len(rows), n)
+    if sizes := within(conditioner, ToldSizes):
+        told |= sizes.asked(n, height, width, original)
+    elif original is not None:
+        raise InputError(f"original {original}: this model is told no sizes; leave it out")
+    if distilled := within(conditioner, ToldGuidance):
+        told |= distilled.scaled(n, how.guidance)
+    return told
+
+
+def rows_of(what: str, there: int, n: int) -> None:
+    """InputError unless there are as many rows as samples."""
+    if there != n:
+        raise InputError(f"{there} rows of {what} for {n} samples: one each is needed")
