@@ -152,9 +152,8 @@ def warm(model: DiffusionModel) -> None:
         began = time.perf_counter()
         model.sample("a cat", n=1, seed=seed)
         taken.append(time.perf_counter() - began)
-    print(
-        f"warm        one picture, {model.config.sampling.steps} steps: median {statistics.median(taken):.2f} s, least {min(taken):.2f} s"
-    )
+    steps = model.config.sampling.steps
+    print(f"warm        one picture, {steps} steps: median {statistics.median(taken):.2f} s, least {min(taken):.2f} s")
 
 
 if __name__ == "__main__":
