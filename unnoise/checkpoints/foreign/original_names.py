@@ -313,4 +313,4 @@ T5: Table = {
 
 def star(name: str) -> str:
     """A name with "*" for every number."""
-    return re.sub(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)", "*", name)
+    return re.sub(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)", "*", name)

@@ -1,9 +1,10 @@
 """What a file or folder is that cannot be run: its family by the names of its tensors, or by the class its configuration names.
 
-Each family has signs: names, "*" standing for any number, all of which it has and no other family known here; more than one list
-where it comes in several forms. Names count without what their writers put before them.
+Each family has signs: modules, "*" standing for any number, all of which it has and no other family known here; more than one list
+where it comes in several forms. Names count without what their writers put before them, and without ".weight" or ".bias".
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.", "transforme
 
 @dataclass(frozen=True)
 class Other:
-    """A kind of file that is no model to be run. signs: lists of names, any one of which tells it. instead: what to do."""
+    """A kind of file that is no model to be run. signs: lists of modules, any one of which tells it. instead: what to do."""
 
     name: str
     signs: tuple[tuple[str, ...], ...]
@@ -35,112 +36,134 @@ class Other:
 
 
 _GIVE = "it is no model; give it beside the model it was made for"
+_FOLDER = "give the folder in diffusers' layout"
+_BLOCKS = ("down_blocks.*.", "mid_block.", "up_blocks.*.")
+_DIFFUSERS = (
+    *("conv_in", "patch_embed.proj", "pos_embed.proj", "transformer_blocks.*.attn.to_q", "transformer_blocks.*.attn1.to_q"),
+    *("encoder.down_blocks.*.resnets.*.conv1", "encoder.down_blocks.*.*.conv1", "blocks.*.attn1.to_q", "layers.*.attn.to_q"),
+    *("joint_transformer_blocks.*.attn.to_q", "down_blocks.*.resnets.*.conv1"),
+)
 
 OTHERS = (
     # made for a model, not one
-    Other("a ControlNet", (("control_model.time_embed.0.weight",), ("controlnet_cond_embedding.conv_in.weight",)), _GIVE),
+    Other(
+        "a ControlNet", (("control_model.time_embed.0",), ("controlnet_cond_embedding.conv_in",), ("controlnet_blocks.*",)), _GIVE
+    ),
     Other(
         "a ControlNet",
-        (("controlnet_x_embedder.weight",), ("controlnet_blocks.*.weight",), ("control_layers.*.attention.to_q.weight",)),
+        (("controlnet_cond_embedding",), ("control_all_x_embedder.2-1",), ("control_layers.*.adaLN_modulation.*",)),
         _GIVE,
     ),
-    Other("a T2I-Adapter", (("body.*.in_conv.weight",), ("body.*.block1.weight",), ("adapter.body.*.in_conv.weight",)), _GIVE),
-    Other("an IP-Adapter", (("ip_adapter.*.to_k_ip.weight",), ("image_proj.proj.weight",), ("image_proj.latents",)), _GIVE),
-    Other("FLUX.1 Redux, an adapter", (("redux_up.weight", "redux_down.weight"),), _GIVE),
+    Other("a T2I-Adapter", (("body.*.in_conv",), ("body.*.block1",), ("adapter.body.*.resnets.*.block1",)), _GIVE),
+    Other("an IP-Adapter", (("ip_adapter.*.to_k_ip",), ("image_proj.proj",), ("image_proj.latents",)), _GIVE),
+    Other("FLUX.1 Redux, an adapter", (("redux_up", "redux_down"),), _GIVE),
     Other("a textual inversion", (("emb_params",), ("clip_l", "clip_g"), ("string_to_param.*",)), _GIVE),
-    Other("AnimateDiff's motion module", (("down_blocks.*.motion_modules.*.temporal_transformer.norm.weight",),), "video"),
-    Other("a picture enlarger (ESRGAN)", (("model.*.sub.*.RDB1.conv1.*.weight",), ("body.*.rdb1.conv1.weight",))),
-    Other("CLIP's image encoder", (("vision_model.embeddings.patch_embedding.weight",), ("visual.conv1.weight",)), _GIVE),
-    Other("TAESD, a small autoencoder", (("*.weight", "*.conv.*.weight"), ("decoder.layers.*.conv.*.weight",)), _GIVE),
+    Other("CLIP's image encoder", (("vision_model.embeddings.patch_embedding",), ("visual.conv1",)), _GIVE),
+    Other("TAESD, a small autoencoder", (("1", "3.conv.0"), ("decoder.layers.*.conv.*",)), _GIVE),
+    Other("a deep-compression autoencoder under its original names", (("decoder.stages.*.op_list.*.main.conv.conv",),), _FOLDER),
+    Other("a picture enlarger (ESRGAN)", (("model.*.sub.*.RDB1.conv1.*",), ("body.*.rdb1.conv1",))),
     # video
-    Other("Stable Video Diffusion", (("input_blocks.*.*.time_stack.in_layers.*.weight",),)),
-    Other("Wan", (("head.modulation", "patch_embedding.weight"), ("blocks.*.self_attn.norm_q.weight", "text_embedding.*.weight"))),
-    Other("Wan's autoencoder", (("decoder.middle.*.residual.*.gamma",),)),
-    Other("HunyuanVideo", (("txt_in.individual_token_refiner.blocks.*.adaLN_modulation.*.weight",),)),
-    Other("LTX-Video", (("patchify_proj.weight", "adaln_single.linear.weight"), ("vae.per_channel_statistics.mean-of-means",))),
-    Other("Mochi", (("blocks.*.attn.qkv_x.weight",),)),
-    Other("CogVideoX", (("transformer.layers.*.attention.query_key_value.weight",), ("mixins.final_layer.linear.weight",))),
-    Other("Cosmos", (("extra_pos_embedder.pos_emb_h",), ("blocks.*.self_attn.q_proj.weight", "x_embedder.proj.*.weight"))),
+    Other(
+        "AnimateDiff",
+        (("down_blocks.*.motion_modules.*.temporal_transformer.transformer_blocks.*.attention_blocks.*.pos_encoder.pe",),),
+    ),
+    Other("AnimateDiff", tuple((f"{x}motion_modules.*.{y}norm",) for x in _BLOCKS for y in ("", "temporal_transformer."))),
+    Other("Stable Video Diffusion", (("input_blocks.*.*.time_stack.in_layers.*",),)),
+    Other(
+        "Wan",
+        (
+            ("head.modulation",),
+            ("vace_blocks.*.after_proj",),
+            ("motion_encoder.dec.direction",),
+            ("decoder.middle.*.residual.*.gamma",),
+        ),
+    ),
+    Other("HunyuanVideo", (("txt_in.individual_token_refiner.blocks.*.adaLN_modulation.*",),)),
+    Other("LTX-Video", (("patchify_proj",), ("av_ca_a2v_gate_adaln_single.emb.timestep_embedder.linear_1",))),
+    Other("Mochi", (("blocks.*.attn.qkv_x",),)),
+    Other("CogVideoX", (("layers.*.attention.query_key_value",), ("mixins.final_layer.linear",))),
+    Other("Cosmos", (("extra_pos_embedder.pos_emb_h",), ("blocks.*.self_attn.q_proj", "x_embedder.proj.*"))),
     # sound
-    Other("Stable Audio", (("model.model.to_timestep_embed.*.weight",), ("pretransform.model.decoder.layers.*.weight_g",))),
-    Other("AudioLDM", (("clap.model.text_projection.*.weight",), ("cond_stage_model.model.text_projection.*.weight",))),
+    Other("Stable Audio", (("model.model.to_timestep_embed.*",), ("pretransform.model.decoder.layers.*.weight_g",))),
+    Other("AudioLDM", (("clap.model.text_projection.*",), ("cond_stage_model.model.text_projection.*",))),
     # pictures
-    Other("FLUX.2", (("single_stream_modulation.lin.weight",),)),
-    Other("Chroma", (("distilled_guidance_layer.in_proj.weight",),)),
-    Other("Qwen-Image", (("transformer_blocks.*.img_mod.*.weight", "txt_norm.weight"),)),
-    Other("Z-Image", (("cap_embedder.*.weight", "layers.*.adaLN_modulation.*.weight", "x_pad_token"),)),
-    Other("Lumina", (("cap_embedder.*.weight", "layers.*.adaLN_modulation.*.weight"), ("layers.*.attention.wq.weight",))),
-    Other("HiDream", (("double_stream_blocks.*.block.adaLN_modulation.*.weight",),)),
-    Other("AuraFlow", (("double_layers.*.attn.w1q.weight",),)),
-    Other("Stable Cascade", (("clip_txt_mapper.weight",), ("down_blocks.*.*.channelwise.*.weight",), ("effnet_mapper.*.weight",))),
-    Other("Kandinsky", (("text_transformer_blocks.*.self_attention.to_query.weight",), ("input_blocks.*.*.encoder_kv.weight",))),
-    Other("DeepFloyd IF", (("encoder_pooling.*.weight", "input_blocks.*.*.weight"), ("aug_proj.*.weight",))),
-    Other("Hunyuan-DiT", (("blocks.*.default_modulation.*.weight", "mlp_t5.*.weight"),)),
-    Other("OmniGen", (("llm.layers.*.self_attn.qkv_proj.weight",),)),
+    Other("FLUX.2", (("single_stream_modulation.lin",),)),
+    Other("FLUX.3", (("early_stream_modulations.image.lin",), ("ref_time_in.in_layer",))),
+    Other("Chroma", (("distilled_guidance_layer.in_proj",),)),
+    Other("Qwen-Image", (("transformer_blocks.*.img_mod.*", "txt_norm"), ("txt_in.text_norm",))),
+    Other("Z-Image", (("layers.*.adaLN_modulation.0",),)),
+    Other("Lumina", (("cap_embedder.0",), ("layers.*.attention.wq",))),
+    Other("HiDream", (("double_stream_blocks.*.block.adaLN_modulation.*",),)),
+    Other("AuraFlow", (("double_layers.*.attn.w1q",),)),
+    Other("Stable Cascade", (("clip_txt_mapper",), ("down_blocks.*.*.channelwise.*",), ("effnet_mapper.*",))),
+    Other("Kandinsky", (("text_transformer_blocks.*.self_attention.to_query",), ("input_blocks.*.*.encoder_kv",))),
+    Other("DeepFloyd IF", (("encoder_pooling.*", "input_blocks.*.*"), ("aug_proj.*",))),
+    Other("Hunyuan-DiT", (("blocks.*.default_modulation.*", "mlp_t5.*"),)),
+    Other("Krea 2", (("txtfusion.projector",),)),
+    Other("OmniGen", (("llm.layers.*.self_attn.qkv_proj",),)),
     Other("Playground v2.5", (("edm_mean", "edm_std"),)),
     Other("CosXL", (("edm_vpred.sigma_max",),)),
-    Other("Stable unCLIP", (("embedder.model.visual.conv1.weight",), ("noise_augmentor.data_mean",))),
-    Other(
-        "Sana under its original names",
-        (("blocks.*.cross_attn.q_linear.weight", "blocks.*.mlp.inverted_conv.conv.weight"),),
-        "give the folder in diffusers' layout",
-    ),
-    Other(
-        "PixArt under its original names",
-        (("blocks.*.cross_attn.q_linear.weight", "blocks.*.scale_shift_table"),),
-        "give the folder in diffusers' layout",
-    ),
-    Other(
-        "a network of diffusers' layout",
-        (
-            ("conv_in.weight", "down_blocks.*.resnets.*.conv1.weight"),
-            ("transformer_blocks.*.attn.to_q.weight",),
-            ("encoder.down_blocks.*.resnets.*.conv1.weight",),
-            ("transformer_blocks.*.attn1.to_q.weight",),
-        ),
-        "give the folder it lies in, with its config.json",
-    ),
+    Other("Stable unCLIP", (("embedder.model.visual.conv1",), ("noise_augmentor.data_mean",))),
+    Other("PixArt under its original names", (("blocks.*.cross_attn.q_linear", "blocks.*.mlp.fc1"),), _FOLDER),
+    Other("Sana under its original names", (("blocks.*.cross_attn.q_linear",),), _FOLDER),
+    Other("a network of diffusers", tuple((sign,) for sign in _DIFFUSERS), "give the folder it lies in, with its config.json"),
 )
 """In order: the first that fits counts."""
 
-_LORA = (".lora_up.", ".lora_down.", ".lora_A.", ".lora_B.", ".lora.up.", ".hada_w1_a", ".lokr_w1", ".lora_up", "_lora.up.")
+_LORA = (
+    ".lora_up.",
+    ".lora_down.",
+    ".lora_A.",
+    ".lora_B.",
+    ".lora.up.",
+    ".hada_w1_a",
+    ".lokr_w1",
+    ".lora_up",
+    "_lora.up.",
+    "_lora.down.",
+)
 
 _CLASSES = {
+    "Allegro": "Allegro",
     "Animate": "AnimateDiff",
-    "MotionAdapter": "AnimateDiff",
-    "Wan": "Wan",
-    "HunyuanVideo": "HunyuanVideo",
-    "HunyuanDiT": "Hunyuan-DiT",
+    "AudioLDM": "AudioLDM",
+    "AuraFlow": "AuraFlow",
+    "Bria": "Bria",
+    "Chroma": "Chroma",
     "CogVideoX": "CogVideoX",
     "CogView": "CogView",
-    "LTX": "LTX-Video",
-    "Mochi": "Mochi",
-    "Allegro": "Allegro",
+    "ConsisID": "ConsisID",
     "Cosmos": "Cosmos",
-    "StableVideoDiffusion": "Stable Video Diffusion",
-    "UNetSpatioTemporal": "Stable Video Diffusion",
-    "StableAudio": "Stable Audio",
-    "AudioLDM": "AudioLDM",
-    "MusicLDM": "MusicLDM",
-    "Kandinsky": "Kandinsky",
-    "UnCLIP": "unCLIP",
-    "StableUnCLIP": "Stable unCLIP",
-    "PixArtAlpha": "PixArt-alpha",
-    "Wuerstchen": "Würstchen",
-    "StableCascade": "Stable Cascade",
-    "IFPipeline": "DeepFloyd IF",
-    "IFSuperResolution": "DeepFloyd IF",
-    "QwenImage": "Qwen-Image",
-    "ZImage": "Z-Image",
-    "HiDream": "HiDream",
-    "Lumina": "Lumina",
-    "AuraFlow": "AuraFlow",
-    "Chroma": "Chroma",
-    "Flux2": "FLUX.2",
-    "OmniGen": "OmniGen",
-    "LatentConsistency": "a pipeline of latent consistency models",
     "DiT": "DiT",
-    "Shap": "Shap-E",
+    "EasyAnimate": "EasyAnimate",
+    "Flux2": "FLUX.2",
+    "HiDream": "HiDream",
+    "HunyuanDiT": "Hunyuan-DiT",
+    "HunyuanVideo": "HunyuanVideo",
+    "I2VGenXL": "I2VGen-XL",
+    "IF": "DeepFloyd IF",
+    "Kandinsky": "Kandinsky",
+    "LTX": "LTX-Video",
+    "Latte": "Latte",
+    "Lumina": "Lumina",
+    "Mochi": "Mochi",
+    "MotionAdapter": "AnimateDiff",
+    "MusicLDM": "MusicLDM",
+    "OmniGen": "OmniGen",
+    "PixArtAlpha": "PixArt-alpha",
+    "QwenImage": "Qwen-Image",
+    "ShapE": "Shap-E",
+    "StableAudio": "Stable Audio",
+    "StableCascade": "Stable Cascade",
+    "StableUnCLIP": "Stable unCLIP",
+    "StableVideoDiffusion": "Stable Video Diffusion",
+    "TextToVideo": "ModelScope's text to video",
+    "UNetMotion": "AnimateDiff",
+    "UNetSpatioTemporal": "Stable Video Diffusion",
+    "UnCLIP": "unCLIP",
+    "Wan": "Wan",
+    "Wuerstchen": "Würstchen",
+    "ZImage": "Z-Image",
 }
 """Beginnings of the names of diffusers' classes -> the family."""
 
@@ -156,14 +179,23 @@ _RUN: Mapping[str, Table] = {
 
 def other_family(names: Iterable[str]) -> Other | None:
     """What a file is that is not run here, if its tensors' names say so; a LoRA too."""
-    bare = [_bare(name) for name in names]
-    if any(mark in f".{name}" or name.endswith(mark) for name in bare for mark in _LORA):
+    bare = {_bare(name) for name in names}
+    if any(mark in f".{name}" for name in bare for mark in _LORA):
         return Other("a LoRA", (), _GIVE)
-    have = {star(name) for name in bare}
+    modules = {name.removesuffix(".weight").removesuffix(".bias") for name in bare}
+    alike: dict[str, list[str]] = {}
+    for module in modules:
+        alike.setdefault(star(module), []).append(module)
     for other in OTHERS:
-        if any(all(star(sign) in have for sign in signs) for signs in other.signs):
+        if any(all(_found(sign, alike) for sign in signs) for signs in other.signs):
             return other
     return None
+
+
+def _found(sign: str, alike: Mapping[str, list[str]]) -> bool:
+    """Whether one of the modules, sorted by their names with all numbers starred, is what a sign says."""
+    pattern = re.compile(re.escape(sign).replace(r"\*", r"\d+"))
+    return any(pattern.fullmatch(module) for module in alike.get(star(sign), ()))
 
 
 def class_family(name: str) -> str | None:

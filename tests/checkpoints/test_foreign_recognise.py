@@ -1,0 +1,160 @@
+"""Files that are not run: named by the names that diffusers itself tells them by, and by networks of its own classes."""
+
+import re
+from pathlib import Path
+
+import foreign_originals as originals
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from unnoise.checkpoints.foreign.recognise import OTHERS, class_family, other_family
+from unnoise.checkpoints.foreign.single import open_single
+from unnoise.core.errors import InputError
+
+diffusers = pytest.importorskip("diffusers", reason="the families to recognise are diffusers'")
+single_file_utils = pytest.importorskip("diffusers.loaders.single_file_utils")
+
+MARKED = {
+    "a ControlNet": (
+        "controlnet",
+        "animatediff_scribble",
+        "animatediff_rgb",
+        "z-image-turbo-controlnet",
+        "z-image-turbo-controlnet-2.x",
+    ),
+    "AnimateDiff": ("animatediff", "animatediff_v2", "animatediff_sdxl_beta"),
+    "AuraFlow": ("auraflow",),
+    "Chroma": ("chroma",),
+    "Cosmos": ("cosmos-1.0", "cosmos-2.0"),
+    "FLUX.2": ("flux2",),
+    "FLUX.3": ("flux3", "flux3-distilled"),
+    "HiDream": ("hidream",),
+    "HunyuanVideo": ("hunyuan-video",),
+    "Krea 2": ("krea2",),
+    "LTX-Video": ("ltx-video", "ltx2"),
+    "Lumina": ("lumina2",),
+    "Mochi": ("mochi-1-preview",),
+    "Qwen-Image": ("qwen-image-2.1",),
+    "Sana under its original names": ("sana",),
+    "Stable Cascade": ("stable_cascade_stage_b", "stable_cascade_stage_c"),
+    "Wan": ("wan", "wan_vae", "wan_vace", "wan_animate"),
+    "Z-Image": ("z-image-turbo",),
+    "a deep-compression autoencoder under its original names": ("autoencoder-dc",),
+}
+"""Ours -> what diffusers calls the names by which it tells a family in a single file."""
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_families_by_the_names_that_diffusers_tells_them_by(name: str) -> None:
+    for theirs in MARKED[name]:
+        if (names := single_file_utils.CHECKPOINT_KEY_NAMES.get(theirs)) is not None:
+            found = other_family([names] if isinstance(names, str) else names)
+            assert found is not None, theirs
+            assert found.name == name, theirs
+
+
+@pytest.mark.parametrize(
+    "theirs", ["v1", "v2", "xl_base", "xl_refiner", "sd3", "sd35_large", "flux", "clip", "open_clip", "inpainting"]
+)
+def test_families_that_are_run_are_none_of_them(theirs: str) -> None:
+    names = single_file_utils.CHECKPOINT_KEY_NAMES[theirs]
+    assert other_family([names] if isinstance(names, str) else names) is None
+
+
+SMALL = {"block_out_channels": (32, 32)}
+CLASSES = {
+    "ControlNetModel": ({}, "a ControlNet"),
+    "FluxControlNetModel": ({"num_layers": 1, "num_single_layers": 1}, "a ControlNet"),
+    "T2IAdapter": ({}, "a T2I-Adapter"),
+    "MotionAdapter": (SMALL, "AnimateDiff"),
+    "UNet2DConditionModel": ({}, "a network of diffusers"),
+    "SD3Transformer2DModel": ({"num_layers": 1}, "a network of diffusers"),
+    "FluxTransformer2DModel": ({"num_layers": 1, "num_single_layers": 1}, "a network of diffusers"),
+    "AutoencoderKL": ({}, "a network of diffusers"),
+    "AutoencoderTiny": ({}, "TAESD, a small autoencoder"),
+    "WanTransformer3DModel": ({"num_layers": 1}, "a network of diffusers"),
+    "QwenImageTransformer2DModel": ({"num_layers": 1}, "Qwen-Image"),
+}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_networks_of_diffusers_without_their_folder(kind: str) -> None:
+    config, name = CLASSES[kind]
+    with torch.device("meta"):
+        names = getattr(diffusers, kind)(**config).state_dict()
+    found = other_family(names)
+    assert found is not None
+    assert found.name == name
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"],
+        ["transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight"],
+        ["unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight"],
+        ["lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"],
+        ["lycoris_transformer_blocks_0_attn_to_q.lokr_w1"],
+    ],
+)
+def test_a_lora_in_place_of_a_model(names: list[str], tmp_path: Path) -> None:
+    save_file({n: torch.ones(1) for n in names}, tmp_path / "lora.safetensors")
+    with pytest.raises(InputError, match=r"lora.safetensors: this is a LoRA; it is no model; give it beside"):
+        open_single(tmp_path / "lora.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [
+        ("AnimateDiffPipeline", "AnimateDiff"), ("WanPipeline", "Wan"), ("HunyuanVideoPipeline", "HunyuanVideo"),
+        ("CogVideoXPipeline", "CogVideoX"), ("LTXPipeline", "LTX-Video"), ("MochiPipeline", "Mochi"),
+        ("StableAudioPipeline", "Stable Audio"), ("AudioLDM2Pipeline", "AudioLDM"), ("KandinskyV22Pipeline", "Kandinsky"),
+        ("PixArtAlphaPipeline", "PixArt-alpha"), ("WuerstchenCombinedPipeline", "Würstchen"), ("IFPipeline", "DeepFloyd IF"),
+        ("StableCascadeCombinedPipeline", "Stable Cascade"), ("QwenImagePipeline", "Qwen-Image"), ("ZImagePipeline", "Z-Image"),
+        ("HiDreamImagePipeline", "HiDream"), ("Lumina2Pipeline", "Lumina"), ("AuraFlowPipeline", "AuraFlow"),
+        ("ChromaPipeline", "Chroma"), ("StableVideoDiffusionPipeline", "Stable Video Diffusion"), ("Flux2Pipeline", "FLUX.2"),
+        ("StableUnCLIPPipeline", "Stable unCLIP"),
+        ("StableDiffusionPipeline", None), ("StableDiffusionXLPipeline", None), ("StableDiffusion3Pipeline", None),
+        ("FluxPipeline", None), ("PixArtSigmaPipeline", None), ("SanaPipeline", None),
+    ],
+)  # fmt: skip
+def test_families_by_the_class_of_their_pipeline(kind: str, family: str | None) -> None:
+    assert hasattr(diffusers, kind), "no class of diffusers'"
+    assert class_family(kind) == family
+
+
+def test_an_unknown_architecture_is_told_with_the_nearest(tmp_path: Path) -> None:
+    """A FLUX whose queries and keys go by other names, and something like nothing."""
+    with torch.device("meta"):
+        theirs = diffusers.FluxTransformer2DModel(num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2)
+    names = [n.replace("img_attn.qkv", "img_attn.query_key_value") for n in originals.flux(theirs.state_dict())]
+    save_file({n: torch.ones(1) for n in names}, tmp_path / "odd.safetensors")
+    wanted = (
+        rf"nearest is FLUX.1, which has no place for 4 of its {len(names)} tensors: 'double_blocks.0.img_attn.query_key_value.bias'"
+    )
+    with pytest.raises(InputError, match=wanted):
+        open_single(tmp_path / "odd.safetensors")
+    save_file({"linear.weight": torch.ones(1), "linear.bias": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"near none that is run here; its tensors are called 'linear.bias', 'linear.weight'"):
+        open_single(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "disguised.safetensors"])
+def test_a_pickle_is_refused_and_the_way_to_convert_it_works(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {"a.weight": torch.randn(3, 4).T, "b": torch.arange(5)}
+    torch.save({"state_dict": weights | {"tied": weights["b"]}, "global_step": 3}, tmp_path / name)
+    with pytest.raises(InputError, match=r"a pickle, which may run anything") as refused:
+        open_single(tmp_path / name)
+    (command,) = re.findall(r'python -c "(.*)"', str(refused.value))
+    if name.endswith("ckpt"):
+        monkeypatch.chdir(tmp_path)
+        exec(command, {})
+        converted = load_file(tmp_path / "model.safetensors")
+        assert set(converted) == {"a.weight", "b", "tied"}
+        assert torch.equal(converted["a.weight"], weights["a.weight"])
+
+
+def test_every_message_is_one_line() -> None:
+    for other in OTHERS:
+        assert "\n" not in other.name + other.instead
