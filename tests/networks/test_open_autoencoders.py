@@ -238,6 +238,19 @@ def test_tiles_of_normed_and_attending_autoencoders_are_near_the_whole(name: str
     assert jump(missed) < 0.5 * jump(side_by_side)
 
 
+def test_no_more_pictures_go_through_at_once_than_a_tile_has_room_for() -> None:
+    codec = codec_of(theirs_of("FLUX"))
+    parts = in_tiles(codec, 64)
+    seen: list[int] = []
+    for half in (parts.autoencoder.encoder, parts.autoencoder.decoder):
+        half.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    data = pictures(5, 32, 48)
+    state = codec.encode(data)
+    torch.testing.assert_close(parts.encode(data), state, rtol=1e-5, atol=1e-5)
+    assert int((parts.decode(state).int() - codec.decode(state).int()).abs().max()) <= 1  # a rounding at a half
+    assert seen == [2, 2, 1, 2, 2, 1]
+
+
 # -- layers ------------------------------------------------------------------------------------------------------------------
 
 
