@@ -79,12 +79,26 @@ def moments(h: Tensor, count: int, c: float = 1.0) -> list[Tensor]:
     return out
 
 
-def advance(process: Gaussian, x: Tensor, t: Tensor, s: Tensor, nodes: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
-    """x_s from x_t along the ODE, with x0 the polynomial through `values` (B, ...) at half log-SNRs `nodes`, nodes[0] being t's."""
+def advance(
+    process: Gaussian,
+    x: Tensor,
+    t: Tensor,
+    s: Tensor,
+    nodes: Sequence[Tensor],
+    values: Sequence[Tensor],
+    trapezoid: bool = False,
+) -> Tensor:
+    """x_s from x_t along the ODE, with x0 the polynomial through `values` (B, ...) at half log-SNRs `nodes`, nodes[0] being t's.
+
+    trapezoid: a straight line, through two nodes that are there, counts with its value half-way instead of its integral.
+    """
     schedule = process.schedule
     h = half_log_snr(schedule, s) - nodes[0]
     basis = newton_basis([n - nodes[0] for n in nodes])
     power = moments(h, len(nodes))
+    if trapezoid and len(nodes) > 1:
+        line = torch.stack([n.isfinite() for n in nodes]).sum(0) == 2
+        power[1] = torch.where(line & h.isfinite(), power[0] * h / 2, power[1])
     x_s = expand(schedule.sigma(s) / schedule.sigma(t), x) * x
     for coefficients, difference in zip(basis, divided_differences(nodes, values)):
         weight = sum((a * m for a, m in zip(coefficients, power)), torch.zeros_like(h))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from unnoise.core.errors import InputError
 from unnoise.samplers.ancestral import Ancestral
 from unnoise.samplers.deis import DEIS
+from unnoise.samplers.deis_log import LogDEIS
 from unnoise.samplers.dpmpp import DPMpp
 from unnoise.samplers.dpmpp_2s import DPMppPairs
 from unnoise.samplers.dpmpp_sde import DPMppSDE
@@ -15,6 +16,7 @@ from unnoise.samplers.euler import Euler
 from unnoise.samplers.euler_maruyama import EulerMaruyama
 from unnoise.samplers.grids import Grid, Karras, LogSNR, Quadratic, Shifted, Uniform
 from unnoise.samplers.heun import Heun
+from unnoise.samplers.heun_flow import FlowHeun
 from unnoise.samplers.lcm import LCM
 from unnoise.samplers.lms import LMS
 from unnoise.samplers.loop import Sampler
@@ -43,6 +45,7 @@ SAMPLERS: Mapping[str, Choice] = MappingProxyType(
         "euler": Choice(Euler(), Karras()),
         "euler-ancestral": Choice(Ancestral(eta=1), Karras()),  # in sigma / alpha, the bridge is k-diffusion's ancestral step
         "heun": Choice(Heun(), Karras()),
+        "heun-flow": Choice(FlowHeun()),
         "heun-churn": Choice(Heun(churn=0.2, churn_min=0.05, churn_max=50, churn_noise=1.003), Karras()),
         "dpmpp-2m": Choice(DPMpp(order=2), LogSNR()),
         "dpmpp-3m": Choice(DPMpp(order=3), LogSNR()),
@@ -53,7 +56,12 @@ SAMPLERS: Mapping[str, Choice] = MappingProxyType(
         "unipc": Choice(UniPC(order=3), LogSNR()),
         "unipc-2": Choice(UniPC(order=2), LogSNR()),
         "unipc-4": Choice(UniPC(order=4), LogSNR()),
+        "unipc-bh2": Choice(UniPC(order=3, shortcut=True), LogSNR()),
+        "unipc-bh2-2": Choice(UniPC(order=2, shortcut=True), LogSNR()),
+        "unipc-bh2-4": Choice(UniPC(order=4, shortcut=True), LogSNR()),
         "deis": Choice(DEIS(order=3), Quadratic()),
+        "deis-log": Choice(LogDEIS(order=2), LogSNR()),
+        "deis-log-3": Choice(LogDEIS(order=3), LogSNR()),
         "dpm-2": Choice(Midpoint(), Karras()),
         "lms": Choice(LMS(), Karras()),
         "plms": Choice(PLMS()),

@@ -98,11 +98,12 @@ class Between(Grid, ABC):
     def spread(self, steps: int, process: Process) -> Tensor:
         schedule = gaussian(process, type(self).__name__).schedule
         ends = self.ends.spread(steps, process)
-        high, low = noise_ratio(schedule, ends[:1]), noise_ratio(schedule, ends[-2:-1])
+        walked, rest = ends[:steps], ends[steps:]  # no rest where the last time walked is the end
+        high, low = noise_ratio(schedule, walked[:1]), noise_ratio(schedule, walked[-1:])
         if not bool(high.isfinite()):
             raise InputError(f"{type(self).__name__} spaces sigma / alpha, which is infinite where nothing is left of the signal")
-        times = time_of_ratio(schedule, self.ratios(float(high), float(low), steps))
-        return torch.cat([ends[:1], times[1:-1], ends[-2:] if steps > 1 else ends[-1:]])
+        inner = time_of_ratio(schedule, self.ratios(float(high), float(low), steps))[1:-1]
+        return torch.cat([walked[:1], inner, walked[1:][-1:], rest])
 
 
 @dataclass(frozen=True)

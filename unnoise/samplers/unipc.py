@@ -6,7 +6,8 @@ the uncorrected point is kept (PEC mode). The corrector raises UniP-p's order p 
 convergence of the whole, as for every solver: 3 is UniP-2 with UniC-2, diffusers' solver_order = 2.
 
 The paper solves R a B(h) = phi for the weights a, with a free function B(h), B_1 = h or B_2 = e^h - 1. B divides out whenever the
-system is solved; it differs only in the paper's shortcut a = 1/2 for one unknown. Here the weights are always the solution.
+system is solved; it matters only in the paper's shortcut a = 1/2 for one unknown, of the same order. Here the weights are the
+solution, unless `shortcut` asks for 1/2 with B_2, which makes UniP-2 the predictor of DPM-Solver++ 2M.
 """
 
 from dataclasses import dataclass
@@ -34,9 +35,10 @@ class UniPCState:
 
 @dataclass(frozen=True)
 class UniPC(Sampler[UniPCState]):
-    """UniPC of order 2 to 4 (p = order - 1): one call a step."""
+    """UniPC of order 2 to 4 (p = order - 1): one call a step. shortcut: weights 1/2 for one unknown, as the authors' code has."""
 
     order: int = 3
+    shortcut: bool = False
 
     def __post_init__(self) -> None:
         if self.order not in (2, 3, 4):
@@ -54,11 +56,11 @@ class UniPC(Sampler[UniPCState]):
         nodes, values = list(state.past.nodes.unbind(1)), list(state.past.values.unbind(1))
         has_past = nodes[0].isfinite()
         corrected = advance(
-            process, state.x, state.t, t, [nodes[0], l_t, *nodes[1:]], [values[0], x0, *values[1:]]
+            process, state.x, state.t, t, [nodes[0], l_t, *nodes[1:]], [values[0], x0, *values[1:]], self.shortcut
         )  # row by row nonsense, yet finite or not used, where there is no past
         x = corrected.where(expand(has_past, x).bool(), x)
         k = self.order - 2
-        x_s = advance(process, x, t, s, [l_t, *nodes[:k]], [x0, *values[:k]])
+        x_s = advance(process, x, t, s, [l_t, *nodes[:k]], [x0, *values[:k]], self.shortcut)
         return x_s, UniPCState(x, t, state.past.push(l_t, x0))
 
     def calls(self, steps: int) -> int:

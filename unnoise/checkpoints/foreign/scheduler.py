@@ -45,7 +45,7 @@ class Scheduled(NamedTuple):
 class Solver:
     """One scheduler class of theirs. sampler: our name for it, given the configuration; spacing: theirs where the file says none.
 
-    spare: 1 if it spaces one more timestep than it visits. whole: it rounds timesteps, and its networks are told whole ones.
+    spare: 1 if it spaces one more timestep than it visits. whole: it rounds its linspace to whole timesteps.
     unit: it starts from noise of variance 1 whatever the schedule's last; else, "leading" spacing aside, from sigma(1).
     to_data: whether its walk ends at the data rather than at timestep 0, given the configuration.
     """
@@ -78,10 +78,7 @@ def _discrete(kind: str, solver: Solver, config: Mapping[str, Any], pipeline: st
     grid = _grid(kind, solver, config, trained)
     unit = solver.unit or config.get("timestep_spacing", solver.spacing) == "leading"
     process = Gaussian(schedule, signal_std=1.0 if unit else 0.0)
-    # timestep k is told from half a step before it on: rounding, which times between two timesteps need
-    preconditioner = (
-        AtTimestep(target, first=0.5 / trained, ticks=trained) if _rounds(solver, config) else AtTimestep(target, first=1 / trained)
-    )
+    preconditioner = AtTimestep(target, first=1 / trained)
     preconditioner.check(process)
     return Scheduled(process, preconditioner, _sampling(solver.sampler(config), grid, config, pipeline))
 
@@ -114,10 +111,6 @@ def _target(config: Mapping[str, Any]) -> Affine:
         "flow_prediction": Velocity(data_std=1.0),
     }
     return find(f"prediction_type in {WHERE}", str(config.get("prediction_type", "epsilon")), named)
-
-
-def _rounds(solver: Solver, config: Mapping[str, Any]) -> bool:
-    return solver.whole and any(config.get(f"use_{name}_sigmas") for name in CURVES)
 
 
 def _grid(kind: str, solver: Solver, config: Mapping[str, Any], trained: int) -> Grid:
@@ -190,13 +183,21 @@ def _dpm_singlestep(config: Mapping[str, Any]) -> str:
 
 def _unipc(config: Mapping[str, Any]) -> str:
     """Their solver_order counts the predictor's; ours is that of the whole, one more."""
-    return find(
-        f"solver_order of UniPC in {WHERE}", str(config.get("solver_order", 2)), {"1": "unipc-2", "2": "unipc", "3": "unipc-4"}
-    )
+    # their B_1 = h is infinite in a step to the data, and they make NaN of it: the weights solved for need no B
+    shortcut = config.get("solver_type", "bh2") == "bh2"
+    named = {1: "unipc-bh2-2", 2: "unipc-bh2", 3: "unipc-bh2-4"} if shortcut else {1: "unipc-2", 2: "unipc", 3: "unipc-4"}
+    return _of_order("UniPC", config, named)
 
 
 def _deis(config: Mapping[str, Any]) -> str:
-    return find(f"solver_order of DEIS in {WHERE}", str(config.get("solver_order", 2)), {"1": "euler", "2": "deis", "3": "deis"})
+    return _of_order("DEIS", config, {1: "euler", 2: "deis-log", 3: "deis-log-3"})
+
+
+def _of_order(who: str, config: Mapping[str, Any], named: Mapping[int, str]) -> str:
+    order = config.get("solver_order", 2)
+    if order not in named:
+        raise InputError(f"{WHERE}: solver_order {order!r} of {who} is not supported; {', '.join(map(str, named))} are")
+    return named[order]
 
 
 def _plms(config: Mapping[str, Any]) -> str:
@@ -288,7 +289,7 @@ EVEN_PIPELINES = ("Flux",)
 FLOWS: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
     {
         "FlowMatchEulerDiscreteScheduler": lambda config: "lcm" if config.get("stochastic_sampling") else "euler",
-        "FlowMatchHeunDiscreteScheduler": _named("heun"),
+        "FlowMatchHeunDiscreteScheduler": _named("heun-flow"),
         "FlowMatchLCMScheduler": _named("lcm"),
     }
 )
