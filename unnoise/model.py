@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from unnoise.checkpoints.foreign.folder import is_diffusers, licence, read_diffu
 from unnoise.checkpoints.foreign.hub import fetch, is_hub_name
 from unnoise.checkpoints.foreign.parts import Foreign
 from unnoise.checkpoints.shipped import shipped, shipped_folder
+from unnoise.control.adapters import Attachment, Attachments, repeated
 from unnoise.control.asking import Asked, beside, in_stages, prepared, rows_of
 from unnoise.control.exact import MICRO_BATCH, microbatched
 from unnoise.control.guidance import bind, check, classifier_free, guided
@@ -95,7 +97,8 @@ class DiffusionModel:
         self.path: str | None = None  # where it was loaded from: what it makes says so
         self.codec: Codec = codec
         self.conditioner: Conditioner = conditioner
-        self.denoiser: Denoiser = NetworkDenoiser(network, config.process, config.preconditioner)
+        self.denoiser: NetworkDenoiser = NetworkDenoiser(network, config.process, config.preconditioner)
+        self.attachments = Attachments()
 
     # -- weights -----------------------------------------------------------------------------------------------------------
 
@@ -109,6 +112,7 @@ class DiffusionModel:
 
     def to(self, device: torch.device | str) -> "DiffusionModel":
         self.parts.to(device)
+        self.attachments.to(device)
         return self
 
     @property
@@ -118,6 +122,18 @@ class DiffusionModel:
     def save(self, folder: str | Path) -> str:
         """Write the model folder; returns the hash of its tensors. Raises InputError, with nothing lost, on a full disk."""
         return write_folder(Path(folder), self.config, self.parts.state_dict(), card(self.config, self.hash()))
+
+    def attached(self, *more: Attachment) -> "DiffusionModel":
+        """This model with ControlNets, T2I-Adapters and IP-Adapters beside it, and those that it has already.
+
+        They act when it is sampled, and are not saved with it. All weights are shared, and the model itself stays as it is.
+        Raises InputError for an adapter of another family.
+        """
+        other = copy(self)
+        other.attachments = Attachments([*self.attachments, *more])
+        other.attachments.check_fit(self.denoiser)
+        other.attachments.to(self.device, next(self.denoiser.parameters()).dtype)
+        return other
 
     # -- sampling ----------------------------------------------------------------------------------------------------------
 
@@ -194,6 +210,7 @@ class DiffusionModel:
         if weaker is not None:
             self._check_weaker(weaker.model)
         self.parts.eval()
+        more = self.attachments.prepare(codec)
         for _, said, not_said in in_stages(
             self.conditioner, wanted, negative, len(times) - 1
         ):  # refuse bad prompts before any work
@@ -219,6 +236,7 @@ class DiffusionModel:
                 weaker,
                 codec.shape(),
                 begun,
+                more,
             )
             chunks.append(x)
         data = codec.decode(tree_map(lambda *c: torch.cat(c), *chunks))
@@ -228,18 +246,19 @@ class DiffusionModel:
             "rescale": how.rescale, "rule": rule_name(how.rule), "threshold": how.threshold, **self_guidance_settings(how.inner),
             "weaker": weaker and weaker.model.path, "weaker_scale": weaker and weaker.scale,
             "negative": negative, "original": original, "strength": start and start.strength, "exact": exact, "bf16": bf16,
+            "attached": self.attachments.settings() or None,
         }  # fmt: skip
         return Samples(data, tuple(wanted), seeds, settings, codec)
 
     def _sample_batch(
         self, prompts: Sequence[str | None], seeds: Sequence[int], times: Tensor, solver: Any, how: Sampling, negative: str | None,
         exact: bool, bf16: bool, watch: Callable[[int, int, State], None] | None, given: Cond, weaker: Weaker | None,
-        shape: Shape, begun: State | None,
+        shape: Shape, begun: State | None, more: tuple[Cond, Cond],
     ) -> State:  # fmt: skip
         device, rng = self.device, Streams.each(seeds)
         with _precision(device, bf16 and not exact):
             parts = [
-                (float(times[step]), self._denoise(said, not_said, how, exact, given, weaker, rng))
+                (float(times[step]), self._denoise(said, not_said, how, exact, given, weaker, rng, more))
                 for step, said, not_said in in_stages(self.conditioner, prompts, negative, len(times) - 1)
             ]
             denoise = switched(parts)
@@ -251,13 +270,18 @@ class DiffusionModel:
             return sample(denoise, self.config.process, x, times, solver, rng.scoped("sampler"), watch)
 
     def _denoise(
-        self, said: Asked, not_said: Asked, how: Sampling, exact: bool, given: Cond, weaker: Weaker | None, rng: Streams
-    ) -> Denoise:
-        """The denoiser, told what is said and led away from what is not, under all guidance asked for."""
+        self, said: Asked, not_said: Asked, how: Sampling, exact: bool, given: Cond, weaker: Weaker | None, rng: Streams,
+        more: tuple[Cond, Cond],
+    ) -> Denoise:  # fmt: skip
+        """The denoiser, told what is said and led away from what is not, under all guidance asked for.
+
+        more: what attachments prepared, one row for either side.
+        """
         denoiser = self._sharp(how.inner, exact)
         kept = self.conditioner.kept(given)
-        cond, away = self._told(said, given, rng), self._told(not_said, kept, rng, away=True)
-        told = any(s is not None for s in said) or len(kept) < len(given)
+        cond = {**self._told(said, given, rng), **repeated(more[0], len(said))}
+        away = {**self._told(not_said, kept, rng, away=True), **repeated(more[1], len(said))}
+        told = any(s is not None for s in said) or len(kept) < len(given) or self.attachments.lead
         # told nothing, there is nothing to exaggerate; told the scale, the network does so itself
         scale = how.guidance if told and within(self.conditioner, ToldGuidance) is None else 1.0
         combine = how.rule.start(self.config.process)
@@ -274,7 +298,7 @@ class DiffusionModel:
 
     def _sharp(self, inner: SelfGuidance | None, exact: bool) -> Denoiser:
         """The denoiser, guided by its own network if asked to."""
-        denoiser = self.denoiser if inner is None else inner.sharpen(self.denoiser)
+        denoiser = self.attachments.around(self.denoiser if inner is None else inner.sharpen(self.denoiser), self.denoiser)
         return microbatched(denoiser, MICRO_BATCH) if exact else denoiser
 
     def _check_weaker(self, other: "DiffusionModel") -> None:

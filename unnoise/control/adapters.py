@@ -23,7 +23,7 @@ from unnoise.core.denoisers import Denoiser, NetworkDenoiser
 from unnoise.core.errors import InputError
 from unnoise.core.predictions import Prediction
 from unnoise.core.state import Cond, State, expand
-from unnoise.modalities.image.decode import Target, fit, flatten
+from unnoise.modalities.image.decode import Target, fit
 from unnoise.modalities.image.latents import Latents
 from unnoise.networks.image_prompt import ImagePrompt
 from unnoise.networks.steering import Pictured, Steerable, Steering, picture_entries, residual
@@ -78,7 +78,7 @@ class Attachment(nn.Module, ABC):
 class Control(Attachment):
     """A ControlNet or a T2I-Adapter, and its control picture.
 
-    picture: uint8 (H, W, 1, 3 or 4), of the shape that is sampled: another size is resized, another shape refused.
+    picture: uint8 (H, W, 3), of the shape that is sampled: another size is resized, another shape refused.
     guess: "guess mode": it acts on the conditional side alone, from 0.1 of its scale at the finest level to all of it in the
     middle, so that it is followed without words (Zhang et al. 2023, 2302.05543, section 3.4). mode: of a ControlNet for several
     kinds of control pictures, the number of this one's.
@@ -89,8 +89,8 @@ class Control(Attachment):
         guess: bool = False, mode: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__(name, scale, interval)
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] not in (1, 3, 4):
-            raise InputError(f"{name}: a control picture is uint8 (height, width, 1, 3 or 4), not {picture.dtype} {picture.shape}")
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
+            raise InputError(f"{name}: a control picture is uint8 (height, width, 3), not {picture.dtype} {picture.shape}")
         if mode is not None and not 0 <= mode < network.kinds:
             known = f"0 to {network.kinds - 1}" if network.kinds else "none: leave the mode out"
             raise InputError(f"{name}: mode {mode}: the kinds of control pictures that it tells apart are {known}")
@@ -200,10 +200,13 @@ class Attachments(nn.Module):
         towards, away = ({f"{_prefix(i)}{k}": v for i, own in enumerate(both) for k, v in own[side].items()} for side in (0, 1))
         return towards, away
 
-    def around(self, denoiser: Denoiser, base: NetworkDenoiser) -> Denoiser:
-        """The denoiser - `base`, or one that calls its network - told what they say. InputError where one does not fit."""
+    def check_fit(self, base: NetworkDenoiser) -> None:
+        """InputError where one was trained beside a network of another family."""
         for a in self:
             a.check_fit(base.network)
+
+    def around(self, denoiser: Denoiser, base: NetworkDenoiser) -> Denoiser:
+        """The denoiser - `base`, or one that calls its network - told what they say."""
         return Attached(denoiser, base, self) if len(self) else denoiser
 
 
@@ -229,6 +232,11 @@ class Attached(Denoiser):
                 for name, value in _said(attachment, i, step, own, weight).items():
                     more[name] = more[name] + value if name in more else value
         return self.denoiser(x_t, t, {**plain, **more})
+
+
+def repeated(entries: Cond, n: int) -> Cond:
+    """Entries of one row with n rows, in the same memory."""
+    return {k: v.expand(n, *v.shape[1:]) for k, v in entries.items()}
 
 
 def _said(attachment: Attachment, number: int, step: Step, own: Cond, weight: Tensor) -> dict[str, Tensor]:
@@ -263,7 +271,7 @@ def _sized(picture: np.ndarray, codec: Codec, name: str) -> np.ndarray:
             "ask for pictures of its own (height, width)"
         )
     target = Target(height, width, 3, (0, 0, 0), pad=False)
-    return fit(flatten(Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture), target), target)
+    return fit(Image.fromarray(picture), target)
 
 
 def _encoded(codec: Codec, pictures: Tensor, centred: bool) -> Tensor:

@@ -13,7 +13,7 @@ T2I-Adapters were trained. Picture prompts are seen by the attention to words: o
 """
 
 from abc import ABC
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -112,7 +112,7 @@ def _split(x: Tensor, heads: int) -> Tensor:
 
 
 class TransformerBlock(nn.Module):
-    """number: of the layer, counted through the network, by which picture prompts know it."""
+    """number: by which picture prompts know the layer."""
 
     def __init__(self, dim: int, heads: int, token_dim: int) -> None:
         super().__init__()
@@ -268,10 +268,10 @@ class SDUNet(SDEncoder):
         self.norm = GroupNorm(config.groups, widths[0])
         self.last = zeroed(nn.Conv2d(widths[0], config.channels, 3, padding=1))
         self.token_dim = config.token_dim
-        self.picture_widths: list[int] = []
-        for layer in self._layers():
-            layer.number = len(self.picture_widths)
-            self.picture_widths.append(layer.words.out.out_features)
+        layers = [m for part in (self.down, self.up, self.middle) for m in part.modules() if isinstance(m, TransformerBlock)]
+        for i, layer in enumerate(layers):  # counted as IP-Adapters do: down, up, middle
+            layer.number = i
+        self.picture_widths = [layer.words.out.out_features for layer in layers]
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """x (B, C, H, W), noise_level (B,), cond: `vector` (B, vector_dim), `tokens` (B, L, token_dim), `mask` (B, L),
@@ -296,6 +296,3 @@ class SDUNet(SDEncoder):
     def central(self) -> int:
         """Which of the blocks is the middle."""
         return next(i for i, block in enumerate(self.blocks) if block is self.middle.transformers[0])
-
-    def _layers(self) -> Iterator[TransformerBlock]:
-        return (m for block in self.blocks for m in block.modules() if isinstance(m, TransformerBlock))

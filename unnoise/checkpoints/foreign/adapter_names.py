@@ -4,7 +4,7 @@ ControlNets and T2I-Adapters are folders of diffusers; the tables are read as `d
 in the names of their makers (h94/IP-Adapter), which say nothing of themselves: what they are is read off the shapes.
 
     image_proj.*                             the projection: `proj` one layer, `proj.0` ... two, `latents` a resampler
-    ip_adapter.(2 k + 1).to_k_ip, to_v_ip    of cross-attention layer k, counted down, up, middle; ours are counted down, middle, up
+    ip_adapter.(2 k + 1).to_k_ip, to_v_ip    of cross-attention layer k
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +32,6 @@ from unnoise.networks.image_prompt import (
     ResamplerConfig,
     SummaryConfig,
 )
-from unnoise.networks.sd_unet import SDUNet, TransformerBlock
 from unnoise.networks.steering import Steering
 from unnoise.networks.t2i_adapter import FullConfig, LightConfig, T2IAdapterConfig, XLConfig
 
@@ -174,31 +173,21 @@ def projection_config(theirs: Mapping[str, Tensor]) -> tuple[ProjectionConfig, T
     raise InputError("not an IP-Adapter: it has no image_proj of a known kind")
 
 
-def layer_numbers(network: SDUNet) -> list[int]:
-    """Our numbers of the cross-attention layers, in their order: down, up, middle."""
-    blocks = [sum(isinstance(m, TransformerBlock) for m in b.modules()) for b in network.blocks]
-    middle, up = sum(blocks[: network.central]), sum(blocks[: network.central + 1])
-    return [*range(middle), *range(up, sum(blocks)), *range(middle, up)]
-
-
-def image_prompt(tensors: Mapping[str, Tensor], network: SDUNet) -> ImagePrompt:
-    """The IP-Adapter of a file, for a network. InputError if it is none, or not for this one."""
+def image_prompt(tensors: Mapping[str, Tensor]) -> ImagePrompt:
+    """The IP-Adapter of a file. InputError if it is none."""
     parts = ("image_proj.", "ip_adapter.")
     projection, pairs = ({k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in parts)
     config, table = projection_config(projection)
-    numbers = layer_numbers(network)
-    theirs = sum(name.endswith(".to_k_ip.weight") for name in pairs)
-    if theirs != len(numbers):
-        raise InputError(f"it is for a network of {theirs} layers of cross-attention; this model has {len(numbers)}")
+    if lora := [name for name in pairs if "_lora." in name]:
+        raise InputError(f"it also changes the network's own weights ({lora[0]} and {len(lora) - 1} more), which cannot be run")
     weights: dict[str, Tensor] = {}
-    for k, number in enumerate(numbers):
-        for ours, name in (("keys", "k"), ("values", "v")):
-            source = f"{2 * k + 1}.to_{name}_ip.weight"
-            if source not in pairs:
-                raise InputError(f"the checkpoint lacks 'ip_adapter.{source}': it is incomplete")
-            weights[f"{ours}.{number}.weight"] = pairs[source]
-    widths = tuple(len(weights[f"keys.{number}.weight"]) for number in range(theirs))
-    made = ImagePromptConfig(config, widths).build()
+    layers = sum(name.endswith(".to_k_ip.weight") for name in pairs)
+    for k in range(layers):
+        for ours, theirs in (("keys", f"{2 * k + 1}.to_k_ip.weight"), ("values", f"{2 * k + 1}.to_v_ip.weight")):
+            if theirs not in pairs:
+                raise InputError(f"the checkpoint lacks 'ip_adapter.{theirs}': it is incomplete")
+            weights[f"{ours}.{k}.weight"] = pairs[theirs]
+    made = ImagePromptConfig(config, tuple(len(weights[f"keys.{k}.weight"]) for k in range(layers))).build()
     own = translate(projection, table, made.projection.state_dict())
     made.load_state_dict({**{f"projection.{k}": v for k, v in own.items()}, **weights})
     return made

@@ -1,0 +1,112 @@
+"""ControlNets, T2I-Adapters and IP-Adapters from their files, one call each:
+
+edges, cat = controlnet("canny", "edges.png", 0.8), picture_prompt("ip-adapter.safetensors", ["cat.png"])
+model = load("stable-diffusion").attached(edges, cat)
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unnoise.checkpoints.foreign.adapter_names import image_prompt, steering
+from unnoise.checkpoints.foreign.folder import PICKLED, read_part
+from unnoise.checkpoints.foreign.parts import MappedTensors
+from unnoise.control.adapters import Control, PicturePrompt
+from unnoise.control.guidance import Interval
+from unnoise.core.errors import InputError
+from unnoise.modalities.image.clip import PictureEncoder
+from unnoise.modalities.image.decode import Target, Unreadable, decode, inspect
+from unnoise.networks.image_prompt import ImagePrompt
+
+Picture = str | Path | np.ndarray
+"""A file, or uint8 (H, W, 1 or 3)."""
+ENCODER = "image_encoder"
+"""The folder beside an IP-Adapter, or beside the folder it lies in, that holds the encoder of pictures it was trained with."""
+CONVERT = (
+    "a pickle, which can run code when it is opened; take the .safetensors of the same name, or write one where you trust it: "
+    "save_file({f'{a}.{k}': v for a, part in torch.load(FILE, weights_only=True).items() for k, v in part.items()}, NEW_FILE)"
+)
+
+
+def controlnet(
+    folder: str | Path, picture: Picture, scale: float = 1.0, interval: Interval = (0.0, 1.0), guess: bool = False,
+    mode: int | None = None,
+) -> Control:  # fmt: skip
+    """The ControlNet (Stable Diffusion 1, 2, XL, 3, FLUX) or T2I-Adapter in a diffusers folder, with its control picture.
+
+    Arguments as `Control`'s. Raises InputError for what is missing, and for what cannot be run.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; a ControlNet or T2I-Adapter is one with a config.json and its weights")
+    part = read_part(folder)
+    try:
+        network = steering(part.kind, part.config, part.tensors)
+    except KeyError as e:
+        raise InputError(f"{folder}: its config.json lacks {e}") from None
+    except ValueError as e:
+        raise InputError(f"{folder}: {e}") from None
+    return Control(folder.name, network, read_picture(picture), scale, interval, guess, mode)
+
+
+def picture_prompt(
+    file: str | Path, pictures: Sequence[Picture], encoder: str | Path | None = None, scale: float = 1.0,
+    interval: Interval = (0.0, 1.0),
+) -> PicturePrompt:  # fmt: skip
+    """An IP-Adapter (plain, plus, plus face, full face) with the pictures that prompt it, all of them together.
+
+    encoder: the CLIP that it was trained with, a folder or a name on the hub; by default the folder image_encoder near the file.
+    """
+    file, network = Path(file), _image_prompt(Path(file))
+    if not pictures:
+        raise InputError(f"{file}: prompts with pictures; give at least one")
+    look = PictureEncoder(_encoder_near(file) if encoder is None else encoder)
+    seen, nothing = look([read_picture(p) for p in pictures]), look.nothing()
+    if network.projection.whole:
+        return PicturePrompt(file.stem, network, seen.tokens, nothing.tokens, scale, interval)
+    return PicturePrompt(file.stem, network, seen.embeddings, nothing.embeddings, scale, interval)
+
+
+def face_prompt(file: str | Path, embeddings: Tensor, scale: float = 1.0, interval: Interval = (0.0, 1.0)) -> PicturePrompt:
+    """An IP-Adapter that is told embeddings (n, D) as they are, such as a recogniser's of faces, and 0 for no picture."""
+    network = _image_prompt(Path(file))
+    return PicturePrompt(Path(file).stem, network, embeddings, torch.zeros_like(embeddings), scale, interval)
+
+
+def read_picture(picture: Picture) -> np.ndarray:
+    """uint8 (H, W, 3); what is transparent is black, grey is repeated. InputError for a file that is missing or no picture."""
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] not in (1, 3):
+            raise InputError(f"a picture is uint8 (height, width, 1 or 3), not {picture.dtype} {picture.shape}")
+        return picture.repeat(3, -1) if picture.shape[-1] == 1 else picture
+    path = Path(picture)
+    if not path.is_file():
+        raise InputError(f"{path}: no such picture")
+    try:
+        with path.open("rb") as file:
+            header = inspect(file)
+            file.seek(0)
+            return decode(file, Target(header.height, header.width, 3, (0, 0, 0), pad=False))
+    except Unreadable as e:
+        raise InputError(f"{path}: {e}") from None
+
+
+def _image_prompt(file: Path) -> ImagePrompt:
+    if file.suffix in PICKLED:
+        raise InputError(f"{file}: {CONVERT}")
+    try:
+        return image_prompt(MappedTensors([file]))
+    except ValueError as e:
+        raise InputError(str(e) if str(file) in str(e) else f"{file}: {e}") from None
+
+
+def _encoder_near(file: Path) -> Path:
+    """The encoder's folder. InputError where there is none."""
+    near = [folder / ENCODER for folder in (file.parent, file.parent.parent)]
+    found = next((folder for folder in near if folder.is_dir()), None)
+    if found is None:
+        raise InputError(f"{file}: no folder {ENCODER} beside it: name the CLIP that it was trained with, a folder or OWNER/NAME")
+    return found
