@@ -139,6 +139,20 @@ def test_every_channel_may_have_a_mean_and_a_spread_of_its_own() -> None:
     torch.testing.assert_close(codec.std, torch.tensor(std) / 0.5)
 
 
+@pytest.mark.parametrize(
+    ("name", "absent"), [("SD 1", ("scaling_factor", "shift_factor", "use_quant_conv")), ("Sana", ("decoder_in_shortcut",))]
+)
+def test_what_older_configurations_do_not_say_is_as_in_diffusers(name: str, absent: tuple[str, ...]) -> None:
+    """Stable Diffusion 1's own file has no scaling factor: it is 0.18215 there."""
+    part = part_of(theirs_of(name))
+    older = Part({k: v for k, v in part.config.items() if k not in absent}, part.tensors, "vae")
+    config, weights = read_autoencoder(older, 32, 48)
+    expected_config, expected = read_autoencoder(part, 32, 48)
+    assert config == expected_config
+    assert all(torch.equal(weights[k], expected[k]) for k in expected)
+    assert name != "SD 1" or torch.allclose(weights["std"], torch.tensor(1 / 0.18215))
+
+
 def test_the_autoencoder_in_bfloat16_keeps_the_states_scale(tmp_path: Path) -> None:
     codec = codec_of(theirs_of("FLUX"))
     data = pictures(1, 32, 48)
@@ -273,6 +287,8 @@ def test_doubling_is_repeating_pixels_before_the_convolution(size: tuple[int, in
     ("name", "changed", "message"),
     [
         ("SD 1", {"_class_name": "VQModel"}, "vae: autoencoders of class VQModel are not known here; AutoencoderKL"),
+        ("SD 1", {"block_out_channels": None}, "vae: the configuration of the autoencoder cannot be understood"),
+        ("Sana", {"encoder_qkv_multiscales": []}, "vae: the configuration of the autoencoder cannot be understood"),
         ("SD 1", {"act_fn": "gelu"}, "vae: act_fn 'gelu'"),
         ("SD 1", {"down_block_types": ("AttnDownEncoderBlock2D",) * 3}, "vae: down_block_types"),
         ("SD 1", {"norm_num_groups": 3}, "vae: widths .* do not divide into 3 groups"),

@@ -5,6 +5,7 @@ channel; ours are (z - mean) / std (`latents`).
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -180,10 +181,19 @@ def dc_config(theirs: Mapping[str, Any]) -> DCAutoencoderConfig:
     )
 
 
-READERS: Mapping[str, tuple[Callable[[Mapping[str, Any]], PictureAutoencoderConfig], Table]] = {
-    "AutoencoderKL": (kl_config, KL_TABLE),
-    "AutoencoderTiny": (tiny_config, TINY_TABLE),
-    "AutoencoderDC": (dc_config, DC_TABLE),
+@dataclass(frozen=True)
+class Kind:
+    """A class of theirs. config: from its config.json; scale: of its latents where that says none, as in files before 2023."""
+
+    config: Callable[[Mapping[str, Any]], PictureAutoencoderConfig]
+    table: Table
+    scale: float
+
+
+KINDS: Mapping[str, Kind] = {
+    "AutoencoderKL": Kind(kl_config, KL_TABLE, 0.18215),
+    "AutoencoderTiny": Kind(tiny_config, TINY_TABLE, 1.0),
+    "AutoencoderDC": Kind(dc_config, DC_TABLE, 1.0),
 }
 
 
@@ -192,28 +202,33 @@ def read_autoencoder(part: Part, height: int, width: int) -> tuple[LatentsConfig
 
     Raises InputError for a kind of autoencoder that is not known here, and for weights that do not fit the configuration.
     """
-    if part.kind not in READERS:
-        raise InputError(f"{part.where}: autoencoders of class {part.kind} are not known here; {', '.join(READERS)} are")
-    read, table = READERS[part.kind]
+    if part.kind not in KINDS:
+        raise InputError(f"{part.where}: autoencoders of class {part.kind} are not known here; {', '.join(KINDS)} are")
+    kind = KINDS[part.kind]
     try:
-        network = read(part.config)
+        network = kind.config(part.config)
         with torch.device("meta"):
             ours = network.build().state_dict()
-        weights = translate({_present_name(name): part.tensors[name] for name in part.tensors}, table, ours)
-        mean, std = latents_statistics(part.config, network.latent_channels)
+        weights = translate({_present_name(name): part.tensors[name] for name in part.tensors}, kind.table, ours)
+        mean, std = latents_statistics(part.config, network.latent_channels, kind.scale)
     except KeyError as e:
         raise InputError(f"{part.where}: the configuration of the autoencoder lacks {e}") from None
+    except (TypeError, IndexError) as e:  # null, a number or an empty list where a list is meant
+        raise InputError(f"{part.where}: the configuration of the autoencoder cannot be understood: {e}") from None
     except (InputError, ValueError) as e:
         raise InputError(f"{part.where}: {e}") from None
     config = LatentsConfig(height, width, network.channels, network, TILE)
     return config, {"mean": mean, "std": std, **{f"autoencoder.{name}": w for name, w in weights.items()}}
 
 
-def latents_statistics(theirs: Mapping[str, Any], channels: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the codes, (channels,) each. Without a mean of every channel the shift is that of all."""
-    scale = _per_channel(theirs.get("scaling_factor"), 1.0, channels)
+def latents_statistics(theirs: Mapping[str, Any], channels: int, scale: float) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the codes, (channels,) each. Without a mean of every channel the shift is that of all.
+
+    scale: where the configuration says none.
+    """
+    scales = _per_channel(theirs.get("scaling_factor"), scale, channels)
     mean = _per_channel(theirs.get("latents_mean"), theirs.get("shift_factor") or 0.0, channels)
-    return mean, _per_channel(theirs.get("latents_std"), 1.0, channels) / scale
+    return mean, _per_channel(theirs.get("latents_std"), 1.0, channels) / scales
 
 
 def _per_channel(value: float | list[float] | None, default: float, channels: int) -> Tensor:
