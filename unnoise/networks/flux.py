@@ -15,7 +15,7 @@ from torch.nn.functional import silu
 from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, rotary_axes
 from unnoise.networks.layers import beside, pad_to_multiple, patchify, run, unpatchify, zeroed
 from unnoise.networks.mmdit import JointBlock, SingleBlock, modulated
-from unnoise.networks.sd3 import words_and_mask
+from unnoise.networks.sd3 import Entered, words_and_mask
 from unnoise.networks.steering import residual, steered
 
 
@@ -87,11 +87,18 @@ class Flux(FluxStem):
 
         Absent entries count as zeros, absent tokens as none, an absent guidance as 1: plainly conditional.
         """
-        height, width = x.shape[-2:]
+        entered = self.enter(x, noise_level, cond)
+        return self.leave(entered, self.deep(entered))
+
+    def enter(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Entered:
+        """Arguments as forward's."""
         h, rows, columns = self.patched(x, cond)
         words, mask = words_and_mask(cond, self.tokens, h)
-        rotary = rotary_axes(where(words.shape[1], rows, columns, x.device), self.config.axes)
-        c = self.summary(noise_level, cond)
+        return Entered(h, words, mask, self.summary(noise_level, cond), rows, columns, x, cond)
+
+    def deep(self, entered: Entered) -> Tensor:
+        h, words, mask, c, rows, columns, _, cond = entered
+        rotary = rotary_axes(where(words.shape[1], rows, columns, h.device), self.config.axes)
         for i, block in enumerate(self.blocks):
             h, words = run(block, self.checkpointing, h, words, c, mask, rotary)
             h = steered(h, cond, "block", i)
@@ -100,8 +107,13 @@ class Flux(FluxStem):
             z = run(block, self.checkpointing, z, c, mask, rotary)
             if residual("single", i) in cond:
                 z = torch.cat([z[:, : words.shape[1]], steered(z[:, words.shape[1] :], cond, "single", i)], 1)
+        return z[:, words.shape[1] :]
+
+    def leave(self, entered: Entered, deep: Tensor) -> Tensor:
+        *_, c, rows, columns, x, _ = entered
+        height, width = x.shape[-2:]
         scale, shift = self.modulation(c).chunk(2, -1)
-        h = self.out(modulated(z[:, words.shape[1] :], shift, scale))
+        h = self.out(modulated(deep, shift, scale))
         return unpatchify(h, rows, columns, self.config.patch)[..., :height, :width].to(x.dtype)
 
 

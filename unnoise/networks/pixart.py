@@ -12,6 +12,7 @@ Absolute positions, sines and cosines, run from 0 to `unit` over a picture of an
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,11 @@ class PixArt(nn.Module):
 
         Absent sizes count as zeros, and absent tokens as none.
         """
-        height, width = x.shape[-2:]
+        entered = self.enter(x, noise_level, cond)
+        return self.leave(entered, self.deep(entered))
+
+    def enter(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> "Entered":
+        """Arguments as forward's."""
         dtype, config = self.out.weight.dtype, self.config
         h = self.patches(pad_to_multiple(x.to(dtype), config.patch))
         rows, columns = h.shape[-2:]
@@ -85,12 +90,37 @@ class PixArt(nn.Module):
         e = self.embedding(noise_level, None)
         if self.sizes is not None:
             e = e + self.sizes(cond["vector"] if "vector" in cond else e.new_zeros(len(e), SIZES))
+        return Entered(h, words, mask, e, rows, columns, x)
+
+    def deep(self, entered: "Entered") -> Tensor:
+        h, words, mask, e, *_ = entered
         modulation = self.modulation(nn.functional.silu(e)).unflatten(-1, (6, -1))
         for block in self.blocks:
             h = run(block, self.checkpointing, h, words, modulation, mask)
+        return h
+
+    def leave(self, entered: "Entered", deep: Tensor) -> Tensor:
+        *_, e, rows, columns, x = entered
+        (height, width), p = x.shape[-2:], self.config.patch
         shift, scale = (self.table + e[:, None]).unbind(1)
-        h = channels_first(self.out(modulated(h, shift, scale)), config.patch, config.channels)
-        return unpatchify(h, rows, columns, config.patch)[..., :height, :width].to(x.dtype)
+        h = channels_first(self.out(modulated(deep, shift, scale)), p, self.config.channels)
+        return unpatchify(h, rows, columns, p)[..., :height, :width].to(x.dtype)
+
+
+class Entered(NamedTuple):
+    """Patches h (B, N, width), in rows and columns, of the picture x; words (B, L, width) and their mask; e (B, width)."""
+
+    h: Tensor
+    words: Tensor
+    mask: Tensor | None
+    e: Tensor
+    rows: int
+    columns: int
+    x: Tensor
+
+    @property
+    def base(self) -> Tensor:
+        return self.h
 
 
 class Block(nn.Module):

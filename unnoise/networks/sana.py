@@ -17,7 +17,7 @@ from torch.nn.functional import relu, silu
 from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps
 from unnoise.networks.layers import RMSNorm, pad_to_multiple, run, unpatchify, wide, zeroed
 from unnoise.networks.mmdit import modulated
-from unnoise.networks.pixart import WordsAttention, channels_first, positions, words_layers, words_of
+from unnoise.networks.pixart import Entered, WordsAttention, channels_first, positions, words_layers, words_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,11 @@ class Sana(nn.Module):
 
         Absent tokens count as none, an absent guidance as 1: plainly conditional.
         """
-        height, width = x.shape[-2:]
+        entered = self.enter(x, noise_level, cond)
+        return self.leave(entered, self.deep(entered))
+
+    def enter(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Entered:
+        """Arguments as forward's."""
         dtype, config = self.out.weight.dtype, self.config
         h = self.patches(pad_to_multiple(x.to(dtype), config.patch))
         rows, columns = h.shape[-2:]
@@ -82,13 +86,22 @@ class Sana(nn.Module):
         words, mask = words_of(cond, self.tokens, h)
         guidance = cond["guidance"] if "guidance" in cond else torch.ones_like(noise_level)
         e = self.embedding(noise_level, None, None if config.guidance is None else guidance * config.guidance)
+        return Entered(h, words, mask, e, rows, columns, x)
+
+    def deep(self, entered: Entered) -> Tensor:
+        h, words, mask, e, rows, columns, _ = entered
         modulation = self.modulation(silu(e)).unflatten(-1, (6, -1))
         h = h.unflatten(1, (rows, columns))
         for block in self.blocks:
             h = run(block, self.checkpointing, h, words, modulation, mask)
+        return h.flatten(1, 2)
+
+    def leave(self, entered: Entered, deep: Tensor) -> Tensor:
+        *_, e, rows, columns, x = entered
+        (height, width), p = x.shape[-2:], self.config.patch
         shift, scale = (self.table + e[:, None]).unbind(1)
-        h = channels_first(self.out(modulated(h.flatten(1, 2), shift, scale)), config.patch, config.channels)
-        return unpatchify(h, rows, columns, config.patch)[..., :height, :width].to(x.dtype)
+        h = channels_first(self.out(modulated(deep, shift, scale)), p, self.config.channels)
+        return unpatchify(h, rows, columns, p)[..., :height, :width].to(x.dtype)
 
 
 class Block(nn.Module):

@@ -8,6 +8,7 @@ Adapters (`steering`) add residuals to the picture's tokens behind each block bu
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -102,17 +103,46 @@ class SD3(SD3Stem):
         Absent entries count as zeros, and absent tokens as none. Raises ValueError for a picture of more than `positions` patches
         along a side.
         """
-        (height, width), p = x.shape[-2:], self.config.patch
+        entered = self.enter(x, noise_level, cond)
+        return self.leave(entered, self.deep(entered))
+
+    def enter(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> "Entered":
+        """Arguments as forward's."""
         h, rows, columns = self.patched(x, cond)
         words, mask = words_and_mask(cond, self.tokens, h)
-        c = self.summary(noise_level, cond.get("vector"))
+        return Entered(h, words, mask, self.summary(noise_level, cond.get("vector")), rows, columns, x, cond)
+
+    def deep(self, entered: "Entered") -> Tensor:
+        h, words, mask, c, *_, cond = entered
         for i, block in enumerate(self.blocks):
             h, words = run(block, self.checkpointing, h, words, c, mask)
             h = steered(h, cond, "block", i)
+        return h
+
+    def leave(self, entered: "Entered", deep: Tensor) -> Tensor:
+        *_, c, rows, columns, x, _ = entered
+        (height, width), p = x.shape[-2:], self.config.patch
         scale, shift = self.modulation(c).chunk(2, -1)
-        h = self.out(modulated(h, shift, scale))
+        h = self.out(modulated(deep, shift, scale))
         h = h.unflatten(-1, (p * p, -1)).transpose(-1, -2).flatten(-2)  # its weights have a patch's channels last
         return unpatchify(h, rows, columns, p)[..., :height, :width].to(x.dtype)
+
+
+class Entered(NamedTuple):
+    """Patches h (B, N, width), in rows and columns, of the picture x; words (B, L, width); mask (B, L + N); c (B, width)."""
+
+    h: Tensor
+    words: Tensor
+    mask: Tensor | None
+    c: Tensor
+    rows: int
+    columns: int
+    x: Tensor
+    cond: Mapping[str, Tensor]
+
+    @property
+    def base(self) -> Tensor:
+        return self.h
 
 
 def words_and_mask(cond: Mapping[str, Tensor], project: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 
-from unnoise.networks.attention import SelfAttending, attend
+from unnoise.networks.attention import SelfAttending, attend, attend_if_any
 from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps
 from unnoise.networks.layers import beside, context_of, pad_to_multiple, run, zeroed
 from unnoise.networks.norm import GroupNorm
@@ -96,11 +96,7 @@ class WordAttention(nn.Module):
         """x (B, N, dim) -> the same."""
         q = _split(self.q(x), self.heads)
         k, v = (_split(a, self.heads) for a in self.kv(heard.tokens).chunk(2, -1))
-        if heard.mask is None:
-            attended = attend(q, k, v)
-        else:
-            some = heard.mask.any(1, keepdim=True)
-            attended = attend(q, k, v, heard.mask | ~some) * some[:, :, None, None].to(v.dtype)
+        attended = attend_if_any(q, k, v, heard.mask)
         for keys, values in pictures:
             attended = attended + attend(q, _split(keys, self.heads), _split(values, self.heads))
         return self.out(attended.transpose(1, 2).flatten(2))
@@ -232,17 +228,26 @@ class SDEncoder(nn.Module, ABC):
 
         hint (B, widths[0], H, W): added to what the first layer makes of x.
         """
-        dtype, checkpointing = self.first.weight.dtype, self.checkpointing
+        told, first = self.begin(x, noise_level, cond, hint)
+        return told, *self.descend(told, first)
+
+    def begin(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor], hint: Tensor | None = None) -> tuple[Told, Tensor]:
+        """What all blocks are told, and what the first layer makes of x. Arguments as `encode`'s."""
+        dtype = self.first.weight.dtype
         emb = silu(self.embedding(noise_level, cond.get("vector")))
         told = Told(emb, self._heard(cond, x.new_zeros(len(x), 1, self.config.token_dim, dtype=dtype)), cond)
         multiple = 2 ** (len(self.down) - 1)
         h = self.first(pad_to_multiple(beside(x.to(dtype), cond, self.config.picture_channels), multiple))
         if hint is not None:
             h = h + pad_to_multiple(hint.to(dtype), multiple)
-        skips = [h]
+        return told, h
+
+    def descend(self, told: Told, first: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What each block hands over, and what leaves the middle."""
+        skips = [first]
         for i, level in enumerate(self.down):
-            skips += level(skips[-1], i, told, checkpointing)
-        return told, skips, self.middle(skips[-1], told, checkpointing)
+            skips += level(skips[-1], i, told, self.checkpointing)
+        return skips, self.middle(skips[-1], told, self.checkpointing)
 
     def _heard(self, cond: Mapping[str, Tensor], nothing: Tensor) -> Heard:
         """At least one token a row."""
@@ -251,6 +256,18 @@ class SDEncoder(nn.Module, ABC):
         if context is None or context[0].shape[1] == 0:
             return Heard(nothing, torch.zeros_like(nothing[..., 0], dtype=torch.bool), pictures)
         return Heard(context[0], context[1] if "mask" in cond else None, pictures)
+
+
+class Entered(NamedTuple):
+    """first: what the first layer makes of x."""
+
+    told: Told
+    first: Tensor
+    x: Tensor
+
+    @property
+    def base(self) -> None:
+        return None
 
 
 class SDUNet(SDEncoder):
@@ -279,13 +296,38 @@ class SDUNet(SDEncoder):
 
         Absent entries count as zeros, and absent tokens as none.
         """
-        height, width = x.shape[-2:]
-        told, skips, h = self.encode(x, noise_level, cond)
-        skips = [steered(skip, cond, "skip", i) for i, skip in enumerate(skips)]
-        h = steered(h, cond, "middle", 0)
-        for level in self.up:
+        entered = self.enter(x, noise_level, cond)
+        return self.leave(entered, self.deep(entered))
+
+    def enter(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> "Entered":
+        """Arguments as forward's."""
+        return Entered(*self.begin(x, noise_level, cond), x)
+
+    def deep(self, entered: "Entered") -> Tensor:
+        """What the last block of the way up sees beside the first layer's features."""
+        told, first, _ = entered
+        skips, h = self.descend(told, first)
+        skips = [steered(skip, told.cond, "skip", i) for i, skip in enumerate(skips)]
+        h = steered(h, told.cond, "middle", 0)
+        for level in self.up[:-1]:
             h = level(h, skips, told, self.checkpointing)
+        for i in range(self.config.blocks):
+            h = self.finest.block(i, torch.cat([h, skips.pop()], 1), told, self.checkpointing)
+        return h
+
+    def leave(self, entered: "Entered", deep: Tensor) -> Tensor:
+        told, first, x = entered
+        height, width = x.shape[-2:]
+        h = torch.cat([deep, steered(first, told.cond, "skip", 0)], 1)
+        h = self.finest.block(self.config.blocks, h, told, self.checkpointing)
         return self.last(silu(self.norm(h)))[..., :height, :width].to(x.dtype)
+
+    @property
+    def finest(self) -> UpLevel:
+        """The last level of the way up."""
+        level = self.up[-1]
+        assert isinstance(level, UpLevel)
+        return level
 
     @property
     def blocks(self) -> list[nn.Module]:

@@ -13,6 +13,7 @@ blocks `routed` and joins the others again behind them. Out of training every pa
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -106,18 +107,19 @@ class DiffusionTransformer(nn.Module):
 
         Entries that this network was not built for are ignored, absent ones add nothing.
         """
-        h, _, emb = self._features(x, noise_level, cond)
-        return self._said(h, emb, self.modulation, self.out, x)
+        entered = self.enter(x, noise_level, cond)
+        return self.leave(entered, self.deep(entered))
 
     def both(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """What `forward` gives, and what the middle head says. Raises ValueError where there is no such head."""
         if self.middle_modulation is None or self.middle_out is None:
             raise ValueError("this network has no middle head: its head_at is 0")
-        h, middle, emb = self._features(x, noise_level, cond)
-        return self._said(h, emb, self.modulation, self.out, x), self._said(middle, emb, self.middle_modulation, self.middle_out, x)
+        entered = self.enter(x, noise_level, cond)
+        h, middle = self._features(entered)
+        return self.leave(entered, h), self._said(middle, entered.emb, self.middle_modulation, self.middle_out, x)
 
-    def _features(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Patches after the last block and after block `head_at`, each (B, N, width), and the embedding (B, width)."""
+    def enter(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> "Entered":
+        """Arguments as forward's."""
         dtype, p = self.out.weight.dtype, self.config.patch
         h = pad_to_multiple(x.to(dtype), p)
         rows, columns = h.shape[-2] // p, h.shape[-1] // p
@@ -129,8 +131,20 @@ class DiffusionTransformer(nn.Module):
         if self.picture is not None and "picture" in cond:
             h = h + self.picture(patchify(pad_to_multiple(cond["picture"].to(dtype), p), p))
         h = h + sincos_2d(rows, columns, self.config.width, x.device).to(h.dtype)
+        return Entered(h, emb, rotary, context, x)
+
+    def deep(self, entered: "Entered") -> Tensor:
+        return self._features(entered)[0]
+
+    def leave(self, entered: "Entered", deep: Tensor) -> Tensor:
+        return self._said(deep, entered.emb, self.modulation, self.out, entered.x)
+
+    def _features(self, entered: "Entered") -> tuple[Tensor, Tensor]:
+        """Patches after the last block and after block `head_at`, each (B, N, width)."""
+        h, emb, rotary, context, x = entered
+        patches = h.shape[1]
         first, last = self.config.routed if self.training else (0, 0)
-        chosen = torch.randperm(rows * columns, device=x.device)[: -(-rows * columns // 2)] if last > first else None
+        chosen = torch.randperm(patches, device=x.device)[: -(-patches // 2)] if last > first else None
         middle = everyone = h
         for i, block in enumerate(self.blocks):
             if chosen is not None and i == first:
@@ -140,7 +154,7 @@ class DiffusionTransformer(nn.Module):
             if chosen is not None and i + 1 == last:
                 h = everyone.index_copy(1, chosen, h.to(everyone.dtype))
             middle = h if i + 1 == self.config.head_at else middle
-        return h, middle, emb
+        return h, middle
 
     def _said(self, h: Tensor, emb: Tensor, modulation: nn.Module, out: nn.Module, like: Tensor) -> Tensor:
         """A head: patches (B, N, width) -> a picture of the size of `like`."""
@@ -149,3 +163,17 @@ class DiffusionTransformer(nn.Module):
         scale, shift = modulation(emb).chunk(2, -1)
         h = out(modulated_norm(h, scale, shift))
         return unpatchify(h, -(-height // p), -(-width // p), p)[..., :height, :width].to(like.dtype)
+
+
+class Entered(NamedTuple):
+    """Patches h (B, N, width) of the picture x; emb (B, width); what positions turn by; tokens and their mask."""
+
+    h: Tensor
+    emb: Tensor
+    rotary: tuple[Tensor, Tensor]
+    context: tuple[Tensor, Tensor] | None
+    x: Tensor
+
+    @property
+    def base(self) -> Tensor:
+        return self.h
