@@ -1,0 +1,195 @@
+"""LoRA files: safetensors of every usual naming (`lora_names`) as adapters (`low_rank`) of a model's network and text encoders.
+
+    adapted = low_rank(model, {"style.safetensors": 0.7, "person.safetensors": (1.0, 0.5)})   # network 1, words 0.5
+    low_rank(model, {"style.safetensors": 0.3})                                               # in place of those before
+    adapted.merge()                                                                           # free of cost; unmerge() undoes it
+
+Of each layer a file holds a pair A, B and perhaps an alpha (the change is alpha / rank B A; without an alpha, B A), or what LyCORIS
+makes. Where PEFT keeps the alphas beside the tensors, they are read there.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unnoise.checkpoints.foreign.lora_file import Alpha, Group, LoraFile, change_of
+from unnoise.checkpoints.foreign.lora_names import (
+    NETWORK,
+    Names,
+    called,
+    called_by,
+    convolutions,
+    encoder_key,
+    names_of_encoder,
+    names_of_network,
+    naming,
+    places_of,
+)
+from unnoise.control.low_rank import Adapted, Adapter, Change, LowRank, Place
+from unnoise.core.codec import Conditioner
+from unnoise.core.denoisers import Denoiser, NetworkDenoiser
+from unnoise.core.errors import InputError
+from unnoise.modalities.words.frozen import Frozen, encoders_of
+
+Weight = float | tuple[float, float]
+"""Of network and words alike, or of each."""
+
+
+class Model(Protocol):
+    """What of a DiffusionModel takes adapters."""
+
+    @property
+    def denoiser(self) -> Denoiser: ...
+    @property
+    def conditioner(self) -> Conditioner: ...
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    parts: tuple[Adapted, ...]
+
+    def merge(self) -> None:
+        """See `Adapted.merge`."""
+        for part in self.parts:
+            part.merge()
+
+    def unmerge(self) -> None:
+        """Every weight is what it was, bit for bit."""
+        for part in self.parts:
+            part.unmerge()
+
+
+def low_rank(model: Model, files: Mapping[str | Path, Weight]) -> AdaptedModel:
+    """The model under these LoRA files, in place of those before; no files take all away.
+
+    A weight of 0 for the words leaves the text encoders' part of a file unread.
+    InputError for a file that is no LoRA, or one for another family of models; then nothing has changed.
+    """
+    network, encoders = network_of(model.denoiser), encoders_of(model.conditioner)
+    ours: dict[str, tuple[Adapter, float]] = {}
+    theirs: dict[Frozen, dict[str, tuple[Adapter, float]]] = {e: {} for e in encoders.values()}
+    for path, weight in files.items():
+        of_network, of_words = weight if isinstance(weight, tuple) else (weight, weight)
+        if not (math.isfinite(of_network) and math.isfinite(of_words)):
+            raise InputError(f"{path}: weight {weight}; a number is wanted, 1 is the LoRA as it was trained")
+        file = LoraFile.read(Path(path))
+        for belongs, groups in file.parts.items():
+            if belongs == NETWORK:
+                ours[str(path)] = (
+                    _adapter(file, network, groups, names_of_network(network), f"this model, {called(network)},"),
+                    of_network,
+                )
+            elif of_words:
+                if (e := encoders.get(belongs)) is None:
+                    raise InputError(
+                        f"{path}: changes {belongs}, which this model has not; a weight of 0 for the words leaves it out"
+                    )
+                coder = e.opened.network
+                theirs[e][str(path)] = _adapter(file, coder, groups, names_of_encoder(coder), f"this model's {belongs}"), of_words
+    adapted = [Adapted.of(network)]
+    adapted[0].set(ours)
+    for encoder, adapters in theirs.items():
+        if adapters or not encoder.opened.shared:
+            adapted.append(Adapted.of(encoder.apart().network))
+            adapted[-1].set(adapters)
+    return AdaptedModel(tuple(adapted))
+
+
+def network_of(denoiser: Denoiser) -> nn.Module:
+    if not isinstance(denoiser, NetworkDenoiser):
+        raise InputError(f"a {type(denoiser).__name__} has no one network that LoRA files could change")
+    return denoiser.network
+
+
+def _adapter(file: LoraFile, network: nn.Module, groups: Mapping[str, Group], names: Names, mine: str) -> Adapter:
+    """mine: what the network is called. InputError if some of the changes have no place in it."""
+    changes: list[tuple[Place, Change]] = []
+    odd = []
+    for module, group in groups.items():
+        places = names.get(module)
+        if places is None:
+            odd += [] if group.nought() else [group.key]
+            continue
+        try:
+            changes += _placed(network, places, group, file.alpha(group))
+        except InputError as e:
+            raise InputError(f"{file.where}: {e}") from None
+        except (RuntimeError, ValueError):
+            odd.append(group.key)
+    if odd:
+        shapes = ", ".join(f"{key!r} {file.keys[key]}" for key in odd[:3])
+        raise InputError(f"{file.where}: a LoRA for {called_by(file.keys)}; {mine} has no place for {shapes}")
+    return Adapter(changes)
+
+
+def _placed(network: nn.Module, places: tuple[Place | None, ...], group: Group, alpha: Alpha) -> list[tuple[Place, Change]]:
+    """The change at every place that its rows come to, cut where these are not side by side. ValueError if it does not fit."""
+    known = [p for p in places if p is not None]
+    if not known:  # a layer whose answers nothing reads
+        return []
+    layer = network.get_submodule(known[0].layer)
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    sizes = [known[0].rows if p is None else p.rows for p in places]
+    whole = change_of(group, alpha, (sum(sizes), *layer.weight.shape[1:]))
+    first, ends = known[0], [p.start + p.rows for p in known[:-1]]
+    if len(known) == len(places) and ends == [p.start for p in known[1:]] and {p.layer for p in known} == {first.layer}:
+        return [(Place(first.layer, first.start, sum(sizes)), whole)]
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return [(p, whole.narrowed(start, p.rows)) for p, start in zip(places, starts) if p is not None]
+
+
+def save_low_rank(file: str | Path, model: Model, adapter: Adapter, words: Mapping[str, Adapter] | None = None) -> None:
+    """Write adapters of the model's network, and of its text encoders (text_encoder ...), as diffusers and PEFT name things.
+
+    Their scales are multiplied into B, as these take alpha for the rank. InputError for changes that are not low-rank.
+    """
+    file, network, encoders = Path(file), network_of(model.denoiser), encoders_of(model.conditioner)
+    tensors = _written(adapter, {f"{naming(network).part}.{m}": p for m, p in places_of(network).items()}, convolutions(network))
+    for belongs, more in (words or {}).items():
+        encoder = encoders[belongs].opened.network
+        names = {
+            f"{belongs}.{encoder_key(n)}": Place(n, 0, len(m.weight))
+            for n, m in encoder.named_modules()
+            if isinstance(m, nn.Linear)
+        }
+        tensors |= _written(more, names, ())
+    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
+    save_file(tensors, str(partial), {"format": "pt"})
+    partial.replace(file)
+
+
+def _written(adapter: Adapter, names: Mapping[str, Place], convolved: tuple[str, ...]) -> dict[str, Tensor]:
+    """convolved: ends of the names of those that are 1 x 1 convolutions there."""
+    out = {}
+    for place, change in adapter.items():
+        if not isinstance(change, LowRank) or change.offset is not None:
+            raise InputError(
+                f"{place.layer}: a {type(change).__name__} change; this format has place for low-rank ones without offset"
+            )
+        end = place.start + place.rows
+        for name, p in names.items():
+            if p.layer == place.layer and place.start <= p.start and p.start + p.rows <= end:
+                down, up = change.down.data, change.scale * change.up.data[p.start - place.start :][: p.rows]
+                if name.endswith(convolved):
+                    down = down[:, :, None, None]
+                out[f"{name}.lora_A.weight"] = down.contiguous().clone()
+                out[f"{name}.lora_B.weight"] = up.reshape(*up.shape, *(1,) * (down.ndim - 2)).contiguous()
+    return out
+
+
+def parse_lora(text: str) -> tuple[Path, Weight]:
+    """FILE, FILE:WEIGHT or FILE:NETWORK:WORDS, as the command line takes it. InputError for weights that are no numbers."""
+    file, *told = text.split(":") if not Path(text).exists() else [text]
+    try:
+        weights = [float(w) for w in told]
+    except ValueError:
+        raise InputError(f"{text}: FILE, FILE:0.7 or FILE:0.7:0.3 (network, words) are wanted") from None
+    if len(weights) > 2:
+        raise InputError(f"{text}: at most two weights, of the network and of the words")
+    return Path(file), (weights[0], weights[1]) if len(weights) == 2 else (weights or [1.0])[0]

@@ -1,0 +1,171 @@
+"""What a LoRA file holds, by module and role, and the change that its tensors stand for.
+
+LyCORIS (Yeh et al. 2023, 2309.14859) writes a convolution's factors also in Tucker's form: of a core t (r, r, height, width)
+with the matrices b (r, rows) and a (r, in) the factors B = b^T (rows, r) and A = t a (r, in, height, width) are made.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unnoise.checkpoints.foreign.lora_names import NETWORK, flat, name_of
+from unnoise.checkpoints.foreign.parts import open_safetensors
+from unnoise.control.low_rank import Change, Decomposed, Hadamard, Kronecker, LowRank, Whole
+from unnoise.core.errors import InputError
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+IN_FOLDERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+"""What diffusers and PEFT call the file in a folder."""
+
+
+@dataclass
+class Group:
+    """The tensors of one module. key: of the first of them, for messages. module: flat."""
+
+    key: str
+    belongs: str
+    module: str
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def nought(self) -> bool:
+        """Whether it changes nothing: extracted LoRAs have zeros for layers that were not trained."""
+        outer = [self.tensors[role] for role in ("up", "up_bias", "diff", "diff_b") if role in self.tensors]
+        return (bool(outer) or set(self.tensors) == {"alpha"}) and not any(bool(t.any()) for t in outer)
+
+
+class Alpha(NamedTuple):
+    """value: None where it is the rank. rooted: it counts by the root of the rank (rsLoRA, 2312.03732)."""
+
+    value: float | None
+    rooted: bool
+
+    def scale(self, rank: int) -> float:
+        return (rank if self.value is None else self.value) / (math.sqrt(rank) if self.rooted else rank)
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """parts: by what they belong to, then by module. keys: all, with their tensors' shapes. settings: PEFT's, likewise."""
+
+    where: str
+    parts: Mapping[str, Mapping[str, Group]]
+    keys: Mapping[str, tuple[int, ...]]
+    settings: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path) -> "LoraFile":
+        """InputError for what is no LoRA in safetensors."""
+        if path.is_dir():
+            path = next((path / name for name in IN_FOLDERS if (path / name).is_file()), path / IN_FOLDERS[0])
+        tensors, metadata = read_tensors(path)
+        parts: dict[str, dict[str, Group]] = {}
+        for key in sorted(tensors, key=lambda k: k.endswith(".alpha")):  # these say little in messages
+            try:
+                name = name_of(key)
+            except InputError as e:
+                raise InputError(f"{path}: {e}") from None
+            groups = parts.setdefault(name.belongs, {})
+            groups.setdefault(name.module, Group(key, name.belongs, name.module)).tensors[name.role] = tensors[key]
+        if not parts:
+            raise InputError(f"{path}: holds no tensors")
+        return cls(str(path), parts, {k: tuple(t.shape) for k, t in tensors.items()}, _settings(path, metadata))
+
+    def alpha(self, group: Group) -> Alpha:
+        """Of a module: its own tensor, else what PEFT's settings say of it, else of all."""
+        told = self.settings.get(group.belongs, {})
+        value = told.get("lora_alpha", told.get("alpha"))
+        for pattern, particular in (told.get("alpha_pattern") or {}).items():
+            if f"_{group.module}".endswith("_" + flat(pattern.strip("^$"))):
+                value = particular
+        value = group.tensors.get("alpha", value)
+        return Alpha(None if value is None else float(value), bool(told.get("use_rslora")))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file. InputError for a file that is none."""
+    if path.suffix in PICKLES:
+        raise InputError(
+            f"{path}: a pickle, which runs code when it is read; convert it, where you trust it, by "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'NEW.safetensors')"
+        )
+    file = open_safetensors(path)
+    return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118  # it is no mapping
+
+
+def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """diffusers' metadata, whose names begin with what they belong to, or PEFT's file beside adapter_model.safetensors."""
+    beside = path.with_name("adapter_config.json")
+    try:
+        if path.name == IN_FOLDERS[1] and beside.is_file():
+            return {NETWORK: json.loads(beside.read_text(encoding="utf-8"))}
+        told = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    except ValueError as e:
+        raise InputError(f"{path}: its settings are not readable as JSON ({e})") from e
+    out: dict[str, dict[str, Any]] = {}
+    for name, value in told.items():
+        belongs, _, setting = name.partition(".")
+        out.setdefault(NETWORK if belongs in ("unet", "transformer") else belongs, {})[setting] = value
+    return out
+
+
+def change_of(group: Group, alpha: Alpha, shape: tuple[int, ...]) -> Change:
+    """The change of a weight of this shape, (rows, in) or (rows, in, height, width).
+
+    ValueError or RuntimeError if it is one of another shape; InputError if some of its tensors are missing.
+    """
+    try:
+        change = _change(group.tensors, alpha, shape)
+    except KeyError as e:
+        raise InputError(
+            f"{group.key!r} stands alone: {e.args[0]!r} of the same layer is missing; the file was truncated"
+        ) from None
+    if (magnitude := group.tensors.get("magnitude", group.tensors.get("dora_scale"))) is not None:
+        by_input = "magnitude" not in group.tensors and len(magnitude) != shape[0]
+        change = Decomposed(change, magnitude.flatten(), by_input)
+    change.delta(torch.empty(shape, device="meta"))
+    if change.offset is not None and change.offset.shape != shape[:1]:
+        raise ValueError(f"an offset of shape {tuple(change.offset.shape)}")
+    return change
+
+
+def _change(t: Mapping[str, Tensor], alpha: Alpha, shape: tuple[int, ...]) -> Change:
+    rows, inputs = shape[0], shape[1:]
+    if "up" in t or "down" in t:
+        down, up = t["down"], t["up"].flatten(1)
+        scale = alpha.scale(len(down))
+        if "mid" in t:
+            down = torch.einsum("rskl,si->rikl", t["mid"].float(), down.flatten(1).float())
+        _check(rows, len(up))
+        offset = scale * t["up_bias"].float() if "up_bias" in t else t.get("diff_b")
+        return LowRank(down.reshape(-1, *inputs), up, scale, offset)
+    if any(name.startswith("hada") for name in t):
+        pairs = [_pair(t[f"hada_w{i}_a"], t[f"hada_w{i}_b"], t.get(f"hada_t{i}")) for i in (1, 2)]
+        _check(rows, len(pairs[0][0]))
+        return Hadamard(pairs[0], pairs[1], alpha.scale(len(t["hada_w1_b"])))
+    if any(name.startswith("lokr") for name in t):
+        left = (t["lokr_w1"],) if "lokr_w1" in t else (t["lokr_w1_a"], t["lokr_w1_b"])
+        right = (t["lokr_w2"],) if "lokr_w2" in t else _pair(t["lokr_w2_a"], t["lokr_w2_b"], t.get("lokr_t2"))
+        _check(rows, len(left[0]) * len(right[0]))
+        ranks = [len(pair[1]) for pair in (left, right) if len(pair) == 2]
+        return Kronecker(left, right, alpha.scale(ranks[0]) if ranks else 1.0)
+    if "diff" not in t and "diff_b" not in t:
+        raise KeyError("up")
+    if "diff" in t:
+        _check(rows, len(t["diff"]))
+    return Whole(t.get("diff"), t.get("diff_b"))
+
+
+def _pair(b: Tensor, a: Tensor, core: Tensor | None) -> tuple[Tensor, Tensor]:
+    """B (rows, r) and A (r, ...)."""
+    return (b, a) if core is None else (b.T.contiguous(), torch.einsum("ijkl,jr->irkl", core.float(), a.float()))
+
+
+def _check(rows: int, found: int) -> None:
+    if rows != found:
+        raise ValueError(f"{found} rows where {rows} are wanted")
