@@ -14,8 +14,8 @@ from unnoise.checkpoints.allowed import ALLOWED
 from unnoise.checkpoints.config import allow
 from unnoise.checkpoints.folder import load_weights, read_folder, tensors_hash, write_folder
 from unnoise.checkpoints.foreign.building import build
-from unnoise.checkpoints.foreign.folder import is_diffusers, licence, read_diffusers
-from unnoise.checkpoints.foreign.hub import fetch, is_hub_name
+from unnoise.checkpoints.foreign.folder import licence
+from unnoise.checkpoints.foreign.opening import open_foreign
 from unnoise.checkpoints.foreign.parts import Foreign
 from unnoise.checkpoints.shipped import shipped, shipped_folder
 from unnoise.control.adapters import Attachment, Attachments, repeated
@@ -256,7 +256,7 @@ class DiffusionModel:
         shape: Shape, begun: State | None, more: tuple[Cond, Cond],
     ) -> State:  # fmt: skip
         device, rng = self.device, Streams.each(seeds)
-        with _precision(device, bf16 and not exact):
+        with _precision(self.denoiser, bf16 and not exact):
             parts = [
                 (float(times[step]), self._denoise(said, not_said, how, exact, given, weaker, rng, more))
                 for step, said, not_said in in_stages(self.conditioner, prompts, negative, len(times) - 1)
@@ -346,34 +346,33 @@ def _per_sample(prompts: Sequence[str | None] | str | None, n: int) -> list[str 
     return [p for p in each for _ in range(n)] or [None] * n
 
 
-def _precision(device: torch.device, bf16: bool) -> AbstractContextManager:
-    return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
+def _precision(network: nn.Module, bf16: bool) -> AbstractContextManager:
+    first = next(network.parameters())
+    return torch.autocast(first.device.type, dtype=torch.bfloat16) if bf16 and first.dtype != torch.bfloat16 else nullcontext()
 
 
-def load(source: str | Path, dtype: torch.dtype | None = None, variant: str | None = None) -> DiffusionModel:
+def load(
+    source: str | Path, dtype: torch.dtype | None = None, variant: str | None = None, beside: Sequence[str | Path] = ()
+) -> DiffusionModel:
     """The model in a model folder or a training run's, one that ships by its name (see `shipped`), or an open checkpoint: a folder
-    of diffusers, or its name on the hub (OWNER/NAME), of which what is needed is fetched once.
+    of diffusers, a single file, or a name on the hub (OWNER/NAME), of which what is needed is fetched once.
 
-    dtype: float32 or bfloat16, of the weights of an open checkpoint's network and autoencoder; None for float32. variant: which of
-    its weights, such as "fp16", where there are several. Raises InputError for what is not a model, was truncated or edited, comes
-    from a later version, is of a family that is not run here, or is not to be had from the hub.
+    The rest concerns open checkpoints. dtype: float32 or bfloat16, of the weights of network and autoencoder; None for float32.
+    variant, beside: see `open_foreign`. Raises InputError for what is not a model, was truncated or edited, comes from a later
+    version, is of a family that is not run here, or is not to be had from the hub.
     """
     folder = Path(source)
-    if not folder.is_dir():
+    if not folder.exists():
         folder = shipped_folder(str(source)) or folder
-    if not folder.is_dir() and is_hub_name(str(source)):
-        folder = fetch(str(source), variant)
-    if not folder.is_dir():
+    if foreign := open_foreign(folder, variant, beside):
+        model = _imported(foreign, dtype or torch.float32)
+    elif folder.is_dir():
+        model = _read(folder)
+    else:
         raise InputError(
             f"{folder}: no such folder; a model is a folder with config.json and model.safetensors, a run has one in model/, and "
             f"these ship with unnoise: {', '.join(shipped())}"
         )
-    if is_diffusers(folder):
-        model = _imported(read_diffusers(folder, variant), dtype or torch.float32)
-    elif dtype is not None or variant is not None:
-        raise InputError(f"{folder}: dtype and variant choose among an open checkpoint's weights; a model of ours has one kind")
-    else:
-        model = _read(folder)
     model.parts.eval()
     model.path = str(source)
     return model
@@ -391,7 +390,9 @@ def _read(folder: Path) -> DiffusionModel:
 def _imported(foreign: Foreign, dtype: torch.dtype) -> DiffusionModel:
     """An open checkpoint on our own networks."""
     built, where = build(foreign, dtype), Path(foreign.where)
-    about = About(where.name, f"not stated; an open checkpoint of {foreign.pipeline}", licence(where))
+    about = About(
+        where.stem if where.is_file() else where.name, f"not stated; an open checkpoint of {foreign.pipeline}", licence(where)
+    )
     config = ModelConfig(
         built.codec.config, built.conditioner_config, built.network_config, built.process, built.preconditioner,
         built.sampling, about,

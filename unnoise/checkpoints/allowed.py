@@ -8,6 +8,7 @@ from unnoise.core import preconditioning, schedules
 from unnoise.core.codec import UnconditionalConfig
 from unnoise.core.processes import Gaussian, Masked, Product, Torus, UniformCategorical
 from unnoise.modalities import conditioning
+from unnoise.modalities.image import inpainting
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.embeddings import EmbeddedConfig, EmbeddingsConfig
 from unnoise.modalities.image.enlarging import EnlargingConfig
@@ -17,7 +18,7 @@ from unnoise.modalities.image.scenes.vocabulary import Vocabulary
 from unnoise.modalities.image.sizes import SizedNamesConfig, SizedWordsConfig
 from unnoise.modalities.table import columns
 from unnoise.modalities.table.codec import TableCodecConfig
-from unnoise.modalities.words import distilled, frozen, gemma, joined, spelling
+from unnoise.modalities.words import distilled, frozen, gemma, joined, settings, spelling
 from unnoise.networks import (
     autoencoder,
     bottlenecks,
@@ -41,7 +42,7 @@ from unnoise.networks import (
     unet,
     word_encoder,
 )
-from unnoise.samplers import grids, timesteps
+from unnoise.samplers import deis_log, grids, timesteps, unipc
 
 ALLOWED = allow(
     # core
@@ -54,6 +55,8 @@ ALLOWED = allow(
     grids.Uniform, grids.Quadratic, grids.Shifted, grids.Karras, grids.LogSNR,
     timesteps.Leading, timesteps.Trailing, timesteps.Linspace, timesteps.Distilled, timesteps.KarrasBetween,
     timesteps.ExponentialBetween, timesteps.BetaBetween, timesteps.FlowSteps, timesteps.ByTokens,
+    # samplers that a foreign model asks for by their settings
+    deis_log.LogDEIS, unipc.UniPC,
     # networks
     embedding.Sinusoidal, embedding.Fourier, embedding.Learned, embedding.Timesteps,
     unet.UNetConfig, mp_unet.MPUNetConfig, transformer.DiffusionTransformerConfig, sd3.SD3Config, flux.FluxConfig,
@@ -74,7 +77,8 @@ ALLOWED = allow(
     SizedNamesConfig, SizedWordsConfig,
     PlannedConfig, LayoutGeneratorConfig, Shapes, Vocabulary,
     frozen.CLIPTextConfig, frozen.T5TextConfig, frozen.SentenceConfig, distilled.DistilledConfig, word_encoder.WordEncoderConfig,
-    joined.BesideConfig, joined.EndToEndConfig, joined.OnlyConfig, joined.ZeroedConfig, joined.LowerCaseConfig,
+    joined.BesideConfig, joined.EndToEndConfig, joined.OnlyConfig, joined.ZeroedConfig, joined.LowerCaseConfig, joined.SilentConfig,
+    settings.WithSizesConfig, settings.WithGuidanceConfig, inpainting.CodedMaskConfig, inpainting.WholeMaskConfig,
     gemma.GemmaTextConfig, gemma.InstructedConfig,
     spelling.SpelledConfig,
 )  # fmt: skip

@@ -5,16 +5,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 from tqdm import tqdm
 
 from unnoise.checkpoints.shipped import DEFAULT
+from unnoise.cli.pictures import read_pictures
 from unnoise.cli.terminal import parse, refuse_existing
 from unnoise.control.rules import find_rule
+from unnoise.control.sampling import Start
 from unnoise.control.self_guidance import chosen
+from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
-from unnoise.core.state import State
-from unnoise.model import Weaker, following, load
+from unnoise.core.state import Cond, State
+from unnoise.modalities.image.codec import resized
+from unnoise.model import DiffusionModel, Weaker, following, inpainting, load
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class Sample:
     """Make new data with a trained model: pictures with their prompt, seed and settings inside, or a table."""
 
     model: tyro.conf.Positional[Path]
-    """A model folder, a training run's folder, or the name of a model that ships (scenes). Left out before a prompt of several
+    """A model folder, a training run's folder, the name of a model that ships (scenes), or an open checkpoint: a folder in the
+    layout of diffusers, a single file (.safetensors, .gguf), or a name on the hub (OWNER/NAME). Left out before a prompt of several
     words: scenes, which draws counts, colours, places and words on signs."""
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """What to make; several prompts give n samples each, none gives unconditional samples."""
@@ -70,12 +76,24 @@ class Sample:
     """Width of the pictures in pixels."""
     original: tuple[int, int] | None = None
     """For models that are told sizes: draw pictures as if they had been of this height and width before they were resized."""
+    start: tuple[Path, ...] = ()
+    """Pictures to begin with, in place of noise: one, or one a sample."""
+    strength: float = 0.5
+    """Of --start: the share of the steps that is walked, 1 all."""
+    fill: tuple[Path, ...] = ()
+    """Pictures to fill in, with a model for that (inpainting, FLUX.1 Fill): one, or one a sample."""
+    mask: tuple[Path, ...] = ()
+    """Of --fill: pictures that are white where something new is to be drawn, as many."""
     negative: str | None = None
     """A prompt to lead away from."""
     exact: bool = False
     """Bit for bit the same sample for a seed, alone or in any batch (slower: fixed-shape micro-batches in float32)."""
     bf16: bool = False
-    """Run the network in bfloat16: faster where the processor is fast at it."""
+    """Run the network in bfloat16: faster where the processor is fast at it. An open checkpoint is read so: half the memory."""
+    variant: str | None = None
+    """Which weights of an open checkpoint, such as fp16, where it has several. Not given: the plain ones."""
+    beside: tuple[Path, ...] = ()
+    """For an open checkpoint in a single file: files and folders with what it lacks: text encoders, tokenizers, an autoencoder."""
     batch: int = 64
     """Samples that go through the network together."""
     overwrite: bool = False
@@ -89,7 +107,7 @@ def run(argv: list[str]) -> None:
     refuse_existing(args.out, args.overwrite)
     if args.batch < 1:
         raise InputError(f"batch {args.batch}: at least 1")
-    model = load(args.model)
+    model = load(args.model, torch.bfloat16 if args.bf16 else None, args.variant, args.beside)
     later = [load(path) for path in args.then]
     for before, stage in zip([model, *later], later):
         following(stage).follows(before.codec)  # refuse what cannot before any work
@@ -101,6 +119,7 @@ def run(argv: list[str]) -> None:
         each = len(args.sample_seeds) // max(1, len(args.prompts))
         n = max(1, each)
     total = n * max(1, len(args.prompts))
+    start, given = _begun(args, model, total), _filled(args, model, total)
     batches = total if args.exact else -(-total // args.batch)
     with tqdm(unit="step", desc=f"sampling {total}", disable=None, file=sys.stderr) as bar:
 
@@ -113,7 +132,7 @@ def run(argv: list[str]) -> None:
             guidance=args.guidance, interval=args.interval, rescale=args.rescale, rule=rule,
             threshold=args.threshold, inner=inner, weaker=weaker, negative=args.negative, exact=args.exact, bf16=args.bf16,
             batch=args.batch, watch=watch, height=args.height, width=args.width,
-            original=args.original,
+            original=args.original, start=start, given=given,
         )  # fmt: skip
     if later:
         from unnoise.recipes.cascade import go_on  # recipes are slow to import
@@ -122,3 +141,23 @@ def run(argv: list[str]) -> None:
     files = samples.save(args.out)
     shown = f"{files[-1].name} shows them; " if files[-1].suffix == ".png" else ""
     print(f"{len(samples)} samples in {args.out}/ ({shown}unnoise info {files[0]} tells how they were made)")
+
+
+def _sized(args: Sample, model: DiffusionModel) -> Codec:
+    """The codec for the pictures that are asked for."""
+    side = args.width if args.height is None else args.height
+    return model.codec if side is None else resized(model.codec, side, side if args.width is None else args.width)
+
+
+def _begun(args: Sample, model: DiffusionModel, n: int) -> Start | None:
+    return Start(read_pictures(args.start, _sized(args, model), n), args.strength) if args.start else None
+
+
+def _filled(args: Sample, model: DiffusionModel, n: int) -> Cond | None:
+    if len(args.fill) != len(args.mask):
+        raise InputError(f"{len(args.fill)} pictures to --fill and {len(args.mask)} of --mask: as many of each")
+    if not args.fill:
+        return None
+    conditioner, codec = inpainting(model), _sized(args, model)
+    masks = read_pictures(args.mask, codec, n, channels=1)[..., 0] > 127
+    return conditioner.of(codec, read_pictures(args.fill, codec, n), masks)

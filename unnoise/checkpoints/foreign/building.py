@@ -10,6 +10,7 @@ unless another precision is asked for. What a network is told is decided by its 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from unnoise.checkpoints.diffusers_names import (
 )
 from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_TABLE, pixart_config, sana_config
 from unnoise.checkpoints.foreign.parts import AsType, Foreign, Part
+from unnoise.checkpoints.foreign.recognise import class_family
 from unnoise.checkpoints.foreign.scheduler import read_scheduler
 from unnoise.checkpoints.foreign.vae_names import read_autoencoder
 from unnoise.control.sampling import Sampling
@@ -42,7 +44,7 @@ from unnoise.modalities.words.frozen import CLIPTextConfig, T5TextConfig
 from unnoise.modalities.words.gemma import read_gemma
 from unnoise.modalities.words.joined import SilentConfig, ZeroedConfig, flux, pixart, sd3, sdxl
 from unnoise.modalities.words.settings import WithGuidanceConfig, WithShapeConfig, WithSizesConfig
-from unnoise.modalities.words.source import open_encoder
+from unnoise.modalities.words.source import Opened, lend, open_encoder
 from unnoise.networks.flux import FluxConfig
 from unnoise.networks.pixart import PixArtConfig
 from unnoise.networks.sana import SanaConfig
@@ -135,18 +137,20 @@ def _usual(told: Told, sampling: Sampling) -> Sampling:
 def denoiser_of(foreign: Foreign) -> Part:
     """The network that denoises, of a known family. InputError for another, and where there is none."""
     part = foreign.parts.get("unet") or foreign.parts.get("transformer")
-    if part is None:
-        raise InputError(f"{foreign.where}: a {foreign.pipeline} without a unet or transformer; nothing in it denoises")
-    if part.kind not in FAMILIES:
-        known = ", ".join(f.name for f in FAMILIES.values())
-        raise InputError(f"{part.where}: a {part.kind} of a {foreign.pipeline} is recognised, but not run here; {known} are")
-    return part
+    if part is not None and part.kind in FAMILIES:
+        return part
+    kind = foreign.pipeline if part is None else f"{part.kind} of a {foreign.pipeline}"
+    family = class_family(foreign.pipeline) or (part and class_family(part.kind))
+    known = ", ".join(f.name for f in FAMILIES.values())
+    raise InputError(f"{foreign.where}: {f'{family} ({kind})' if family else f'a {kind}'} is not run here; {known} are")
 
 
 def needed(foreign: Foreign, name: str) -> Part:
     """The part of that name. InputError where there is none."""
     if name not in foreign.parts:
-        raise InputError(f"{foreign.where}: no {name}, which a {foreign.pipeline} needs; fetch the model again, with this part")
+        single = "give a file or folder that has it beside this one (--beside)"
+        how = "fetch the model again, with this part" if Path(foreign.where).is_dir() else single
+        raise InputError(f"{foreign.where}: no {name}, which a {foreign.pipeline} needs; {how}")
     return foreign.parts[name]
 
 
@@ -196,15 +200,29 @@ def _check_fit(conditioner: Emphatic, network: NetworkConfig, foreign: Foreign) 
 
 
 def clip(foreign: Foreign, name: str, projected: bool = False) -> CLIPTextConfig:
-    part = needed(foreign, name)
-    opened = open_encoder(part.where, "CLIPTextModelWithProjection" if projected else "CLIPTextModel")
-    return CLIPTextConfig(part.where, opened.hash, opened.network.config.hidden_size, projected=projected)
+    source, opened = _encoder(foreign, name, "CLIPTextModelWithProjection" if projected else "CLIPTextModel", CLIP_TOKENIZER)
+    return CLIPTextConfig(source, opened.hash, opened.network.config.hidden_size, projected=projected)
 
 
 def t5(foreign: Foreign, name: str) -> T5TextConfig:
+    source, opened = _encoder(foreign, name, "T5EncoderModel", T5_TOKENIZER)
+    return T5TextConfig(source, opened.hash, opened.network.config.d_model)
+
+
+def _encoder(foreign: Foreign, name: str, architecture: str, tokenizer: str) -> tuple[str, Opened]:
+    """A text encoder and its source: its folder, or the file that it is part of. tokenizer: where no folder has one."""
     part = needed(foreign, name)
-    opened = open_encoder(part.where, "T5EncoderModel")
-    return T5TextConfig(part.where, opened.hash, opened.network.config.d_model)
+    if Path(part.where).is_dir():
+        return part.where, open_encoder(part.where, architecture)
+    source, beside = f"{part.where}/{name}", foreign.tokenizers.get(name.replace("text_encoder", "tokenizer"))
+    opened = lend(source, architecture, part.config, part.tensors, str(beside or tokenizer))
+    if beside is None and part.config.get("hidden_act") == "gelu":  # OpenCLIP's pad with their first token
+        opened.tokenizer.pad_token = "!"
+    return source, opened
+
+
+CLIP_TOKENIZER, T5_TOKENIZER = "openai/clip-vit-large-patch14", "google/t5-v1_1-xxl"
+"""Whose tokenizers single files mean, which have none."""
 
 
 def _unet_told(told: Told) -> EmphaticConfig:

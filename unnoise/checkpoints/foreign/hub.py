@@ -30,10 +30,10 @@ def fetch(name: str, variant: str | None = None) -> Path:
     """
     try:
         import huggingface_hub as hub
-        from huggingface_hub import errors
+        from huggingface_hub import constants, errors
     except ImportError as e:
         raise InputError(f'{name} would be fetched from the hub, which needs huggingface_hub: pip install "unnoise[text]"') from e
-    if hub.constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         return _cached(hub, name, "HF_HUB_OFFLINE is set")
     try:
         wanted = needed_files([f.rfilename for f in hub.HfApi().model_info(name).siblings or []], variant, name)

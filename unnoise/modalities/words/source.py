@@ -6,6 +6,7 @@ A source is a folder in transformers' format, a name on its hub (OWNER/NAME), or
 
 import copy
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from unnoise.core.errors import InputError
 from unnoise.core.hashing import tensors_hash
@@ -49,18 +50,47 @@ class Opened:
         return self
 
 
+_LENT: dict[tuple[str, str], Opened] = {}
+"""Encoders that have no folder of their own, by source and architecture."""
+
+
+def lend(source: str, architecture: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], tokenizer: str) -> Opened:
+    """An encoder that is part of another file: from now on `open_encoder` finds it under this source, in this process.
+
+    config, tensors: in transformers' terms. tokenizer: a folder, or a name on the hub. Raises InputError as `open_encoder`.
+    """
+
+    def read(hub: Any) -> tuple[Any, Any, Any]:
+        kind = getattr(hub, architecture)
+        told = kind.config_class.from_dict({k: v for k, v in config.items() if k != "architectures"})
+        with _quiet(hub.utils.logging):
+            network, info = kind.from_pretrained(None, config=told, state_dict=dict(tensors), output_loading_info=True)
+        return network, hub.AutoTokenizer.from_pretrained(tokenizer), info
+
+    if (source, architecture) not in _LENT:
+        _LENT[source, architecture] = _opened(source, architecture, *_told(f"{source} (tokenizer: {tokenizer})", read))
+    return _LENT[source, architecture]
+
+
 def model_type(source: str) -> str:
     """What transformers calls the architecture: "bert", "clip_text_model", "t5" ... InputError for a source that is none."""
+    for (name, _), opened in _LENT.items():
+        if name == source:
+            return str(opened.network.config.model_type)
     where, inside = _place(source)
     return _told(source, lambda hub: hub.AutoConfig.from_pretrained(where, subfolder=inside).model_type)
 
 
-@lru_cache(maxsize=8)
 def open_encoder(source: str, architecture: str) -> Opened:
     """The network, frozen and in evaluation mode, as transformers' class `architecture`.
 
     Weights are read from safetensors alone, never from a pickle. Raises InputError for a source that is missing, or lacks weights.
     """
+    return _LENT.get((source, architecture)) or _open(source, architecture)
+
+
+@lru_cache(maxsize=8)
+def _open(source: str, architecture: str) -> Opened:
     where, inside = _place(source)
     beside = inside.replace("text_encoder", "tokenizer")
 
@@ -68,11 +98,26 @@ def open_encoder(source: str, architecture: str) -> Opened:
         tokenizer = hub.AutoTokenizer.from_pretrained(where, subfolder=beside)
         with _quiet(hub.utils.logging):
             network, info = getattr(hub, architecture).from_pretrained(
-                where, subfolder=inside, use_safetensors=True, output_loading_info=True
+                where, subfolder=inside, use_safetensors=True, output_loading_info=True, variant=_variant(where, inside)
             )
         return network, tokenizer, info
 
-    network, tokenizer, info = _told(source, both)
+    return _opened(source, architecture, *_told(source, both))
+
+
+def _variant(where: str, inside: str) -> str | None:
+    """Which of several precisions lies in a folder that lacks the plain weights, such as "fp16"; None for the plain ones."""
+    names = [f.name for f in (Path(where) / inside).glob("model*.safetensors")]
+    variants = {found[1] or found[2] for n in names if (found := _VARIANT.fullmatch(n))}
+    return None if not variants or any(_PLAIN.fullmatch(n) for n in names) else min(variants)
+
+
+_PLAIN = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+_VARIANT = re.compile(r"model(?:\.(\w+)(?:-\d+-of-\d+)?|-\d+-of-\d+\.(\w+))\.safetensors")
+
+
+def _opened(source: str, architecture: str, network: Any, tokenizer: Any, info: Mapping[str, Any]) -> Opened:
+    """The parts as one, frozen. InputError where weights are missing."""
     if missing := sorted(k for k in info["missing_keys"] if not k.startswith(_UNUSED)):
         raise InputError(f"{source}: {len(missing)} weights of a {architecture} are missing, the first {missing[0]}")
     frozen: nn.Module = network.float().eval().requires_grad_(False)

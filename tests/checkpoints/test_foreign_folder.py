@@ -1,0 +1,245 @@
+"""What lies in a folder or on the hub: which files are read, and what is refused, in one line, through the command line."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import unnoise
+from unnoise.checkpoints.foreign.folder import licence, read_diffusers, weights_of
+from unnoise.checkpoints.foreign.hub import needed_files
+from unnoise.cli.main import main
+from unnoise.core.errors import InputError
+
+diffusers = pytest.importorskip("diffusers", reason="folders are those that diffusers writes")
+import checkpoints.foreign_pipelines as tiny  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion's layout, tiny."""
+    folder = tmp_path_factory.mktemp("hub")
+    return tiny.save(tiny.stable_diffusion(folder / "parts"), folder / "model")
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(whole, tmp_path / "model")
+
+
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as e:
+        main(argv)
+    assert e.value.code == 2
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("unnoise: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_folder_is_sampled_by_its_path(whole: Path, tmp_path: Path) -> None:
+    """As it comes, and with what it was saved as again here: the same pictures."""
+    how = ["a red cat", "-n", "2", "--steps", "3", "--seed", "7"]
+    main(["sample", str(whole), *how, "--out", str(tmp_path / "out")])
+    model = unnoise.load(whole)
+    samples = model.sample("a red cat", 2, 7, steps=3)
+    files = sorted((tmp_path / "out").glob("*.png"))
+    assert len(files) == 3  # and the sheet
+    read = [torch.tensor(list(Image.open(f).convert("RGB").tobytes())).reshape(16, 16, 3) for f in files[:2]]
+    assert torch.equal(torch.stack(read).to(torch.uint8), samples.data)
+    model.save(tmp_path / "ours")
+    again = unnoise.load(tmp_path / "ours")
+    assert again.hash() == model.hash()
+    assert torch.equal(again.sample("a red cat", 2, 7, steps=3).data, samples.data)
+
+
+def test_bfloat16_is_read_on_request_and_float16_never_computed_with(whole: Path, tmp_path: Path) -> None:
+    exact = unnoise.load(whole).sample("a red cat", 2, 7, steps=3).data.float()
+    model = unnoise.load(whole, torch.bfloat16)
+    assert {p.dtype for p in model.denoiser.parameters()} == {torch.bfloat16}
+    made = model.sample("a red cat", 2, 7, steps=3).data.float()
+    assert 0 < float((made - exact).abs().mean()) < 0.05 * float(exact.std())
+    with pytest.raises(InputError, match=r"float16: float32 or bfloat16"):
+        unnoise.load(whole, torch.float16)
+    half = tiny.stable_diffusion(tmp_path / "parts").to(torch.float16)
+    model = unnoise.load(tiny.save(half, tmp_path / "half", variant="fp16"))
+    assert {p.dtype for p in model.denoiser.parameters()} == {torch.float32}
+    assert torch.equal(model.denoiser.network.first.weight, half.unet.conv_in.weight.float())
+
+
+def test_weights_are_those_in_the_file_not_a_copy(whole: Path) -> None:
+    """Mapped into memory: the same file read twice lies in memory once, and is no memory of the process's own."""
+    model = unnoise.load(whole)
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("no /proc to see mappings in")
+    at = model.denoiser.network.first.weight.data_ptr()
+    spans = [line.split() for line in maps.read_text().splitlines()]
+    name = next(s[-1] for s in spans if int(s[0].split("-")[0], 16) <= at < int(s[0].split("-")[1], 16))
+    assert name.endswith("unet/diffusion_pytorch_model.safetensors")
+
+
+def test_shards_and_variants(folder: Path) -> None:
+    unet = folder / "unet"
+    tensors = load_file(unet / "diffusion_pytorch_model.safetensors")
+    (unet / "diffusion_pytorch_model.safetensors").unlink()
+    names = sorted(tensors)
+    for i, some in enumerate((names[:20], names[20:]), 1):
+        save_file({n: tensors[n] for n in some}, unet / f"diffusion_pytorch_model-0000{i}-of-00002.safetensors")
+    read = read_diffusers(folder).parts["unet"].tensors
+    assert set(read) == set(tensors)
+    assert all(torch.equal(read[n], tensors[n]) for n in names)
+    for name, variant in (
+        ("model.fp16-00002-of-00002", "fp16"),
+        ("model-00002-of-00002.fp16", "fp16"),
+        ("model-00002-of-00002", ""),
+    ):
+        first = name.replace("00002-of", "00001-of")
+        assert weights_of([f"{name}.safetensors", f"{first}.safetensors"], variant, "x") == [
+            f"{first}.safetensors", f"{name}.safetensors",
+        ]  # fmt: skip
+    assert weights_of(["model.fp16.safetensors", "model.safetensors"], None, "x") == ["model.safetensors"]
+    assert weights_of(["model.fp16.safetensors", "model.safetensors"], "fp16", "x") == ["model.fp16.safetensors"]
+    with pytest.raises(InputError, match="no variant 'ema' of its weights; there are plain, fp16"):
+        weights_of(["model.fp16.safetensors", "model.safetensors"], "ema", "x")
+
+
+def drop(name: str) -> Callable[[Path], None]:
+    return lambda folder: shutil.rmtree(folder / name)
+
+
+def shorten(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-20]) and None
+
+
+def edit(name: str, **changed: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), **changed}))
+
+    return change
+
+
+def pickled(folder: Path) -> None:
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+
+
+def one_shard(folder: Path) -> None:
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name("diffusion_pytorch_model-00001-of-00003.safetensors"))
+
+
+def mixed_up(folder: Path) -> None:
+    shutil.copy(folder / "vae/diffusion_pytorch_model.safetensors", folder / "unet/diffusion_pytorch_model.safetensors")
+
+
+SCHEDULER = "scheduler/scheduler_config.json"
+UNET = "unet/diffusion_pytorch_model.safetensors"
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no text encoder": (drop("text_encoder"), "text_encoder: no such folder, though model_index.json names a text_encoder"),
+    "no tokenizer": (drop("tokenizer"), "tokenizer: no such folder"),
+    "no scheduler": (drop("scheduler"), "scheduler_config.json: no such file"),
+    "left out": (edit("model_index.json", vae=[None, None]), "no vae, which a StableDiffusionPipeline needs"),
+    "truncated": (shorten(UNET), f"{UNET}: not whole as safetensors"),
+    "truncated words": (shorten("text_encoder/model.safetensors"), "text_encoder/model.safetensors: not whole as safetensors"),
+    "truncated json": (shorten("unet/config.json"), "config.json: not readable as JSON"),
+    "one shard": (one_shard, "unet: file 2 of the 3 that its weights lie in is missing"),
+    "mixed-up files": (mixed_up, "unet: the checkpoint lacks 'time_embedding.linear_1.weight'"),
+    "another size": (edit("unet/config.json", cross_attention_dim=24), "unet: the checkpoint's"),
+    "another vae": (edit("vae/config.json", latent_channels=8), "vae: the checkpoint's"),
+    "pickled": (pickled, "diffusion_pytorch_model.bin: a pickle, which can run code when it is opened; safetensors are read"),
+    "video": (edit("unet/config.json", _class_name="UNetSpatioTemporalConditionModel"), "Stable Video Diffusion (UNetSpatio"),
+    "depth": (edit("unet/config.json", in_channels=5), "unet: the checkpoint's 'conv_in.weight'"),
+    "unknown scheduler": (
+        edit("scheduler/scheduler_config.json", _class_name="DDIMSchedular"),
+        "unknown scheduler in scheduler_config.json 'DDIMSchedular'",
+    ),
+    "no index": (edit("model_index.json", _class_name=None), "names no pipeline (_class_name)"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_folder_is_refused_in_one_line(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    breaks, message = BROKEN[name]
+    breaks(folder)
+    said = refused(["sample", str(folder), "a red cat", "--out", str(folder / "out")], capsys)
+    assert message in said
+    assert not (folder / "out").exists()
+
+
+def test_a_text_encoder_of_another_model_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(folder / "text_encoder")
+    tiny.encoder(folder, "text_encoder", width=24)
+    said = refused(["sample", str(folder), "a red cat", "--out", str(folder / "out")], capsys)
+    assert "parts of different models: the text encoders' tokens have a width of 24, the network reads 16" in said
+
+
+def test_masks_for_a_model_that_takes_none(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (20, 30)).save(picture)
+    how = ["sample", str(whole), "cat", "--fill", str(picture), "--out", str(tmp_path / "out")]
+    assert "as many of each" in refused(how, capsys)
+    assert "was not trained to fill in pictures" in refused([*how, "--mask", str(picture)], capsys)
+
+
+LISTING = [
+    ".gitattributes", "README.md", "model_index.json", "v1-5-pruned.ckpt", "v1-5-pruned-emaonly.safetensors",
+    "feature_extractor/preprocessor_config.json", "safety_checker/config.json", "safety_checker/model.safetensors",
+    "safety_checker/pytorch_model.bin", "scheduler/scheduler_config.json", "text_encoder/config.json",
+    "text_encoder/model.fp16.safetensors", "text_encoder/model.safetensors", "text_encoder/pytorch_model.bin",
+    "tokenizer/merges.txt", "tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json", "tokenizer/vocab.json",
+    "unet/config.json", "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.non_ema.safetensors", "unet/diffusion_pytorch_model.safetensors", "vae/config.json",
+    "vae/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.safetensors", "vae/diffusion_flax_model.msgpack",
+]  # fmt: skip
+"""Of a model on the hub."""
+
+
+def test_what_is_fetched_is_what_is_read() -> None:
+    plain = needed_files(LISTING, None, "x")
+    weights = ["text_encoder/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model"]
+    assert sorted(n for n in plain if n.endswith(".safetensors")) == [f"{w}.safetensors" for w in weights]
+    assert set(plain) - set(LISTING) == set()
+    assert [n for n in plain if "checker" in n or "feature" in n or n.endswith((".bin", ".ckpt", ".msgpack"))] == []
+    half = needed_files(LISTING, "fp16", "x")
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in half
+    assert "vae/diffusion_pytorch_model.safetensors" in half, "the one there is, where a part has no such variant"
+    with pytest.raises(InputError, match=r"has no model_index.json on the hub; fetch flux.safetensors and give its path"):
+        needed_files(["README.md", "flux.safetensors"], None, "x")
+    with pytest.raises(InputError, match=r"x/unet/diffusion_pytorch_model.bin: a pickle"):
+        needed_files([n for n in LISTING if not (n.startswith("unet") and n.endswith("safetensors"))], None, "x")
+
+
+def test_a_name_on_the_hub_when_offline(whole: Path, tmp_path: Path) -> None:
+    """What was fetched before is run; what was not is refused in one line. The hub reads its settings when it is imported."""
+    cache = tmp_path / "cache" / "hub" / "models--someone--something"
+    shutil.copytree(whole, cache / "snapshots" / "abc")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("abc")
+    run = f"""
+import os
+os.environ.update(HF_HUB_OFFLINE="1", HF_HOME={str(tmp_path / "cache")!r})
+from unnoise.cli.main import main
+main(["sample", "someone/something", "a red cat", "-n", "1", "--steps", "2", "--out", {str(tmp_path / "out")!r}])
+main(["sample", "someone/else", "a red cat", "--out", {str(tmp_path / "none")!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert (tmp_path / "out" / "sheet.png").exists()
+    said = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.startswith("unnoise: ")]
+    assert said == ["unnoise: someone/else: no such folder, not in the cache of the hub, and HF_HUB_OFFLINE is set"]
+
+
+def test_the_licence_in_the_card(tmp_path: Path) -> None:
+    assert licence(tmp_path) == "not stated"
+    (tmp_path / "README.md").write_text("---\nlicense: openrail++\ntags:\n- a\n---\n# A model\n")
+    assert licence(tmp_path) == "openrail++"
+    (tmp_path / "README.md").write_text("# A model\n")
+    assert licence(tmp_path) == "not stated"

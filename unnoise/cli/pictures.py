@@ -1,0 +1,35 @@
+"""Pictures named on the command line, as a model's codec takes them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from unnoise.core.codec import Codec
+from unnoise.core.errors import InputError
+from unnoise.modalities.image.codec import Pixels
+from unnoise.modalities.image.decode import Target, Unreadable, decode
+from unnoise.modalities.image.latents import Latents
+
+WHITE = (255, 255, 255)
+
+
+def read_pictures(paths: Sequence[Path], codec: Codec, n: int, channels: int | None = None) -> np.ndarray:
+    """uint8 (n, H, W, C) of the codec's size, cropped about the centre; one picture stands for all n. channels: the codec's own,
+    unless given. Raises InputError for files that cannot be read, and for another number of them.
+    """
+    if not isinstance(codec, Pixels | Latents):
+        raise InputError(f"{paths[0]}: a picture, and this model makes none")
+    if len(paths) not in (1, n):
+        raise InputError(f"{len(paths)} pictures for {n} samples: give one for all, or one each")
+    config = codec.config
+    target = Target(config.height, config.width, channels or config.channels, WHITE, pad=False)
+    return np.concatenate([_read(path, target)[None] for path in paths] * (n if len(paths) == 1 else 1))
+
+
+def _read(path: Path, target: Target) -> np.ndarray:
+    try:
+        with open(path, "rb") as file:
+            return decode(file, target)
+    except (OSError, Unreadable) as e:
+        raise InputError(f"{path}: not readable as a picture ({e})") from None
