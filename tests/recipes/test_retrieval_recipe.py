@@ -11,7 +11,7 @@ from PIL import Image
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.evaluation.retrieval import RetrievalConfig, load_retrieval, save_retrieval
-from unnoise.modalities.image.data import InMemory, PictureData
+from unnoise.modalities.image.data import InMemory, PictureData, PictureOptions
 from unnoise.modalities.image.measure import Pictures
 from unnoise.recipes.options import Options
 from unnoise.recipes.retrieval import Pairs, near_names, retrieval
@@ -47,6 +47,26 @@ def test_pairs_tell_names_that_are_alike_and_skip_pictures_without_a_caption() -
     torch.testing.assert_close(batch["wrong"], batch["wrong"][[0, 0, 2]])
     with pytest.raises(InputError, match="two different captions"):
         retrieval(OpenPictures(data([("same",), ("same", "other"), ()])), PictureSource("x"), Options())
+
+
+def test_names_that_speak_of_sides_are_not_mirrored_and_rows_are_drawn_by_weight() -> None:
+    names = ["cat"] * 30 + ["left arrow"] * 30 + ["cat facing right"] * 30 + ["copyright", "never"]
+    pixels = np.random.default_rng(0).integers(0, 256, (len(names), 8, 8, 3), dtype=np.uint8)
+    weights = tuple([1.0] * (len(names) - 1) + [1e-6])
+    set_ = PictureData(
+        InMemory(pixels), 8, 8, 3, tuple(map(str, range(len(names)))), tuple((n,) for n in names), None, (), (),
+        PictureOptions(flip=True), weights=weights,
+    )  # fmt: skip
+    pairs = Pairs.of(set_, retrieval(OpenPictures(set_), PictureSource("x"), Options()).network)
+    assert pairs.mirrored.tolist() == [True] * 30 + [False] * 60 + [True, True]
+    rows, rng = list(range(90)), Streams.of(0, 90)
+    plain, batch = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1, pairs.batch(rows, rng)
+    which = set_.drawn(rows, rng)
+    turned = [torch.allclose(x, plain[i].flip(-1), atol=1e-5) for x, i in zip(batch["pixels"], which)]
+    assert all(t or torch.allclose(x, plain[i], atol=1e-5) for t, x, i in zip(turned, batch["pixels"], which))
+    assert {names[i] for i, t in zip(which, turned) if t} <= {"cat", "copyright"}
+    assert any(turned)
+    assert len(names) - 1 not in set_.drawn([len(names) - 1] * 90, rng)  # false alarm: 90 times 1e-8
 
 
 COLOURS = {"red": (230, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 230), "black": (10, 10, 10)}

@@ -2,11 +2,13 @@
 
 It judges what models draw (`unnoise evaluate --retrieval`) and gives unCLIP its embeddings (`unclip`); it must be trained apart
 from what it judges. Every picture is seen in a new variation each time (`augment`), beside one of its captions and the name of
-another picture that shares words with its own: the wrong answer that teaches most.
+another picture that shares words with its own: the wrong answer that teaches most. Rows are drawn by their weights, where they have
+any; with --flip half of the pictures are mirrored, but for those whose names speak of sides or of writing.
 """
 
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +31,7 @@ from unnoise.evaluation.retrieval import (
     save_retrieval,
 )
 from unnoise.modalities.conditioning import TextConfig, normalised
-from unnoise.modalities.image.augment import varied
+from unnoise.modalities.image.augment import laid, varied
 from unnoise.modalities.image.data import PictureData
 from unnoise.modalities.image.embeddings import seen
 from unnoise.networks.contrastive import Contrastive, ContrastiveConfig, PictureTowerConfig, contrastive_loss
@@ -45,6 +47,9 @@ from unnoise.training.task import Task
 _NEAR = 8  # names that are kept as hard wrong answers to each
 _SOME = 4  # rows that share one of them: reading costs as much as looking
 _LONGEST = 48  # bytes of a caption that are read
+_SIDED = re.compile(
+    r"\b(left|right|leftwards|rightwards|clockwise|counterclockwise|arrows?|facing|o.clock|flag|button|keycap|letters?|says)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def retrieval(opened: OpenPictures, source: PictureSource, options: Options) -> 
     if len({c[0] for c in data.captions if c}) < 2:
         raise InputError(f"{source.path}: recipe 'retrieval' needs pictures with at least two different captions")
     text = TextConfig.of(captions, TextEncoderConfig(width=128, depth=1, heads=2, buckets=8192, pieces=12)).encoder
-    tower = PictureTowerConfig(data.height, data.width, 1 if data.channels == 1 else 3, features=options.width or 192, dropout=0.1)
+    tower = PictureTowerConfig(data.height, data.width, 1 if data.channels == 1 else 3, features=options.width or 192, dropout=0.2)
     batch = options.batch or min(128, len(data))
     steps = options.steps if options.steps is not None else math.ceil(max(90 * len(data), 30_000) / batch)
     return RetrievalRun(
@@ -98,7 +103,7 @@ def retrieval(opened: OpenPictures, source: PictureSource, options: Options) -> 
             steps=steps,
             batch=batch,
             seed=options.seed,
-            optimiser=options.optimiser(AdamWConfig(options.lr or 2e-3, (0.9, 0.98), weight_decay=0.05)),
+            optimiser=options.optimiser(AdamWConfig(options.lr or 2e-3, (0.9, 0.98), weight_decay=0.1)),
             warmup=min(100, steps // 10),
             decay=LinearDecay(),
             ema_widths=(0.05,),
@@ -117,7 +122,7 @@ class RetrievalTask(Task):
         self.network = network
 
     def forward(self, batch: Mapping[str, Any], rng: Streams) -> dict[str, Tensor]:
-        pictures = self.network.picture(varied(batch["pixels"], rng))
+        pictures = self.network.picture(varied(batch["pixels"], rng, batch["around"]))
         texts = self.network.text(torch.cat([batch["caption"], batch["wrong"][::_SOME]]))
         said = torch.cat([batch["name"], batch["wrong_name"][::_SOME]])
         loss = contrastive_loss(pictures, texts, batch["name"][:, None] == said, self.network.scale())
@@ -129,8 +134,9 @@ class Pairs:
     """What the training loop reads: pictures, each with a caption and the name of a like picture. The first caption is the name."""
 
     data: PictureData
-    rows: tuple[int, ...] = field(repr=False)
     """Those with captions."""
+    mirrored: Tensor = field(repr=False)
+    """Whether each may be mirrored, bool."""
     names: Tensor = field(repr=False)
     """The number of each picture's name, by row of the data, int64."""
     ids: Tensor = field(repr=False)
@@ -141,23 +147,29 @@ class Pairs:
 
     @staticmethod
     def of(data: PictureData, config: ContrastiveConfig) -> "Pairs":
-        rows = tuple(i for i, c in enumerate(data.captions) if c)
-        distinct = {n: i for i, n in enumerate(dict.fromkeys(normalised(data.captions[i][0]) for i in rows))}
-        names = torch.tensor([distinct[normalised(c[0])] if c else -1 for c in data.captions])
+        data = data.take([i for i, c in enumerate(data.captions) if c])
+        said = [normalised(c[0]) for c in data.captions]
+        distinct = {n: i for i, n in enumerate(dict.fromkeys(said))}
+        mirrored = torch.tensor([data.options.flip and not _SIDED.search(n) for n in said], dtype=torch.bool)
         near = torch.tensor(near_names(list(distinct), _NEAR))
-        return Pairs(data, rows, names, readable_ids(list(distinct), config.text.length), near, config)
+        names = torch.tensor([distinct[n] for n in said])
+        return Pairs(data, mirrored, names, readable_ids(list(distinct), config.text.length), near, config)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.data)
 
     def batch(self, rows: Sequence[int], rng: Streams) -> dict[str, Tensor]:
-        which = [self.rows[i] for i in rows]
+        which = list(self.data.drawn(rows, rng))
         drawn = rng.uniform("caption").tolist()
         texts = [self.data.captions[i][int(u * len(self.data.captions[i]))] for i, u in zip(which, drawn)]
         names = self.names[which]
         wrong = self.near[names, rng.integers("wrong", self.near.shape[1])]
+        pixels, around = laid(torch.from_numpy(self.data.pictures(which)), rng)
+        turned = self.mirrored[which] & (rng.uniform("flip") < 0.5)
+        pixels = torch.where(turned[:, None, None, None], pixels.flip(2), pixels)
         return {
-            "pixels": seen(torch.from_numpy(self.data.pictures(which)), self.config.picture),
+            "pixels": seen(pixels, self.config.picture),
+            "around": around.expand(-1, self.config.picture.channels),
             "caption": readable_ids(texts, self.config.text.length),
             "name": names,
             "wrong": self.ids[wrong],

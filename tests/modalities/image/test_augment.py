@@ -5,7 +5,7 @@ import torch
 from scipy import ndimage
 
 from unnoise.core.random import Streams
-from unnoise.modalities.image.augment import _blurred, _moved, varied
+from unnoise.modalities.image.augment import _blurred, _cut_out, _moved, laid, varied
 
 
 def test_moved_as_scipy_moves() -> None:
@@ -35,6 +35,49 @@ def test_white_stays_white_and_blur_keeps_the_mean() -> None:
     x = torch.randn(40, 1, 12, 12)
     changed = (_blurred(x, rng) != x).flatten(1).any(1)
     torch.testing.assert_close(changed, rng.uniform("blurred") >= 0.5)
+
+
+def test_transparent_pictures_are_laid_over_white_or_a_light_colour_which_moves_in_from_outside() -> None:
+    rng, generator = Streams.of(2, 60), torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (60, 6, 6, 4), generator=generator).to(torch.uint8)
+    pixels[:, 0, 0, 3] = 0
+    out, around = laid(pixels, rng)
+    behind = (around.numpy() + 1) / 2
+    c, a = pixels[..., :3].numpy() / 255, pixels[..., 3:].numpy() / 255
+    np.testing.assert_allclose(out.numpy() / 255, a * c + (1 - a) * behind[:, None, None], atol=0.5 / 255 + 1e-6)
+    assert behind.min() >= 0.4 - 1e-6
+    white = (behind == 1).all(1).sum()
+    assert 8 < white < 52  # of 60 by halves: two-sided tail below 1e-8
+    flat = around[:, :, None, None].expand(-1, -1, 9, 9).contiguous()
+    torch.testing.assert_close(_moved(flat, rng, around), flat)
+    opaque, around = laid(pixels[..., :3], rng)
+    assert torch.equal(opaque, pixels[..., :3])
+    assert torch.equal(around, torch.ones(60, 3))
+
+
+def test_a_rectangle_is_cut_out_of_half_of_them() -> None:
+    rng, n = Streams.of(3, 40), 20
+    x = torch.rand(40, 3, n, n, generator=torch.Generator().manual_seed(0))
+    got, some = _cut_out(x, rng), rng.uniform("cut") < 0.5
+    where, colour = rng.uniform("cut/where", (4,)).double(), 2 * rng.uniform("cut/colour", (3,)) - 1
+    for i, (y, across, high, wide) in enumerate(where.tolist()):
+        expected = x[i].clone()
+        for row in range(n):
+            for column in range(n):
+                if some[i] and abs((row + 0.5) / n - y) < 0.2 * high and abs((column + 0.5) / n - across) < 0.2 * wide:
+                    expected[:, row, column] = colour[i]
+        torch.testing.assert_close(got[i], expected)
+
+
+def test_grey_pictures_stay_grey_but_for_the_brightness_of_their_channels() -> None:
+    """Fuller colours are no other hues: the channels of a flat grey picture differ by their offsets alone."""
+    rng = Streams.of(4, 8)
+    x = torch.zeros(8, 3, 12, 12)
+    centre = varied(x, rng)[:, :, 6, 6]
+    noise = 0.06 * rng.uniform("amount")[:, None] * rng.normal("noise", (3, 12, 12))[:, :, 6, 6]
+    cut = _cut_out(torch.full_like(x, 9.0), rng)[:, :, 6, 6] != 9
+    expected = 0.12 * rng.normal("brightness", (3,)) + noise
+    torch.testing.assert_close(centre[~cut], expected[~cut], atol=1e-6, rtol=1e-5)
 
 
 def test_a_variation_is_the_samples_own() -> None:
