@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, replace
 from itertools import groupby
+from pathlib import PurePath
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -77,6 +78,7 @@ class Frozen(Emphatic, ABC):
             was = f"its hash is {opened.hash}, not {config.hash}"
             raise InputError(f"{config.source}: not the text encoder that this model was trained with ({was})")
         self.config, self.opened, self.book = config, opened, Book.empty()
+        self.several: dict[int, tuple[int, ...]] = {}  # ids that stand for several: words of more than one vector
         self._recent: OrderedDict[Said, Row] = OrderedDict()
         self._start, self._end = _specials(opened.tokenizer)
         self._room, self._filled = places - len(self._start) - len(self._end), places if padded else 0
@@ -159,7 +161,8 @@ class Frozen(Emphatic, ABC):
 
     def _ids(self, text: str) -> list[int]:
         whole = text.encode(errors="replace").decode()  # half a surrogate pair is no character
-        return self.opened.tokenizer(whole, add_special_tokens=False)["input_ids"]
+        ids = self.opened.tokenizer(whole, add_special_tokens=False)["input_ids"]
+        return [i for each in ids for i in self.several.get(each, (each,))]
 
     def _window(self, words: Sequence[tuple[int, float]]) -> Window:
         """Words that fit, with start, end and padding."""
@@ -267,10 +270,12 @@ class Sentence(Frozen):
 
 
 def encoders_of(conditioner: Conditioner) -> dict[str, Frozen]:
-    """The frozen encoders in a conditioner, in order, as diffusers calls them (text_encoder, text_encoder_2, text_encoder_3), and
-    again as ComfyUI does (clip_l, clip_g, t5xxl)."""
+    """The frozen encoders in a conditioner as diffusers calls them (text_encoder, text_encoder_2, text_encoder_3): as their source
+    says, else in order; and again as ComfyUI does (clip_l, clip_g, t5xxl)."""
     frozen = [m for m in conditioner.modules() if isinstance(m, Frozen)]
-    out = {f"text_encoder{'' if i == 1 else f'_{i}'}": e for i, e in enumerate(frozen, 1)}
+    told = [PurePath(e.config.source).name for e in frozen]
+    places = ["text_encoder", *(f"text_encoder_{i}" for i in range(2, len(frozen) + 1))]
+    out = {name if name.startswith("text_encoder") else place: e for name, place, e in zip(told, places, frozen)}
     out |= dict(zip(("clip_l", "clip_g"), (e for e in frozen if isinstance(e, CLIPText))))
     return out | dict(zip(("t5xxl",), (e for e in frozen if isinstance(e, T5Text))))
 

@@ -1,0 +1,154 @@
+"""Learnt words against diffusers' load_textual_inversion: the same tokens, the same embeddings."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from modalities.words import encoders
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
+from unnoise.core.codec import UnconditionalConfig
+from unnoise.core.errors import InputError
+from unnoise.modalities.words.frozen import CLIPText, encoders_of, read_encoder
+from unnoise.modalities.words.joined import sdxl
+
+PROMPTS = ["a <toy>", "<toy>,<toy> red cat!", "A <toy>red", "a cat"]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoders")
+    encoders.save_clip(folder / "text_encoder", 0)
+    encoders.save_clip(folder / "text_encoder_2", 1, width=24, projected=True, pad="!")
+    encoders.save_t5(folder / "t5", 2)
+    return folder
+
+
+def model_of(conditioner) -> SimpleNamespace:
+    return SimpleNamespace(conditioner=conditioner, denoiser=None)
+
+
+def vectors(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def told(conditioner, *prompts: str) -> dict[str, Tensor]:
+    return dict(conditioner(conditioner.prepare(prompts)))
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3], ids=["one row", "a table of one row", "three vectors"])
+@pytest.mark.parametrize("form", ["diffusers", "web UI"])
+def test_words_of_one_encoder(hub: Path, tmp_path: Path, form: str, n: int) -> None:
+    from diffusers import StableDiffusionPipeline
+    from transformers import AutoTokenizer, CLIPTextModel
+
+    learnt = 3 * vectors(n, 16) if n else 3 * vectors(16)
+    file = tmp_path / "<toy>.safetensors"
+    save_file({"<toy>" if form == "diffusers" else "emb_params": learnt}, file)
+    encoder, tokenizer = CLIPTextModel.from_pretrained(hub / "text_encoder"), AutoTokenizer.from_pretrained(hub / "tokenizer")
+    pipeline = StableDiffusionPipeline(None, encoder, tokenizer, None, None, None, None, requires_safety_checker=False)
+    pipeline.load_textual_inversion({"<toy>": learnt})
+    ours, twin = (read_encoder(str(hub / "text_encoder")).build() for _ in range(2))
+    before = told(ours, *PROMPTS)
+    assert textual_inversion(model_of(ours), file) == ("<toy>",)
+    for prompt in PROMPTS:
+        ids = tokenizer(pipeline.maybe_convert_prompt(prompt, tokenizer), add_special_tokens=False)["input_ids"]
+        assert ours._ids(prompt) == ids
+    assert ours._ids("A <TOY>red") == ours._ids("A <toy>red"), "of a word in capitals diffusers reads the first vector alone"
+    with torch.no_grad():
+        expected = torch.cat([pipeline.encode_prompt(p, torch.device("cpu"), 1, False)[0] for p in PROMPTS])
+    after = told(ours, *PROMPTS)
+    close(after["tokens"], expected)
+    assert (after["tokens"] - before["tokens"])[:3].abs().amax((1, 2)).min() > 0.1
+    close(after["tokens"][3], before["tokens"][3])
+    assert torch.equal(told(twin, *PROMPTS)["tokens"], before["tokens"]), "another model has not learnt it"
+
+
+def test_words_of_several_encoders(hub: Path, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionXLPipeline
+    from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection
+
+    learnt = {"clip_l": 3 * vectors(2, 16), "clip_g": 3 * vectors(2, 24, seed=1)}
+    save_file(learnt, tmp_path / "whatever.safetensors")
+    networks = (
+        CLIPTextModel.from_pretrained(hub / "text_encoder"),
+        CLIPTextModelWithProjection.from_pretrained(hub / "text_encoder_2"),
+    )
+    tokenizers = [AutoTokenizer.from_pretrained(hub / name) for name in ("tokenizer", "tokenizer_2")]
+    pipeline = StableDiffusionXLPipeline(None, *networks, *tokenizers, None, None)
+    pipeline.load_textual_inversion({"<toy>": learnt["clip_l"]}, tokenizer=pipeline.tokenizer, text_encoder=pipeline.text_encoder)
+    pipeline.load_textual_inversion(
+        {"<toy>": learnt["clip_g"]}, tokenizer=pipeline.tokenizer_2, text_encoder=pipeline.text_encoder_2
+    )
+    conditioner = sdxl(*(read_encoder(str(hub / n)) for n in ("text_encoder", "text_encoder_2"))).build()
+    assert textual_inversion(model_of(conditioner), tmp_path / "whatever.safetensors", "<toy>") == ("<toy>",)
+    with torch.no_grad():
+        tokens, _, vector, _ = pipeline.encode_prompt(PROMPTS[:2], device=torch.device("cpu"), do_classifier_free_guidance=False)
+    close(told(conditioner, *PROMPTS[:2])["tokens"], tokens)
+    close(told(conditioner, *PROMPTS[:2])["vector"], vector)
+    save_file({"<one>": vectors(24), "<two>": vectors(2, 16)}, tmp_path / "both.safetensors")
+    assert set(textual_inversion(model_of(conditioner), tmp_path / "both.safetensors")) == {"<one>", "<two>"}
+    first, second = (e for n, e in encoders_of(conditioner).items() if n.startswith("text_encoder"))
+    assert "<two>" in first.opened.tokenizer.get_vocab()
+    assert "<one>" in second.opened.tokenizer.get_vocab()
+
+
+def test_the_vector_is_still_the_end_token_where_the_end_is_known_as_the_largest_number(hub: Path, tmp_path: Path) -> None:
+    """As in the published configurations, eos_token_id 2: a new word's number is larger, and transformers takes it for the end.
+    The oracle: a new word with the embedding of an old one means the same."""
+    folder = shutil.copytree(hub / "text_encoder", tmp_path / "text_encoder")
+    shutil.copytree(hub / "tokenizer", tmp_path / "tokenizer")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": 2}))
+    ours = read_encoder(str(folder)).build()
+    assert isinstance(ours, CLIPText)
+    table = ours.opened.network.get_input_embeddings().weight
+    (cat,) = ours._ids("cat")
+    save_file({"<new>": table[cat].clone()}, tmp_path / "new.safetensors")
+    expected = told(ours, "a cat red")
+    textual_inversion(model_of(ours), tmp_path / "new.safetensors")
+    for entry in ("tokens", "vector"):
+        close(told(ours, "a <new> red")[entry], expected[entry])
+
+
+def test_words_of_t5(hub: Path, tmp_path: Path) -> None:
+    ours = read_encoder(str(hub / "t5")).build()
+    table = ours.opened.network.get_input_embeddings().weight
+    (cat,) = ours._ids("cat")
+    save_file({"t5": table[cat].clone()}, tmp_path / "<new>.safetensors")
+    expected = told(ours, "cat")["tokens"]
+    textual_inversion(model_of(ours), tmp_path / "<new>.safetensors")
+    close(told(ours, "<new>")["tokens"], expected)
+
+
+def test_what_is_refused(hub: Path, tmp_path: Path) -> None:
+    ours = read_encoder(str(hub / "text_encoder")).build()
+    for name, tensors, message in (
+        ("wide", {"<toy>": vectors(2, 24)}, r"'<toy>' \(2, 24\) fits no text encoder of this model, of width 16"),
+        ("xl", {"clip_g": vectors(2, 24)}, r"'clip_g' \(2, 24\) fits no text encoder"),
+        ("known", {"cat</w>": vectors(16)}, "knows 'cat</w>' already; give it another word"),
+        ("none", {}, "holds no words"),
+        ("picture", {"<toy>": vectors(2, 3, 16)}, "fits no text encoder"),
+    ):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        with pytest.raises(InputError, match=message):
+            textual_inversion(model_of(ours), tmp_path / f"{name}.safetensors")
+    save_file({"<a>": vectors(16), "<b>": vectors(16)}, tmp_path / "two.safetensors")
+    with pytest.raises(InputError, match="holds 2 words; one name cannot be given to all"):
+        textual_inversion(model_of(ours), tmp_path / "two.safetensors", "<c>")
+    with pytest.raises(InputError, match="a pickle, which runs code when it is read; convert it"):
+        textual_inversion(model_of(ours), tmp_path / "learned_embeds.bin")
+    with pytest.raises(InputError, match="no text encoder that could learn a word"):
+        textual_inversion(model_of(UnconditionalConfig().build()), tmp_path / "two.safetensors")
+    textual_inversion(model_of(ours), tmp_path / "two.safetensors")
+    with pytest.raises(InputError, match="knows '<a>' already"):
+        textual_inversion(model_of(ours), tmp_path / "two.safetensors")

@@ -1,0 +1,83 @@
+"""Textual inversion (Gal et al. 2022, 2208.01618): words that are no words, learnt as rows of a text encoder's first table.
+
+    textual_inversion(model, "cat-toy.safetensors")       and "a <cat-toy> on a shelf" means that toy
+
+A file holds one of   {word: (width,) or (n, width)}                     diffusers
+                      {"emb_params": (n, width)}                         the web UI (A1111); the word is the file's name
+                      {"clip_l": (n, 768), "clip_g": (n, 1280)}          the same for models of several encoders (SDXL, SD3)
+A word of n vectors stands for n tokens, one after another.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from unnoise.checkpoints.foreign.lora import Model
+from unnoise.checkpoints.foreign.lora_file import read_tensors
+from unnoise.core.errors import InputError
+from unnoise.modalities.words.frozen import Frozen, encoders_of
+
+NAMELESS = ("emb_params", "string_to_param.*")
+ENCODERS = {"clip_l": "clip_l", "clip_g": "clip_g", "t5xxl": "t5xxl", "t5": "t5xxl"}
+
+
+def textual_inversion(model: Model, file: str | Path, word: str | None = None) -> tuple[str, ...]:
+    """Teach the model's text encoders what the file holds; returns the new words. word: what to call it, if not as the file does.
+
+    No other model sees it, even one with the same encoders. InputError for a file that is none, for an encoder of another width,
+    and for a word that is one already; then nothing has changed.
+    """
+    path, encoders = Path(file), encoders_of(model.conditioner)
+    if not encoders:
+        raise InputError(f"{path}: this model has no text encoder that could learn a word")
+    tensors, _ = read_tensors(path)
+    if word is not None and len(tensors) > 1 and not set(tensors) <= set(ENCODERS):
+        raise InputError(f"{path}: holds {len(tensors)} words; one name cannot be given to all")
+    found = []
+    for key, vectors in tensors.items():
+        named = word or (path.stem if key in NAMELESS or key in ENCODERS else key)
+        encoder = encoders.get(ENCODERS[key]) if key in ENCODERS else _of_width(encoders, vectors.shape[-1] if vectors.ndim else 0)
+        widths = ", ".join(f"{width(e):,}" for e in dict.fromkeys(encoders.values()))
+        if encoder is None or vectors.ndim not in (1, 2) or vectors.shape[-1] != width(encoder):
+            raise InputError(f"{path}: {key!r} {tuple(vectors.shape)} fits no text encoder of this model, of width {widths}")
+        found.append((encoder, named, vectors.reshape(-1, width(encoder))))
+    if not found:
+        raise InputError(f"{path}: holds no words")
+    for encoder, named, vectors in found:
+        known = encoder.opened.tokenizer.get_vocab()
+        if taken := next((t for t in _tokens(named, len(vectors)) if t in known), None):
+            raise InputError(f"{path}: the text encoder knows {taken!r} already; give it another word")
+    for encoder, named, vectors in found:
+        _teach(encoder, named, vectors)
+    return tuple(dict.fromkeys(named for _, named, _ in found))
+
+
+def width(encoder: Frozen) -> int:
+    """Of the rows of its first table."""
+    return encoder.opened.network.get_input_embeddings().weight.shape[1]
+
+
+def _of_width(encoders: Mapping[str, Frozen], wanted: int) -> Frozen | None:
+    return next((e for e in encoders.values() if width(e) == wanted), None)
+
+
+def _tokens(word: str, n: int) -> list[str]:
+    """As diffusers calls them."""
+    return [word, *(f"{word}_{i}" for i in range(1, n))]
+
+
+@torch.no_grad()
+def _teach(encoder: Frozen, word: str, vectors: Tensor) -> None:
+    opened = encoder.apart()
+    tokens, table = _tokens(word, len(vectors)), opened.network.get_input_embeddings().weight
+    opened.tokenizer.add_tokens(tokens)
+    ids = opened.tokenizer.convert_tokens_to_ids(tokens)
+    rows = torch.cat([table, table.new_zeros(max(0, max(ids) + 1 - len(table)), table.shape[1])])  # a copy: the table is shared
+    rows[ids] = vectors.to(rows)
+    opened.network.set_input_embeddings(nn.Embedding.from_pretrained(rows))
+    encoder.several[ids[0]] = tuple(ids)
+    clip = getattr(opened.network, "text_model", opened.network)
+    if getattr(clip, "eos_token_id", None) == 2:  # older configurations: the end is the largest number, which it is no more
+        clip.eos_token_id = opened.tokenizer.eos_token_id
