@@ -9,6 +9,8 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from unnoise.checkpoints.foreign.lora import low_rank, parse_lora
+from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
 from unnoise.checkpoints.shipped import DEFAULT
 from unnoise.cli.pictures import read_pictures
 from unnoise.cli.terminal import parse, refuse_existing
@@ -94,6 +96,10 @@ class Sample:
     """Which weights of an open checkpoint, such as fp16, where it has several. Not given: the plain ones."""
     beside: tuple[Path, ...] = ()
     """For an open checkpoint in a single file: files and folders with what it lacks: text encoders, tokenizers, an autoencoder."""
+    lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A LoRA for an open checkpoint: FILE, FILE:0.7 (its weight), FILE:0.7:0.3 (the network's and the words'); may be repeated."""
+    embedding: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """A textual inversion for an open checkpoint, whose word prompts may then use; may be repeated."""
     batch: int = 64
     """Samples that go through the network together."""
     overwrite: bool = False
@@ -108,6 +114,10 @@ def run(argv: list[str]) -> None:
     if args.batch < 1:
         raise InputError(f"batch {args.batch}: at least 1")
     model = load(args.model, torch.bfloat16 if args.bf16 else None, args.variant, args.beside)
+    for file in args.embedding:
+        textual_inversion(model, file)
+    if args.lora:
+        low_rank(model, dict(parse_lora(told) for told in args.lora))
     later = [load(path) for path in args.then]
     for before, stage in zip([model, *later], later):
         following(stage).follows(before.codec)  # refuse what cannot before any work
@@ -138,6 +148,8 @@ def run(argv: list[str]) -> None:
         from unnoise.recipes.cascade import go_on  # recipes are slow to import
 
         samples = go_on(samples, later, exact=args.exact, bf16=args.bf16, batch=args.batch)
+    if args.lora:
+        samples = replace(samples, settings={**samples.settings, "lora": list(args.lora)})
     files = samples.save(args.out)
     shown = f"{files[-1].name} shows them; " if files[-1].suffix == ".png" else ""
     print(f"{len(samples)} samples in {args.out}/ ({shown}unnoise info {files[0]} tells how they were made)")
