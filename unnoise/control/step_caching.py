@@ -1,0 +1,252 @@
+"""Step caching: a network's deep features are computed at some of its calls, and forecast at the others. For any sampler.
+
+    network = leave(e, F),   F = deep(e),   e = enter(x, noise_level, cond)                             `networks.splitting`
+    what is kept is G = F - base(e): what a transformer's blocks add to its patches; F itself in a U-Net
+
+Between computations G is the polynomial in time through the last of them, at t_0 < t_1 < ... < t_m:
+
+    G(t) = sum_j w_j(t) G(t_j),   w_j(t) = prod_{i != j} (t - t_i) / (t_j - t_i)
+
+    m = 0   G as it was: DeepCache in U-Nets (Ma et al. 2023, 2312.00858), TeaCache's residual in transformers (2411.19108)
+    m > 0   a forecast: TaylorSeer (Liu et al. 2025, 2503.06923). Its derivatives are backward differences on even steps, and exact
+            to degree 1; the polynomial is Newton's form of the same, exact to degree m on the uneven steps of any sampler
+
+When to compute: every n-th call (`Every`), or within a budget (`Within`), as TeaCache does by a fitted law; here the law is the
+forecast's own error. At every computation the forecast that would have been made is compared with the truth:
+
+    error = |leave(e, forecast) - leave(e, F)| / |leave(e, F)|,   C = error / prod_j |t - t_j|
+
+and features are computed anew once C prod_j |t - t_j|, with the largest of the last three C, exceeds the budget at the time asked
+for. So the budget is of the relative error of what the network says at one call, as estimated from the calls before: it is no
+bound, and errors of several calls may add up in the picture.
+
+Every sample decides for itself, so that it comes out the same alone and in any batch. It begins anew when time goes up again
+(restarts, a second walk), when it is told other words, and when the batch has another number of rows.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from unnoise.core.denoisers import Denoiser, NetworkDenoiser
+from unnoise.core.errors import InputError
+from unnoise.core.predictions import Prediction
+from unnoise.core.state import Cond, State, expand
+from unnoise.networks.layers import wide
+from unnoise.networks.splitting import Entered, Splitting
+
+SAID = ("vector", "tokens", "mask")
+"""Entries of a condition that are what a sample is told; adapters' residuals change with every step."""
+LOOK_BACK = 3
+"""Constants C that are remembered: where a derivative goes through 0, the last one alone would promise too much."""
+
+
+@dataclass
+class Memory:
+    """What one walk remembers of its B samples; m + 1 computations of each, the newest first.
+
+    times: (m + 1, B), nan where there is none. kept: G at these times, up to m + 1 of (B, ...). calls: (B,) so far; skipped: (B,)
+    of them since the last computation; constants: (LOOK_BACK, B) the last C, nan where there is none. told: the condition.
+    """
+
+    times: Tensor
+    calls: Tensor
+    skipped: Tensor
+    constants: Tensor
+    told: Cond
+    kept: list[Tensor] = field(default_factory=list)
+
+    @staticmethod
+    def empty(order: int, t: Tensor, cond: Cond) -> "Memory":
+        nothing, zero = torch.full_like(t, torch.nan), torch.zeros_like(t, dtype=torch.int64)
+        times, constants = nothing.repeat(order + 1, 1), nothing.repeat(LOOK_BACK, 1)
+        return Memory(times, zero, zero.clone(), constants, {k: v for k, v in cond.items() if k in SAID})
+
+    def forget(self, rows: Tensor) -> None:
+        """rows: (B,) bool."""
+        self.times = self.times.masked_fill(rows, torch.nan)
+        self.constants = self.constants.masked_fill(rows, torch.nan)
+        self.calls, self.skipped = self.calls.masked_fill(rows, 0), self.skipped.masked_fill(rows, 0)
+
+    def remember(self, rows: Tensor, t: Tensor, computed: Tensor) -> None:
+        """computed (R, ...) of the rows (R,) at their times (R,). A second one at the same time replaces the first."""
+        again = t == self.times[0, rows]
+        if len(rows) == self.times.shape[1] and not bool(again.any()):
+            self.kept = [computed, *self.kept[: len(self.times) - 1]]
+            self.times = torch.cat([t[None], self.times[:-1]])
+        else:
+            self._replace(rows, rows[~again], t, computed)
+        self.skipped = self.skipped.index_fill(0, rows, 0)
+
+    def _replace(self, rows: Tensor, pushed: Tensor, t: Tensor, computed: Tensor) -> None:
+        if len(self.kept) < len(self.times):
+            self.kept.append(torch.zeros_like(self.kept[-1]))
+        for j in range(len(self.kept) - 1, 0, -1):
+            self.kept[j] = self.kept[j].index_copy(0, pushed, self.kept[j - 1][pushed])
+        self.kept[0] = self.kept[0].index_copy(0, rows, computed)
+        self.times[1:, pushed] = self.times[:-1, pushed]
+        self.times[0, rows] = t
+
+    def measured(self, rows: Tensor, constant: Tensor) -> None:
+        """constant: (R,) of the rows (R,)."""
+        self.constants[1:, rows] = self.constants[:-1, rows]
+        self.constants[0, rows] = constant
+
+    def forecast(self, t: Tensor) -> Tensor:
+        """G at the times t (B,)."""
+        if len(self.kept) == 1:
+            return self.kept[0]
+        w = lagrange(t, self.times)
+        like = self.kept[0]
+        return sum((expand(c, k.to(wide(k))) * k.to(wide(k)) for c, k in zip(w, self.kept)), torch.zeros(())).to(like.dtype)
+
+    def distance(self, t: Tensor) -> Tensor:
+        """prod_j |t - t_j| over what is remembered: (B,)."""
+        return torch.where(self.times.isnan(), 1, (t - self.times).abs()).prod(0)
+
+    @property
+    def full(self) -> Tensor:
+        """(B,): whether all m + 1 are there."""
+        return ~self.times.isnan().any(0)
+
+
+def lagrange(t: Tensor, times: Tensor) -> Tensor:
+    """w_j(t): t (B,), times (J, B), nan where there is none -> (J, B), 0 there; they add up to 1."""
+    known, one = ~times.isnan(), torch.eye(len(times), dtype=torch.bool, device=t.device)[..., None]
+    ratio = (t - times) / (times[:, None] - times)  # [j, i]
+    return torch.where(known, torch.where(one | ~known, 1, ratio).prod(1), 0)
+
+
+class When(ABC):
+    """When features are computed anew: a frozen dataclass. measures: whether it looks at the constants C."""
+
+    measures: ClassVar[bool]
+
+    @abstractmethod
+    def due(self, memory: Memory, t: Tensor) -> Tensor:
+        """(B,) bool, of samples that are asked about at times t and remember something."""
+
+
+@dataclass(frozen=True)
+class Every(When):
+    """At every n-th call, and at the `first` ones. 1: nothing is ever forecast."""
+
+    n: int = 3
+    first: int = 1
+    measures: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.first < 1:
+            raise InputError(f"features computed at every {self.n}-th call and the first {self.first}: both are at least 1")
+
+    def due(self, memory: Memory, t: Tensor) -> Tensor:
+        return (memory.calls < self.first) | (memory.skipped + 1 >= self.n)
+
+
+@dataclass(frozen=True)
+class Within(When):
+    """Once the estimated relative error of what the network says exceeds `budget`, and after `most` forecasts in any case."""
+
+    budget: float = 0.02
+    most: int = 8
+    measures: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.budget >= 0 or self.most < 0:
+            raise InputError(f"budget {self.budget} and most {self.most} of forecasts: neither may be negative; 0.02 is 2 %")
+
+    def due(self, memory: Memory, t: Tensor) -> Tensor:
+        constant = memory.constants.nan_to_num(-torch.inf).amax(0)
+        small = (constant >= 0) & (constant * memory.distance(t) <= self.budget)
+        return ~small | (memory.skipped >= self.most)
+
+
+@dataclass(frozen=True)
+class StepCaching:
+    """order: m, the degree of the forecast, 0 to 4."""
+
+    when: When = Every()
+    order: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.order <= 4:
+            raise InputError(f"a forecast of order {self.order}: 0 to 4 are meant; 0 reuses, 1 and 2 follow the features' course")
+
+
+class CachedDenoiser(Denoiser):
+    """For one walk, whose samples keep their rows: it remembers. The weights are those of the denoiser.
+
+    asked, computed: how many samples it was asked about, and for how many of them the whole network ran. Raises InputError for a
+    denoiser whose network is not in three parts.
+    """
+
+    def __init__(self, denoiser: Denoiser, how: StepCaching) -> None:
+        super().__init__()
+        network = denoiser.network if isinstance(denoiser, NetworkDenoiser) else denoiser
+        if not isinstance(denoiser, NetworkDenoiser) or not isinstance(network, Splitting):
+            raise InputError(f"a {type(network).__name__} has no deep part of its own whose features could be cached")
+        self.process, self.denoiser, self.how = denoiser.process, denoiser, how
+        self.network: Splitting = network
+        self.memory: Memory | None = None
+        self.asked = self.computed = 0
+
+    def forward(self, x_t: State, t: Tensor, cond: Cond) -> Prediction:
+        before, after = self.denoiser.preconditioner.before, self.denoiser.preconditioner.after
+        inputs, noise_level = before(self.process, x_t, t)
+        if not isinstance(inputs, Tensor):
+            raise InputError("step caching is for states of one tensor; this one has several fields")
+        return after(self.process, self._said(inputs, noise_level, t, cond), x_t, t)
+
+    def _said(self, x: Tensor, noise_level: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        memory, network = self._memory(t, cond), self.network
+        due = memory.times[0].isnan() | self.how.when.due(memory, t)
+        rows = due.nonzero()[:, 0]
+        memory.calls, memory.skipped = memory.calls + 1, memory.skipped + 1
+        self.asked, self.computed = self.asked + len(t), self.computed + len(rows)
+        entered = network.enter(x, noise_level, cond)
+        guess = None
+        if memory.kept and (len(rows) < len(t) or self.how.when.measures):
+            guess = network.leave(entered, _above(entered, memory.forecast(t)))
+        if guess is not None and len(rows) == 0:
+            return guess
+        there = entered
+        if len(rows) < len(t):
+            there = network.enter(x[rows], noise_level[rows], {k: v[rows.to(v.device)] for k, v in cond.items()})
+        deep = network.deep(there)
+        said = network.leave(there, deep)
+        if guess is not None and self.how.when.measures:
+            self._measure(memory, rows, t, guess[rows], said)
+        memory.remember(rows, t[rows], deep if there.base is None else deep - there.base)
+        return said if guess is None or len(rows) == len(t) else guess.index_copy(0, rows, said)
+
+    def _memory(self, t: Tensor, cond: Cond) -> Memory:
+        """What is remembered of these samples, those forgotten that begin anew."""
+        memory = self.memory
+        said = {k: v for k, v in cond.items() if k in SAID}
+        if memory is None or len(t) != memory.times.shape[1] or not _alike(said, memory.told):
+            memory = self.memory = Memory.empty(self.how.order, t, said)
+        anew = t > memory.times[0]
+        for k, v in said.items():
+            anew = anew | (v != memory.told[k]).flatten(1).any(1)
+        if bool(anew.any()):
+            memory.forget(anew)
+            memory.told = said
+        return memory
+
+    def _measure(self, memory: Memory, rows: Tensor, t: Tensor, guess: Tensor, said: Tensor) -> None:
+        """The constants C of samples that could have been forecast, by how far the guess was from what the network says."""
+        error = (guess - said).flatten(1).norm(dim=1) / said.flatten(1).norm(dim=1)
+        distance = memory.distance(t)[rows]
+        fair = memory.full[rows] & (distance > 0)
+        memory.measured(rows[fair], error.to(distance.dtype)[fair] / distance[fair])
+
+
+def _above(entered: Entered, kept: Tensor) -> Tensor:
+    return kept if entered.base is None else entered.base + kept
+
+
+def _alike(said: Cond, told: Cond) -> bool:
+    return {k: v.shape for k, v in said.items()} == {k: v.shape for k, v in told.items()}
