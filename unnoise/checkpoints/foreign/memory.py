@@ -1,0 +1,214 @@
+"""What a model will need of memory, before it is loaded: its weights, and the most that tensors take at once while it runs.
+
+The networks are built on the meta device, where tensors have shapes but no contents, and run there once: every operation that torch
+would do is seen, each storage is counted when it is made and taken off when the last tensor that uses it is gone. So no formula per
+architecture is needed, and sizes and precisions are those asked for. Fused attention keeps nothing but its answer (Dao et al. 2022,
+2205.14135). What kernels take beside, to lay out and to reorder, is allowed for by `KERNELS`, and torch itself by `RUNTIME`.
+"""
+
+import re
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from unnoise.checkpoints.foreign.parts import Part
+from unnoise.checkpoints.foreign.pieces import Cut
+from unnoise.core.errors import InputError
+from unnoise.modalities.image.latents import LatentsConfig
+
+KERNELS = 1.25
+RUNTIME = 400 << 20
+"""Bytes of a process that has loaded torch and transformers."""
+SIDES = (1024, 768, 512, 384, 256)
+"""Longest sides of pictures that are proposed in place of larger ones."""
+
+
+class NetworkConfig(Protocol):
+    """A network whose states have `channels` channels, and which is told tokens (B, L, token_dim)."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def token_dim(self) -> int: ...
+    def build(self) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Pictures of height x width pixels, `batch` at once, with weights of this precision; guided: each goes twice through."""
+
+    height: int
+    width: int
+    dtype: torch.dtype = torch.float32
+    batch: int = 1
+    guided: bool = True
+
+    def __str__(self) -> str:
+        some = "" if self.batch == 1 else f"{self.batch} x "
+        return f"{some}{self.width} x {self.height} in {str(self.dtype).removeprefix('torch.')}"
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes: of the weights of network and autoencoder, of the text encoders, and the most that a step and decoding take."""
+
+    weights: int
+    encoders: int
+    step: int
+    decode: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.encoders + int(KERNELS * max(self.step, self.decode)) + RUNTIME
+
+
+def estimate(network: NetworkConfig, codec: LatentsConfig, plan: Plan, encoders: int = 0, tokens: int = 512) -> Need:
+    """encoders: bytes of the text encoders (see `numbers`). tokens: the most that the words are made of."""
+    with torch.device("meta"):
+        denoiser = network.build().to(plan.dtype).eval()
+        latents = replace(codec, height=plan.height, width=plan.width).build()
+        latents.autoencoder.to(plan.dtype)
+        channels, rows, columns = latents.shape()
+        n = plan.batch * (2 if plan.guided else 1)
+        x = torch.zeros(n, channels, rows, columns)
+        cond = {"tokens": torch.zeros(n, tokens, network.token_dim)}  # what else it may be told takes little
+        side = latents.tiling(1).side
+        at_once = min(plan.batch, max(1, side**2 // (rows * columns)))
+        z = torch.zeros(at_once, channels, min(rows, side), min(columns, side))
+        step = peak(lambda: denoiser(x, torch.full((n,), 0.5), cond))
+        decode = peak(lambda: latents.autoencoder.decode(z))
+    return Need(held(denoiser) + held(latents), encoders, step, decode)
+
+
+def held(module: nn.Module) -> int:
+    """Bytes of its parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+
+
+def numbers(part: Part) -> int:
+    """How many numbers a part has. None is read where its shapes are known; else the file is only mapped."""
+    if isinstance(part.tensors, Cut):
+        shapes: Iterator[torch.Size] = (torch.Size(shape) for shape in part.tensors.shapes.values())
+    else:
+        shapes = (part.tensors[name].shape for name in part.tensors)
+    return sum(shape.numel() for shape in shapes)
+
+
+@torch.no_grad()
+def peak(run: Callable[[], Any]) -> int:
+    """The most bytes that the tensors which `run` makes take at once; its inputs, and what it only looks at, not counted."""
+    with _Fused(), _Counting() as counting:
+        run()
+    return counting.most
+
+
+class _Fused(TorchFunctionMode):
+    """Attention as one operation that keeps no scores, as its kernels compute it: on the meta device it would be taken apart."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is scaled_dot_product_attention:
+            return args[0].new_empty(*args[0].shape[:-1], args[2].shape[-1])
+        return func(*args, **(kwargs or {}))
+
+
+class _Counting(TorchDispatchMode):
+    """now and most: bytes of the storages that operations have made under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._alive: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._meet((args, kwargs), counted=False)
+        out = func(*args, **(kwargs or {}))
+        self._meet(out, counted=True)
+        return out
+
+    def _meet(self, values: Any, counted: bool) -> None:
+        for tensor in tree_leaves(values):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self._alive:
+                self._count(storage, storage.nbytes() if counted else 0)
+
+    def _count(self, storage: torch.UntypedStorage, size: int) -> None:
+        key = storage._cdata
+
+        def gone(_: object) -> None:
+            del self._alive[key]
+            self.now -= size
+
+        self._alive[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.most = max(self.most, self.now)
+
+
+def free_memory(device: torch.device | str = "cpu") -> int | None:
+    """Bytes that may still be taken on a device; None where nothing tells. On the CPU, also what a container may take."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    left = [n for n in (_system(), _container(Path("/sys/fs/cgroup"))) if n is not None]
+    return min(left, default=None)
+
+
+def _system() -> int | None:
+    try:
+        import psutil
+    except ModuleNotFoundError:
+        return _listed(Path("/proc/meminfo"), r"MemAvailable:\s+(\d+) kB", 1024)
+    return int(psutil.virtual_memory().available)
+
+
+def _container(group: Path) -> int | None:
+    """What the limit of a control group leaves; cached files do not count, for they are given back."""
+    limit, used = (_listed(group / name, r"(\d+)") for name in ("memory.max", "memory.current"))
+    if limit is None or used is None:  # none, or "max"
+        return None
+    return limit - used + (_listed(group / "memory.stat", r"inactive_file (\d+)") or 0)
+
+
+def _listed(file: Path, pattern: str, unit: int = 1) -> int | None:
+    try:
+        found = re.search(pattern, file.read_text())
+    except OSError:
+        return None
+    return int(found[1]) * unit if found else None
+
+
+def check_memory(where: str, need: Callable[[Plan], Need], plan: Plan, free: int | None) -> None:
+    """InputError where a plan needs more than is free, with the nearest plan that fits. need: what a plan takes, see `estimate`."""
+    if free is None or (now := need(plan)).total <= free:
+        return
+    fits = next(((p, n) for p in _smaller(plan) if (n := need(p).total) <= free), None)
+    parts = {"weights": now.weights, "text encoders": now.encoders, "a step": now.step, "decoding": now.decode}
+    told = ", ".join(f"{name} {_gb(size)}" for name, size in parts.items() if size)
+    if fits:
+        instead = f"{fits[0]} would fit, with about {_gb(fits[1])} GB"
+    else:
+        instead = "no smaller picture fits either; a smaller or a quantised model would"
+    raise InputError(f"{where}: {plan} needs about {_gb(now.total)} GB ({told}), and {_gb(free)} GB are free; {instead}")
+
+
+def _smaller(plan: Plan) -> Iterator[Plan]:
+    """Plans that need less: fewer pictures first, then half the precision, then smaller pictures of the same shape."""
+    plans = [replace(plan, batch=1)]
+    if plan.dtype == torch.float32:
+        plans.append(replace(plan, batch=1, dtype=torch.bfloat16))
+    yield from (p for p in plans if p != plan)
+    longest = max(plan.height, plan.width)
+    for side in SIDES:
+        if side < longest:
+            height, width = (max(64, round(n * side / longest / 64) * 64) for n in (plan.height, plan.width))
+            yield replace(plans[-1], height=height, width=width)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f}"
