@@ -12,10 +12,16 @@ from unnoise.core.random import Streams
 from unnoise.core.schedules import EDM, DiscreteVP, LinearVP, RectifiedFlow
 from unnoise.samplers.ancestral import Ancestral
 from unnoise.samplers.deis import DEIS
+from unnoise.samplers.deis_log import LogDEIS
 from unnoise.samplers.dpmpp import DPMpp
+from unnoise.samplers.dpmpp_2s import DPMppPairs
 from unnoise.samplers.euler import Euler
 from unnoise.samplers.exponential import advance, divided_differences, half_log_snr, moments
 from unnoise.samplers.heun import Heun
+from unnoise.samplers.heun_flow import FlowHeun
+from unnoise.samplers.lms import LMS
+from unnoise.samplers.midpoint import Midpoint
+from unnoise.samplers.plms import PLMS
 from unnoise.samplers.unipc import UniPC
 
 DECLARED = [
@@ -32,6 +38,16 @@ DECLARED = [
     (UniPC(order=3), 3),
     (UniPC(order=4), 4),
 ]
+OF_OTHERS = [  # kept for the sake of open checkpoints
+    (UniPC(order=3, shortcut=True), 3),
+    (LogDEIS(order=2), 2),
+    (LogDEIS(order=3), 3),
+    (LMS(order=4), 4),
+    (PLMS(), 2),  # Liu et al. 2022, property 4.2
+    (DPMppPairs(), 2),
+    (Midpoint(), 2),
+    (FlowHeun(), 2),
+]
 
 
 PATHS = lru_cache(Path.of)
@@ -42,6 +58,12 @@ PATHS = lru_cache(Path.of)
 def test_declared_order(sampler, order, dims, schedule):
     steps = (40, 80, 160) if order < 4 else (80, 160, 320)  # the higher the order, the later it shows
     measured, errors = convergence(PATHS(dims, schedule), sampler, steps)
+    assert measured == pytest.approx(order, abs=0.15), errors
+
+
+@pytest.mark.parametrize(("sampler", "order"), OF_OTHERS, ids=str)
+def test_declared_order_in_the_plane(sampler, order):
+    measured, errors = convergence(PATHS(2, LinearVP()), sampler, (40, 80, 160))
     assert measured == pytest.approx(order, abs=0.15), errors
 
 

@@ -16,7 +16,9 @@ from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Affine, AtTimestep, Data, Noise, Preconditioner, V, Velocity
 from unnoise.core.processes import Gaussian, Process
 from unnoise.core.schedules import Discrete, DiscreteCosine, DiscreteVP, RectifiedFlow, Schedule, ZeroTerminal
+from unnoise.samplers.deis_log import LogDEIS
 from unnoise.samplers.grids import Grid
+from unnoise.samplers.loop import Sampler
 from unnoise.samplers.registry import find
 from unnoise.samplers.timesteps import (
     BetaBetween,
@@ -29,6 +31,7 @@ from unnoise.samplers.timesteps import (
     Linspace,
     Trailing,
 )
+from unnoise.samplers.unipc import UniPC
 
 WHERE = "scheduler_config.json"
 
@@ -50,7 +53,7 @@ class Solver:
     to_data: whether its walk ends at the data rather than at timestep 0, given the configuration.
     """
 
-    sampler: Callable[[Mapping[str, Any]], str]
+    sampler: Callable[[Mapping[str, Any]], str | Sampler]
     spacing: str
     spare: int = 0
     whole: bool = True
@@ -64,9 +67,10 @@ def read_scheduler(config: Mapping[str, Any], pipeline: str = "") -> Scheduled:
     Raises InputError for schedulers, beta schedules and settings that are unknown or not supported, naming them.
     """
     kind = str(config.get("_class_name", "none"))
-    if kind in FLOWS or (config.get("use_flow_sigmas") and kind in SOLVERS):
+    find(f"scheduler in {WHERE}", kind, {**SOLVERS, **FLOWS})
+    if kind in FLOWS or config.get("use_flow_sigmas"):
         return _flow(kind, config, pipeline)
-    return _discrete(kind, find(f"scheduler in {WHERE}", kind, SOLVERS), config, pipeline)
+    return _discrete(kind, SOLVERS[kind], config, pipeline)
 
 
 # -- discrete schedules ----------------------------------------------------------------------------------------------------------
@@ -181,23 +185,23 @@ def _dpm_singlestep(config: Mapping[str, Any]) -> str:
     return "dpmpp-2s"
 
 
-def _unipc(config: Mapping[str, Any]) -> str:
+def _unipc(config: Mapping[str, Any]) -> str | Sampler:
     """Their solver_order counts the predictor's; ours is that of the whole, one more."""
     # their B_1 = h is infinite in a step to the data, and they make NaN of it: the weights solved for need no B
     shortcut = config.get("solver_type", "bh2") == "bh2"
-    named = {1: "unipc-bh2-2", 2: "unipc-bh2", 3: "unipc-bh2-4"} if shortcut else {1: "unipc-2", 2: "unipc", 3: "unipc-4"}
-    return _of_order("UniPC", config, named)
+    usual = "unipc-bh2" if shortcut else "unipc"
+    return _of_order("UniPC", config, {1: UniPC(order=2, shortcut=shortcut), 2: usual, 3: UniPC(order=4, shortcut=shortcut)})
 
 
-def _deis(config: Mapping[str, Any]) -> str:
-    return _of_order("DEIS", config, {1: "euler", 2: "deis-log", 3: "deis-log-3"})
+def _deis(config: Mapping[str, Any]) -> str | Sampler:
+    return _of_order("DEIS", config, {1: "euler", 2: "deis-log", 3: LogDEIS(order=3)})
 
 
-def _of_order(who: str, config: Mapping[str, Any], named: Mapping[int, str]) -> str:
+def _of_order(who: str, config: Mapping[str, Any], known: Mapping[int, str | Sampler]) -> str | Sampler:
     order = config.get("solver_order", 2)
-    if order not in named:
-        raise InputError(f"{WHERE}: solver_order {order!r} of {who} is not supported; {', '.join(map(str, named))} are")
-    return named[order]
+    if order not in known:
+        raise InputError(f"{WHERE}: solver_order {order!r} of {who} is not supported; {', '.join(map(str, known))} are")
+    return known[order]
 
 
 def _plms(config: Mapping[str, Any]) -> str:
@@ -307,6 +311,7 @@ class Usual(NamedTuple):
 
 PIPELINES: Mapping[str, Usual] = MappingProxyType(
     {
+        "StableDiffusionXLInpaint": Usual(50, 7.5),
         "StableDiffusionXL": Usual(50, 5.0),
         "StableDiffusion3": Usual(28, 7.0),
         "StableDiffusion": Usual(50, 7.5),
@@ -320,7 +325,7 @@ PIPELINES: Mapping[str, Usual] = MappingProxyType(
 """By the beginnings of their class names, the longer before the shorter."""
 
 
-def _sampling(sampler: str, grid: Grid, config: Mapping[str, Any], pipeline: str) -> Sampling:
+def _sampling(sampler: str | Sampler, grid: Grid, config: Mapping[str, Any], pipeline: str) -> Sampling:
     usual = next((u for name, u in PIPELINES.items() if pipeline.startswith(name)), Usual(50, 7.5))
     if sampler in ("lcm", "tcd") and isinstance(grid, Distilled):
         usual = Usual(4, 1.0)

@@ -1,0 +1,262 @@
+"""What scheduler_config.json says, beside diffusers' own schedulers of it: timesteps, noise levels, the start; what is refused."""
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+
+from unnoise.checkpoints.allowed import ALLOWED
+from unnoise.checkpoints.config import allow, decode, encode
+from unnoise.checkpoints.foreign.scheduler import SOLVERS, read_scheduler
+from unnoise.control.sampling import Sampling
+from unnoise.core.errors import InputError
+from unnoise.core.preconditioning import AtTimestep, Preconditioner
+from unnoise.core.processes import Gaussian, Process
+from unnoise.core.random import Streams
+from unnoise.core.schedules import RectifiedFlow
+from unnoise.samplers.timesteps import FlowSteps
+
+diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # NumPy's, of their code
+
+LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+# as the well-known models ship them
+SHIPPED = {
+    "Stable Diffusion 1.5": (
+        {**LATENT, "_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "clip_sample": False, "set_alpha_to_one": False,
+         "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None},
+        "StableDiffusionPipeline", ("plms", 50, 7.5),
+    ),
+    "Stable Diffusion 2.1": (
+        {**LATENT, "_class_name": "DDIMScheduler", "clip_sample": False, "prediction_type": "v_prediction",
+         "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None},
+        "StableDiffusionPipeline", ("ddim", 50, 7.5),
+    ),
+    "Stable Diffusion XL": (
+        {**LATENT, "_class_name": "EulerDiscreteScheduler", "clip_sample": False, "interpolation_type": "linear",
+         "prediction_type": "epsilon", "sample_max_value": 1.0, "set_alpha_to_one": False, "skip_prk_steps": True,
+         "steps_offset": 1, "timestep_spacing": "leading", "trained_betas": None, "use_karras_sigmas": False},
+        "StableDiffusionXLPipeline", ("euler", 50, 5.0),
+    ),
+    "SDXL-Turbo": (
+        {**LATENT, "_class_name": "EulerAncestralDiscreteScheduler", "prediction_type": "epsilon", "steps_offset": 1,
+         "timestep_spacing": "trailing", "trained_betas": None},
+        "StableDiffusionXLPipeline", ("euler-ancestral", 50, 5.0),
+    ),
+    "LCM": (
+        {**LATENT, "_class_name": "LCMScheduler", "clip_sample": False, "original_inference_steps": 50, "set_alpha_to_one": True,
+         "steps_offset": 0, "timestep_scaling": 10.0, "timestep_spacing": "leading", "trained_betas": None},
+        "LatentConsistencyModelPipeline", ("lcm", 4, 1.0),
+    ),
+    "PixArt-Sigma": (
+        {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++", "beta_end": 0.02, "beta_schedule": "linear",
+         "beta_start": 0.0001, "solver_order": 2, "solver_type": "midpoint", "timestep_spacing": "linspace", "variance_type": None},
+        "PixArtSigmaPipeline", ("dpmpp-2m", 20, 4.5),
+    ),
+    "Sana": (
+        {"_class_name": "DPMSolverMultistepScheduler", "flow_shift": 3.0, "prediction_type": "flow_prediction", "solver_order": 2,
+         "use_flow_sigmas": True},
+        "SanaPipeline", ("dpmpp-2m", 20, 4.5),
+    ),
+    "Stable Diffusion 3": (
+        {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0},
+        "StableDiffusion3Pipeline", ("euler", 28, 7.0),
+    ),
+    "FLUX.1 schnell": (
+        {"_class_name": "FlowMatchEulerDiscreteScheduler", "base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 4096,
+         "max_shift": 1.15, "num_train_timesteps": 1000, "shift": 1.0, "use_dynamic_shifting": False},
+        "FluxPipeline", ("euler", 28, 1.0),
+    ),
+}  # fmt: skip
+
+
+def theirs_of(config):
+    return getattr(diffusers, config["_class_name"]).from_config(config)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_timesteps_and_start_of_shipped_models(name):
+    """The network is told exactly their timesteps; the walk starts from noise of their variance; names, steps and guidance."""
+    config, pipeline, (sampler, steps, guidance) = SHIPPED[name]
+    ours = read_scheduler(config, pipeline)
+    assert (ours.sampling.sampler, ours.sampling.steps, ours.sampling.guidance) == (sampler, steps, guidance)
+    theirs = theirs_of(config)
+    for n in (1, 4, 20, 30, 50):
+        if n == 1 and config.get("timestep_spacing") == "linspace":
+            continue
+        if pipeline == "FluxPipeline":
+            theirs.set_timesteps(sigmas=np.linspace(1, 1 / n, n))
+        else:
+            theirs.set_timesteps(n)
+        timesteps = theirs.timesteps.double()
+        if sampler == "plms" and n > 1:
+            timesteps = torch.cat([timesteps[:1], timesteps[2:]])  # its first step calls the network twice
+        told = told_at(ours, n) * 1000
+        torch.testing.assert_close(told, timesteps, atol=2e-3, rtol=0)
+    scale = float(getattr(theirs, "init_noise_sigma", 1.0))
+    if hasattr(theirs, "sigmas") and name.startswith(("Stable Diffusion XL", "SDXL")):
+        scale /= float(theirs.sigmas[0] ** 2 + 1) ** 0.5  # they start in x / alpha
+    noise = Streams.of(3, 4).normal("prior", (2,))
+    torch.testing.assert_close(ours.process.prior((2,), Streams.of(3, 4)), noise * scale, rtol=1e-5, atol=0)
+
+
+def told_at(ours, steps, shape=(4, 8, 8)):
+    """The noise levels that a walk tells the network, (steps,) float64."""
+    times = ours.sampling.choice().grid.of(shape).times(steps, ours.process)
+    return ours.preconditioner.before(ours.process, torch.zeros(steps, 1), times[:steps])[1].double()
+
+
+@pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("zero", [False, True])
+def test_noise_levels(beta_schedule, zero):
+    """alpha of every timestep beside their alphas_cumprod, which float32 products have brought to 1e-4 of itself or 1e-7."""
+    config = {**LATENT, "beta_schedule": beta_schedule, "rescale_betas_zero_snr": zero, "_class_name": "DDIMScheduler",
+              "prediction_type": "v_prediction"}  # fmt: skip
+    process = read_scheduler(config).process
+    assert isinstance(process, Gaussian)
+    alpha2 = process.schedule.alpha(torch.arange(1, 1001, dtype=torch.float64) / 1000) ** 2
+    torch.testing.assert_close(alpha2, theirs_of(config).alphas_cumprod.double(), rtol=1e-3, atol=2e-7)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_what_the_network_predicts(prediction):
+    """x0 of a raw output, beside their formula, at six timesteps."""
+    config = {**LATENT, "_class_name": "DDIMScheduler", "prediction_type": prediction, "clip_sample": False}
+    ours, theirs = read_scheduler(config), theirs_of(config)
+    theirs.set_timesteps(1000)
+    timesteps = [0, 1, 100, 500, 900, 999]
+    x, out = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
+    want = torch.stack([theirs.step(out[i], k, x[i]).pred_original_sample for i, k in enumerate(timesteps)])
+    t = (torch.tensor(timesteps, dtype=torch.float64) + 1) / 1000
+    seen, told = ours.preconditioner.before(ours.process, x, t)
+    assert torch.equal(seen, x)
+    torch.testing.assert_close(told * 1000, torch.tensor(timesteps).float())
+    torch.testing.assert_close(ours.preconditioner.after(ours.process, out, x, t).x0, want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_flow_predicts_velocity_and_is_told_its_sigma():
+    ours = read_scheduler(SHIPPED["Stable Diffusion 3"][0], "StableDiffusion3Pipeline")
+    x, out = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([1.0, 0.6, 0.01], dtype=torch.float64)
+    seen, told = ours.preconditioner.before(ours.process, x, t)
+    assert torch.equal(seen, x)
+    torch.testing.assert_close(told, t.float())
+    torch.testing.assert_close(ours.preconditioner.after(ours.process, out, x, t).x0, x - t[:, None].float() * out)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (128, 128), (96, 160)])
+def test_flux_shifts_by_the_number_of_tokens(height, width):
+    """mu as their pipeline computes it; states of 16 channels, patched two by two."""
+    pipeline = importlib.import_module("diffusers.pipelines.flux.pipeline_flux")
+    config = {**SHIPPED["FLUX.1 schnell"][0], "shift": 3.0, "use_dynamic_shifting": True}
+    ours, theirs = read_scheduler(config, "FluxPipeline"), theirs_of(config)
+    theirs.set_timesteps(sigmas=np.linspace(1, 1 / 28, 28), mu=pipeline.calculate_shift(height * width // 4, 256, 4096, 0.5, 1.15))
+    grid = ours.sampling.choice().grid
+    times = grid.of((16, height, width)).times(28, ours.process)
+    torch.testing.assert_close(times, theirs.sigmas.double(), rtol=1e-6, atol=1e-7)
+    with pytest.raises(InputError, match="ask it `of` the states' shape"):
+        grid.times(28, ours.process)
+    with pytest.raises(InputError, match=r"states \(channels, height, width\)"):
+        grid.of((3,))
+
+
+def test_a_dynamic_flow_without_a_pipelines_sigmas():
+    """As Stable Diffusion 3.5 may be set: 1 ... 1 / 1000 evenly, then shifted once."""
+    config = {**SHIPPED["FLUX.1 schnell"][0], "use_dynamic_shifting": True}
+    ours, theirs = read_scheduler(config, "StableDiffusion3Pipeline"), theirs_of(config)
+    theirs.set_timesteps(28, mu=0.5)
+    times = ours.sampling.choice().grid.of((16, 32, 32)).times(28, ours.process)  # 256 tokens: mu = 0.5
+    torch.testing.assert_close(times, theirs.sigmas.double(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("curve", ["karras", "exponential", "beta"])
+@pytest.mark.parametrize("kind", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
+def test_curves_of_sigmas(kind, curve):
+    config = {**LATENT, "_class_name": kind, f"use_{curve}_sigmas": True, "timestep_spacing": "leading", "steps_offset": 1}
+    ours, theirs = read_scheduler(config), theirs_of(config)
+    assert isinstance(ours.process, Gaussian)
+    for n in (1, 2, 12):
+        theirs.set_timesteps(n)
+        times = ours.sampling.choice().grid.times(n, ours.process)
+        ratios = ours.process.schedule.sigma(times) / ours.process.schedule.alpha(times)
+        if n > 1 or kind == "DPMSolverMultistepScheduler":
+            torch.testing.assert_close(ratios, theirs.sigmas.double(), rtol=1e-4, atol=1e-6)
+        told = told_at(ours, n) * 1000
+        assert bool((told.diff() < 0).all())
+
+
+def test_a_walk_that_would_end_where_it_begins_is_a_step_shorter():
+    """Timestep 0 is the last of a leading spacing without offset, and the end too, where the end is not the data."""
+    ours = read_scheduler({**LATENT, "_class_name": "PNDMScheduler", "skip_prk_steps": True})
+    times = ours.sampling.choice().grid.times(10, ours.process)
+    assert len(times) == 10
+    assert float(times[-1]) == 0.001
+    karras = {**LATENT, "_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}
+    ours = read_scheduler(karras)
+    times = ours.sampling.choice().grid.times(10, ours.process)
+    assert (len(times), float(times[0]), float(times[-1])) == (10, 1.0, 0.001)
+
+
+def test_clipping_and_thresholding():
+    assert read_scheduler({"_class_name": "DDPMScheduler"}).sampling.threshold == 0  # their class clips unless told not to
+    assert read_scheduler({"_class_name": "DDIMScheduler", "clip_sample": False}).sampling.threshold is None
+    settings = {"_class_name": "DPMSolverMultistepScheduler", "thresholding": True, "dynamic_thresholding_ratio": 0.95}
+    assert read_scheduler(settings).sampling.threshold == 0.95
+
+
+@pytest.mark.parametrize("kind", [*SOLVERS, "FlowMatchEulerDiscreteScheduler"])
+def test_what_is_read_can_be_saved(kind):
+    """As a model's config.json is: encoded, decoded, equal."""
+    config = {**LATENT, "_class_name": kind, "skip_prk_steps": True, "use_dynamic_shifting": kind.startswith("Flow")}
+    classes = {**ALLOWED, **allow(Sampling)}
+    process, preconditioner, sampling = read_scheduler(config)
+    for cls, value in ((Process, process), (Preconditioner, preconditioner), (Sampling, sampling)):
+        assert decode(cls, encode(value), classes, "config.json") == value
+
+
+def test_refusals():
+    def of(kind, **settings):
+        return lambda: read_scheduler({**LATENT, "_class_name": kind, **settings})
+
+    for make, said in [
+        (of("EulerDiscretScheduler"), r"unknown scheduler .* 'EulerDiscretScheduler'; did you mean 'EulerDiscreteScheduler'"),
+        (lambda: read_scheduler({}), "unknown scheduler in scheduler_config.json 'none'"),
+        (of("FlowMatchEulerDiscretScheduler"), "did you mean .*'FlowMatchEulerDiscreteScheduler'"),
+        (of("DDIMScheduler", beta_schedule="cosine"), "unknown beta_schedule in scheduler_config.json 'cosine'"),
+        (of("DDIMScheduler", prediction_type="eps"), "unknown prediction_type .* 'eps'; did you mean 'epsilon'"),
+        (of("DDIMScheduler", timestep_spacing="lin"), "unknown timestep_spacing .* did you mean .*'linspace'"),
+        (of("DDIMScheduler", trained_betas=[0.1]), "trained_betas lists betas"),
+        (of("EulerDiscreteScheduler", rescale_betas_zero_snr=True), "divides by alpha"),
+        (of("EulerDiscreteScheduler", interpolation_type="log_linear"), "interpolation_type 'log_linear' .* 'linear' is"),
+        (of("DPMSolverMultistepScheduler", algorithm_type="dpmsolver"), "algorithm_type 'dpmsolver' of order 2"),
+        (of("DPMSolverSinglestepScheduler", solver_order=3), "singlestep 'dpmsolver\\+\\+' of order 3"),
+        (of("UniPCMultistepScheduler", solver_order=4), "solver_order 4 of UniPC is not supported; 1, 2, 3 are"),
+        (of("PNDMScheduler"), "Runge-Kutta"),
+        (of("DDPMScheduler", variance_type="learned_range"), "variance_type 'learned_range'"),
+        (of("FlowMatchEulerDiscreteScheduler", shift_terminal=0.1), "shift_terminal 0.1"),
+        (of("FlowMatchEulerDiscreteScheduler", use_karras_sigmas=True), "a flow with Karras"),
+        (of("FlowMatchEulerDiscreteScheduler", invert_sigmas=True), "invert_sigmas True"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            make()
+    ours = read_scheduler({**LATENT, "_class_name": "LCMScheduler"})
+    with pytest.raises(InputError, match="distilled for 50 timesteps"):
+        ours.sampling.choice().grid.times(51, ours.process)
+    ours = read_scheduler({**LATENT, "_class_name": "EulerDiscreteScheduler"})
+    with pytest.raises(InputError, match="use fewer steps"):
+        read_scheduler({**LATENT, "_class_name": "DDIMScheduler"}).sampling.choice().grid.times(1001, ours.process)
+    settings = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "use_karras_sigmas": True}
+    ours = read_scheduler({**LATENT, "_class_name": "EulerDiscreteScheduler", **settings})
+    with pytest.raises(InputError, match="infinite where nothing is left"):
+        ours.sampling.choice().grid.times(10, ours.process)
+    for wrong in ({"first": -0.1}, {"first": 1.0}, {"ticks": 0}):
+        with pytest.raises(InputError, match="AtTimestep"):
+            AtTimestep(read_scheduler({"_class_name": "DDIMScheduler"}).preconditioner.target, **wrong)
+
+
+def test_shifts_of_flow_steps():
+    """Esser et al. 2024, eq. 23: t / (1 - t) is multiplied by the shift."""
+    process = Gaussian(RectifiedFlow())
+    plain, moved = (FlowSteps(shift).times(10, process)[1:-1] for shift in (1.0, 3.0))
+    torch.testing.assert_close(moved / (1 - moved), 3 * plain / (1 - plain))
