@@ -104,7 +104,7 @@ class Control(Attachment):
 
     def prepare(self, codec: Codec) -> tuple[Cond, Cond]:
         device = next(self.network.parameters()).device
-        x = torch.from_numpy(_sized(self.picture, codec, self.name)).to(device)[None]
+        x = torch.tensor(_sized(self.picture, codec, self.name), device=device)[None]
         own = self.network.hint(x.permute(0, 3, 1, 2) / 255, lambda _: _encoded(codec, x, self.network.centred).to(device))
         if self.mode is not None:
             own["mode"] = torch.tensor([self.mode], device=device)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -28,20 +29,25 @@ class PictureEncoder:
 
     def __init__(self, source: str | Path) -> None:
         self.network = _open(str(source))
-        side = int(self.network.config.image_size)
-        self.prepare = Preparation(side, "bicubic", (side, side), 1 / 255, MEAN, STD)
+        self.side = int(self.network.config.image_size)
+        self.cut = Preparation(None, "bicubic", (self.side, self.side), 1 / 255, MEAN, STD)
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[np.ndarray]) -> Seen:
         """uint8 (H, W, 3), of any sizes; what lies beside the square in the middle is not seen."""
-        return self._seen(torch.cat([self.prepare(torch.from_numpy(p).permute(2, 0, 1)[None]) for p in pictures]))
+        return self._seen(torch.cat([self.cut(self._resized(p).permute(2, 0, 1)[None]) for p in pictures]))
 
     @torch.no_grad()
     def nothing(self) -> Seen:
         """Of no picture, as IP-Adapters were trained to be told it: embeddings of zeros, and the tokens of a picture of zeros."""
-        side = int(self.network.config.image_size)
-        seen = self._seen(torch.zeros(1, 3, side, side))
+        seen = self._seen(torch.zeros(1, 3, self.side, self.side))
         return Seen(torch.zeros_like(seen.embeddings), seen.tokens)
+
+    def _resized(self, picture: np.ndarray) -> Tensor:
+        """The shorter side as long as is seen. By Pillow, as CLIP's own preparation does it to the last bit."""
+        height, width = picture.shape[:2]
+        size = [int(self.side * side / min(height, width)) for side in (width, height)]
+        return torch.tensor(np.asarray(Image.fromarray(picture).resize((size[0], size[1]), Image.Resampling.BICUBIC)))
 
     def _seen(self, x: Tensor) -> Seen:
         out = self.network(pixel_values=x, output_hidden_states=True)
@@ -57,6 +63,9 @@ def _open(source: str) -> Any:
     if not local and (source.startswith((".", "/", "~")) or source.count("/") != 1):
         raise InputError(f"{source}: no such folder, and not a name on the hub, which is OWNER/NAME")
     try:
+        told = transformers.AutoConfig.from_pretrained(source).model_type
+        if told not in ("clip", "clip_vision_model"):
+            raise ValueError(f"it is a {told}, not a CLIP")
         kind: Any = transformers.CLIPVisionModelWithProjection
         network, info = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as e:

@@ -1,0 +1,209 @@
+"""Adapters beside whole pipelines of diffusers', loaded from their files: from the same starting noise the same picture."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+import unnoise
+from unnoise.checkpoints.foreign.adapters import controlnet, face_prompt, picture_prompt
+from unnoise.control.self_guidance import PerturbedAttention
+from unnoise.core.errors import InputError
+from unnoise.model import DiffusionModel
+from unnoise.networks.layers import patchify, unpatchify
+
+diffusers = pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
+import checkpoints.foreign_pipelines as tiny  # noqa: E402
+from checkpoints.test_foreign_pictures import PROMPTS, SEEDS, latents, noise, same  # noqa: E402
+
+RNG = np.random.default_rng(0)
+PICTURES = [RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in range(3)]
+SHOWN = [Image.fromarray(p) for p in PICTURES]
+HINT = {"conditioning_embedding_out_channels": (8, 8)}
+UNET = ("in_channels", "block_out_channels", "layers_per_block", "norm_num_groups", "down_block_types", "cross_attention_dim")
+
+
+def saved(network: Any, folder: Path) -> Path:
+    tiny.randomised(network).save_pretrained(folder)
+    return folder
+
+
+def control_net(pipeline: Any, folder: Path) -> Any:
+    """One for the U-Net of a pipeline, saved in the folder."""
+    config = {name: pipeline.unet.config[name] for name in (*UNET, "attention_head_dim")}
+    network = diffusers.ControlNetModel(**config, **HINT)
+    saved(network, folder)
+    return network
+
+
+def ip_adapter(unet: Any, folder: Path) -> Path:
+    """A plain one for a U-Net, and the encoder of pictures beside it."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = CLIPVisionConfig(
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=12,
+        patch_size=4,
+        projection_dim=6,
+    )
+    tiny.randomised(CLIPVisionModelWithProjection(config)).save_pretrained(folder / "image_encoder")
+    tensors = {"image_proj.proj.weight": torch.randn(64, 6), "image_proj.proj.bias": torch.randn(64)}
+    tensors |= {"image_proj.norm.weight": torch.randn(16), "image_proj.norm.bias": torch.randn(16)}
+    for i, name in enumerate(unet.attn_processors):
+        if name.endswith("attn2.processor"):
+            width = unet.get_submodule(name.removesuffix(".processor")).to_q.out_features
+            tensors |= {f"ip_adapter.{i}.to_{x}_ip.weight": torch.randn(width, 16) / 4 for x in "kv"}
+    save_file(tensors, folder / "ip.safetensors")
+    return folder / "ip.safetensors"
+
+
+@pytest.fixture(scope="module")
+def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, DiffusionModel]:
+    folder = tmp_path_factory.mktemp("sd")
+    pipeline = tiny.stable_diffusion(folder / "parts")
+    return pipeline, unnoise.load(tiny.save(pipeline, folder / "model"))
+
+
+def test_two_control_nets_and_a_picture_prompt_at_once(stable_diffusion: tuple, tmp_path: Path) -> None:
+    """The second ControlNet acts in the first half of the steps alone; two pictures prompt together."""
+    plain, model = stable_diffusion
+    nets = [control_net(plain, tmp_path / name) for name in ("a", "b")]
+    file = ip_adapter(plain.unet, tmp_path)
+    parts = {**plain.components, "unet": copy.deepcopy(plain.unet), "controlnet": nets}
+    pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_ip_adapter(str(tmp_path), subfolder="", weight_name=file.name, low_cpu_mem_usage=False)
+    pipeline.set_ip_adapter_scale(0.6)
+    how = {"num_inference_steps": 6, "guidance_scale": 4.0, "controlnet_conditioning_scale": [0.8, 0.5]}
+    shown = {"image": SHOWN[:2], "ip_adapter_image": [SHOWN[1:]]}
+    expected = latents(pipeline, model, **how, **shown, control_guidance_end=[1.0, 0.5])
+    half = float(model.config.sampling.choice().grid.of(model.codec.shape()).times(6, model.config.process)[3])
+    attached = model.attached(
+        controlnet(tmp_path / "a", PICTURES[0], 0.8),
+        controlnet(tmp_path / "b", PICTURES[1], 0.5, interval=(half, 1.0)),
+        picture_prompt(file, PICTURES[1:], scale=0.6),
+    )
+    same(attached, pipeline, expected, steps=6, guidance=4.0)
+    alone = latents(plain, model, num_inference_steps=6, guidance_scale=4.0)
+    same(model, plain, alone, steps=6, guidance=4.0)  # the model itself is as it was
+    assert (alone - expected).abs().max() > 0.1
+
+
+def test_guess_mode(stable_diffusion: tuple, tmp_path: Path) -> None:
+    plain, model = stable_diffusion
+    parts = {**plain.components, "controlnet": control_net(plain, tmp_path / "a")}
+    pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    how = {"num_inference_steps": 4, "guidance_scale": 3.0, "guess_mode": True, "controlnet_conditioning_scale": 0.9}
+    x = noise(model)
+    expected = pipeline(["", ""], [SHOWN[0]] * 2, latents=x, output_type="latent", **how).images
+    attached = model.attached(controlnet(tmp_path / "a", PICTURES[0], 0.9, guess=True))
+    states: list[Tensor] = []
+    attached.sample(n=2, sample_seeds=SEEDS, steps=4, guidance=3.0, watch=lambda i, n, x: states.append(x))
+    assert float((states[-1] - expected).abs().max() / expected.std()) < 1e-3
+
+
+def test_t2i_adapter(stable_diffusion: tuple, tmp_path: Path) -> None:
+    plain, model = stable_diffusion
+    adapter = diffusers.T2IAdapter(channels=[8, 16], num_res_blocks=1, downscale_factor=2)
+    saved(adapter, tmp_path / "sketch")
+    parts = {k: v for k, v in plain.components.items() if k != "image_encoder"}
+    pipeline = diffusers.StableDiffusionAdapterPipeline(**parts, adapter=adapter, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    how = {"num_inference_steps": 4, "guidance_scale": 3.0, "adapter_conditioning_scale": 0.7}
+    expected = latents(pipeline, model, image=[SHOWN[0]] * 2, **how)
+    same(model.attached(controlnet(tmp_path / "sketch", PICTURES[0], 0.7)), pipeline, expected, steps=4, guidance=3.0)
+
+
+def test_perturbed_attention_beside_a_control_net(stable_diffusion: tuple, tmp_path: Path) -> None:
+    """Their scale is ours less 1; both halves of their batch are told the same of the control picture."""
+    plain, model = stable_diffusion
+    parts = {**plain.components, "unet": copy.deepcopy(plain.unet), "controlnet": control_net(plain, tmp_path / "a")}
+    pipeline = diffusers.StableDiffusionControlNetPAGPipeline(**parts, requires_safety_checker=False, pag_applied_layers="mid")
+    pipeline.set_progress_bar_config(disable=True)
+    expected = latents(pipeline, model, image=[SHOWN[0]] * 2, num_inference_steps=4, guidance_scale=0.0, pag_scale=2.0)
+    attached = model.attached(controlnet(tmp_path / "a", PICTURES[0]))
+    same(attached, pipeline, expected, steps=4, guidance=1.0, inner=PerturbedAttention(3.0))
+
+
+def exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their control pictures are drawn from the autoencoder's posterior; here they are its mean."""
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
+
+
+@pytest.mark.parametrize("summary", [True, False])
+def test_stable_diffusion_3(summary: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exactly(monkeypatch)
+    plain = tiny.sd3(tmp_path / "parts")
+    config = {k: v for k, v in plain.transformer.config.items() if not k.startswith("_") and k != "num_layers"}
+    net = diffusers.SD3ControlNetModel(**config, num_layers=1, force_zeros_for_pooled_projection=not summary)
+    saved(net, tmp_path / "net")
+    model = unnoise.load(tiny.save(plain, tmp_path / "model"))
+    pipeline = diffusers.StableDiffusion3ControlNetPipeline(**plain.components, controlnet=net)
+    pipeline.set_progress_bar_config(disable=True)
+    how = {"num_inference_steps": 3, "guidance_scale": 3.0, "controlnet_conditioning_scale": 0.8}
+    expected = latents(pipeline, model, control_image=[SHOWN[0]] * 2, **how, height=16, width=16)
+    same(model.attached(controlnet(tmp_path / "net", PICTURES[0], 0.8)), pipeline, expected, steps=3, guidance=3.0)
+
+
+def test_flux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exactly(monkeypatch)
+    plain = tiny.flux(tmp_path / "parts")
+    names = ("in_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim", "pooled_projection_dim")
+    config = {k: plain.transformer.config[k] for k in (*names, "axes_dims_rope")}
+    net = diffusers.FluxControlNetModel(**config, num_layers=1, num_single_layers=1, num_mode=3)
+    saved(net, tmp_path / "net")
+    model = unnoise.load(tiny.save(plain, tmp_path / "model"))
+    pipeline = diffusers.FluxControlNetPipeline(**plain.components, controlnet=net)
+    pipeline.set_progress_bar_config(disable=True)
+    x = patchify(noise(model, (4, 8, 8)), 2)
+    how = {"num_inference_steps": 3, "guidance_scale": 2.5, "controlnet_conditioning_scale": 0.8, "control_mode": 2}
+    packed = pipeline(
+        PROMPTS, latents=x, output_type="latent", control_image=[SHOWN[0]] * 2, height=16, width=16, **how
+    ).images  # fmt: skip
+    attached = model.attached(controlnet(tmp_path / "net", PICTURES[0], 0.8, mode=2))
+    same(attached, pipeline, unpatchify(packed, 4, 4, 2), steps=3, guidance=2.5, height=16, width=16)
+
+
+def test_bad_input(stable_diffusion: tuple, tmp_path: Path) -> None:
+    plain, model = stable_diffusion
+    control_net(plain, tmp_path / "a")
+    file = ip_adapter(plain.unet, tmp_path)
+    Image.fromarray(PICTURES[0]).save(tmp_path / "edges.png")
+    (tmp_path / "text.png").write_text("no picture")
+    config = {name: plain.unet.config[name] for name in UNET}
+    saved(diffusers.ControlNetModel(**{**config, "block_out_channels": (8, 24)}, **HINT), tmp_path / "other")
+    wide = np.zeros((16, 24, 3), np.uint8)
+    for make, message in (
+        (lambda: controlnet(tmp_path / "b", PICTURES[0]), "b: no such folder; a ControlNet or T2I-Adapter is one"),
+        (lambda: controlnet(tmp_path / "a", tmp_path / "none.png"), "none.png: no such picture"),
+        (lambda: controlnet(tmp_path / "a", tmp_path / "text.png"), "text.png: not a picture"),
+        (lambda: controlnet(tmp_path / "a", PICTURES[0], mode=1), "mode 1: the kinds of control pictures .* none"),
+        (lambda: controlnet(tmp_path / "a", PICTURES[0], interval=(0.7, 0.2)), "interval"),
+        (
+            lambda: model.attached(controlnet(tmp_path / "other", PICTURES[0])),
+            r"other does not fit this model: its widths \(8, 24\)",
+        ),
+        (lambda: model.attached(controlnet(tmp_path / "a", wide)).sample("a"), "16 x 24 .height x width., and 16 x 16 is drawn"),
+        (lambda: picture_prompt(tmp_path / "ip.bin", PICTURES), "a pickle, which can run code"),
+        (lambda: picture_prompt(tmp_path / "none.safetensors", PICTURES), "none.safetensors: no such file"),
+        (lambda: picture_prompt(file, []), "give at least one"),
+        (lambda: picture_prompt(file, PICTURES, tmp_path / "a"), "picture encoder"),
+        (lambda: face_prompt(file, torch.zeros(1, 5)), "takes .pictures, 6. from an encoder"),
+    ):
+        with pytest.raises(InputError, match=message) as e:
+            make()
+        assert "\n" not in str(e.value)
+    small = model.attached(controlnet(tmp_path / "a", np.ascontiguousarray(PICTURES[0][::2, ::2])))
+    assert small.sample("a cat", steps=1).settings["attached"][0]["name"] == "a"  # another size of the same shape is resized
