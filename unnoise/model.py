@@ -1,9 +1,9 @@
 """DiffusionModel: codec, conditioner, denoiser and how to sample it, put together, saved and loaded."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from unnoise.checkpoints.allowed import ALLOWED
+from unnoise.checkpoints.card import About, card
 from unnoise.checkpoints.config import allow
 from unnoise.checkpoints.folder import load_weights, read_folder, tensors_hash, write_folder
-from unnoise.checkpoints.foreign.building import build
+from unnoise.checkpoints.foreign.building import Built, build
+from unnoise.checkpoints.foreign.export import write_diffusers
 from unnoise.checkpoints.foreign.folder import licence
 from unnoise.checkpoints.foreign.opening import open_foreign
 from unnoise.checkpoints.foreign.parts import Foreign
@@ -37,20 +39,11 @@ from unnoise.core.random import Streams, derive
 from unnoise.core.state import Cond, Shape, State, batch_size, tree_map
 from unnoise.modalities.image.codec import resized
 from unnoise.modalities.image.inpainting import Inpainting
+from unnoise.modalities.image.latents import Latents
+from unnoise.modalities.words.emphasis import Emphatic
 from unnoise.samplers.loop import sample
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class About:
-    """What the model card says. metrics: name -> value as measured."""
-
-    name: str = "an unnoise model"
-    data: str = "not stated"
-    licence: str = "not stated"
-    examples: tuple[str, ...] = ()
-    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,8 +61,8 @@ class ModelConfig:
         return DiffusionModel(self, self.codec.build(), self.conditioner.build(), self.network.build())
 
 
-MODEL_CLASSES = {**ALLOWED, **allow(ModelConfig, Sampling, About), "model.Sampling": Sampling}
-"""All that a model's config.json may name; `Sampling` by its former name too."""
+MODEL_CLASSES = {**ALLOWED, **allow(ModelConfig, Sampling, About), "model.Sampling": Sampling, "model.About": About}
+"""All that a model's config.json may name; two classes by their former names too."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +114,8 @@ class DiffusionModel:
 
     def save(self, folder: str | Path) -> str:
         """Write the model folder; returns the hash of its tensors. Raises InputError, with nothing lost, on a full disk."""
-        return write_folder(Path(folder), self.config, self.parts.state_dict(), card(self.config, self.hash()))
+        c = self.config
+        return write_folder(Path(folder), c, self.parts.state_dict(), card(c.about, c.sampling, c.network, c.process, self.hash()))
 
     def attached(self, *more: Attachment) -> "DiffusionModel":
         """This model with ControlNets, T2I-Adapters and IP-Adapters beside it, and those that it has already.
@@ -134,6 +128,17 @@ class DiffusionModel:
         other.attachments.check_fit(self.denoiser)
         other.attachments.to(self.device, next(self.denoiser.parameters()).dtype)
         return other
+
+    def export(self, folder: str | Path) -> None:
+        """Write a folder in the layout of the diffusers library. InputError for a model that it has no pipeline for."""
+        c = self.config
+        if not isinstance(self.codec, Latents) or not isinstance(self.conditioner, Emphatic):
+            raise InputError(f"{self.path or c.about.name}: diffusers' pipelines are told words, and denoise codes of pictures")
+        network = self.denoiser.get_submodule("network")
+        built = Built(
+            self.codec, self.conditioner, network, c.conditioner, c.network, c.process, c.preconditioner, c.sampling,
+        )  # fmt: skip
+        write_diffusers(built, Path(folder))
 
     # -- sampling ----------------------------------------------------------------------------------------------------------
 
@@ -398,23 +403,3 @@ def _imported(foreign: Foreign, dtype: torch.dtype) -> DiffusionModel:
         built.sampling, about,
     )  # fmt: skip
     return DiffusionModel(config, built.codec, built.conditioner, built.network)
-
-
-def card(config: ModelConfig, model_hash: str) -> str:
-    """The model card: README.md of a saved model."""
-    about, how = config.about, config.sampling
-    metrics = "\n".join(f"| {k} | {v:.4g} |" for k, v in about.metrics.items())
-    prompts = " ".join(f'"{p}"' for p in about.examples[:2])
-    return f"""# {about.name}
-
-A diffusion model made with unnoise. Weights {model_hash}; config.json holds everything else.
-
-- Trained on: {about.data}
-- Licence: {about.licence}
-- Network: {type(config.network).__name__}; process: {config.process}
-- Sampled by default with {how.named()["sampler"] or how.sampler}, {how.steps} steps, guidance {how.guidance:g}
-
-    unnoise sample THIS_FOLDER {prompts} -n 16 --seed 7 --out samples
-
-{"| measure | value |" + chr(10) + "|---|---|" + chr(10) + metrics if metrics else "No measures were recorded."}
-"""

@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "measure a model or samples against real data, and write a report",
     "compare": "diffusion against GANs and autoencoders on your data, at equal parameters and compute",
     "info": "what a file, a model or a run is, and the command that makes it again",
+    "export": "write a model in the layout of diffusers, for its pipelines to load",
     "example": "write a small real data set to try things on (digits, stacked-digits, breast-cancer)",
     "demo": "train on real handwritten digits and draw everything, in a few minutes",
 }

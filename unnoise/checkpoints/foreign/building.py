@@ -65,7 +65,7 @@ class Built:
     codec: Latents
     conditioner: Emphatic
     network: nn.Module
-    conditioner_config: EmphaticConfig
+    conditioner_config: Buildable
     network_config: Buildable
     process: Process
     preconditioner: Preconditioner

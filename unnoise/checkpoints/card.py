@@ -1,0 +1,38 @@
+"""The model card: what a saved model says of itself, for people to read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from unnoise.control.sampling import Sampling
+from unnoise.core.codec import Buildable
+from unnoise.core.processes import Process
+
+
+@dataclass(frozen=True)
+class About:
+    """What the model card says. metrics: name -> value as measured."""
+
+    name: str = "an unnoise model"
+    data: str = "not stated"
+    licence: str = "not stated"
+    examples: tuple[str, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def card(about: About, how: Sampling, network: Buildable, process: Process, model_hash: str) -> str:
+    """The model card: README.md of a saved model."""
+    metrics = "\n".join(f"| {k} | {v:.4g} |" for k, v in about.metrics.items())
+    prompts = " ".join(f'"{p}"' for p in about.examples[:2])
+    return f"""# {about.name}
+
+A diffusion model made with unnoise. Weights {model_hash}; config.json holds everything else.
+
+- Trained on: {about.data}
+- Licence: {about.licence}
+- Network: {type(network).__name__}; process: {process}
+- Sampled by default with {how.named()["sampler"] or how.sampler}, {how.steps} steps, guidance {how.guidance:g}
+
+    unnoise sample THIS_FOLDER {prompts} -n 16 --seed 7 --out samples
+
+{"| measure | value |" + chr(10) + "|---|---|" + chr(10) + metrics if metrics else "No measures were recorded."}
+"""

@@ -1,0 +1,159 @@
+"""A model in the layout of the diffusers library, for its own pipelines to load: the way back from `building`.
+
+Our tensors are cut into theirs by the tables that laid them together (`diffusers_names`). The scheduler's file is written only if
+it is read here as the model's own process and sampler again.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unnoise.checkpoints.diffusers_names import FLUX_TABLE, SD3_TABLE, UNET_TABLE, Table, sources_of
+from unnoise.checkpoints.foreign.building import Built
+from unnoise.checkpoints.foreign.theirs import flux_theirs, kl_theirs, scheduler_theirs, sd3_theirs, unet_theirs
+from unnoise.checkpoints.foreign.vae_names import KL_TABLE
+from unnoise.core.codec import within
+from unnoise.core.errors import InputError
+from unnoise.modalities.image.inpainting import Inpainting
+from unnoise.modalities.image.latents import Latents
+from unnoise.modalities.words.frozen import Frozen
+from unnoise.modalities.words.settings import WithSizes
+from unnoise.networks.flux import FluxConfig
+from unnoise.networks.kl_autoencoder import KLAutoencoderConfig
+from unnoise.networks.sd3 import SD3Config
+from unnoise.networks.sd_unet import SDUNetConfig
+
+VERSION = "0.36.0"
+"""Of diffusers, whose layout this is."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """pipeline: their class. network: what it calls its network, with its configuration and table, and tensors that it stores but
+    does not use. shifted: whether it reads a shift of the codes. settings: beside the parts, in model_index.json."""
+
+    pipeline: str
+    network: str
+    config: Mapping[str, Any]
+    table: Table
+    unused: Mapping[str, Tensor]
+    shifted: bool
+    settings: Mapping[str, Any]
+
+
+def write_diffusers(built: Built, folder: Path) -> None:
+    """Write the folder, which must not exist yet.
+
+    Raises InputError for a network, codec or scheduler that diffusers does not have, and, with nothing left behind, on a full disk.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} exists: choose another name")
+    target, codec = _target(built), built.codec
+    if not isinstance(codec, Latents) or not isinstance(codec.config.autoencoder, KLAutoencoderConfig):
+        raise InputError(
+            f"a {type(codec).__name__} codec: only KL autoencoders of Stable Diffusion's kind are written for diffusers"
+        )
+    side = max(codec.config.height, codec.config.width)
+    vae = kl_theirs(codec.config.autoencoder, codec.mean, codec.std, side, target.shifted)
+    scheduler = scheduler_theirs(built.process, built.preconditioner, built.sampling, target.pipeline)
+    encoders = _encoders(built, target)
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        index: dict[str, Any] = {"_class_name": target.pipeline, "_diffusers_version": VERSION, **target.settings}
+        network = {**exported(built.network.state_dict(), target.table), **target.unused}
+        index[target.network] = _write_part(partial / target.network, target.config, network)
+        index["vae"] = _write_part(partial / "vae", vae, exported(codec.autoencoder.state_dict(), KL_TABLE))
+        _write_json(partial / "scheduler" / "scheduler_config.json", scheduler)
+        index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+        for name, encoder in encoders.items():
+            tokenizer = name.replace("text_encoder", "tokenizer")
+            for part, value in ((name, encoder.opened.network), (tokenizer, encoder.opened.tokenizer)):
+                value.save_pretrained(partial / part)
+                index[part] = ["transformers", type(value).__name__]
+        _write_json(partial / "model_index.json", index)
+        partial.rename(folder)
+    except (OSError, SafetensorError) as e:
+        raise InputError(f"{folder}: the model could not be written: {e}") from e
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def exported(ours: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
+    """Our state dict under their names, cut where several of theirs lie one under another."""
+    out: dict[str, Tensor] = {}
+    for name, tensor in ours.items():
+        sources = sources_of(name, table)
+        out |= zip(sources, tensor.split(_rows(sources, len(tensor))))
+    return out
+
+
+def _rows(sources: Sequence[str], rows: int) -> list[int]:
+    """How many rows each of theirs has: as many, but for FLUX's single blocks, whose mlp is four times as wide."""
+    shares = [4 if ".proj_mlp." in s else 1 for s in sources]
+    return [rows // sum(shares) * share for share in shares]
+
+
+def _target(built: Built) -> Target:
+    config, codec = built.network_config, built.codec
+    fills = within(built.conditioner, Inpainting) is not None
+    nothing: dict[str, Tensor] = {}
+    if isinstance(config, SDUNetConfig):
+        sizes, shape = within(built.conditioner, WithSizes), codec.shape()
+        theirs = unet_theirs(config, (shape[1], shape[2]), sizes.config.dim if sizes else 0)
+        if sizes is None:
+            kind = "StableDiffusionInpaintPipeline" if fills else "StableDiffusionPipeline"
+            left_out = {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
+            return Target(kind, "unet", theirs, UNET_TABLE, nothing, False, left_out)
+        scored = sizes.config.scores is not None
+        kind = f"StableDiffusionXL{'Inpaint' if fills else 'Img2Img' if scored else ''}Pipeline"
+        zeroed = type(sizes.config.inner).__name__ == "ZeroedConfig"
+        told = {"force_zeros_for_empty_prompt": zeroed} | ({"requires_aesthetics_score": True} if scored else {})
+        return Target(kind, "unet", theirs, UNET_TABLE, nothing, False, told)
+    if isinstance(config, SD3Config):
+        return Target("StableDiffusion3Pipeline", "transformer", sd3_theirs(config), SD3_TABLE, _silent(config), True, {})
+    if isinstance(config, FluxConfig):
+        kind = "FluxFillPipeline" if fills else "FluxPipeline"
+        return Target(kind, "transformer", flux_theirs(config), FLUX_TABLE, nothing, True, {})
+    raise InputError(
+        f"a {type(config).__name__.removesuffix('Config')} network is none of diffusers'; those of {KNOWN} are written"
+    )
+
+
+KNOWN = "those of Stable Diffusion 1, 2, XL and 3 and of FLUX.1"
+
+
+def _silent(config: SD3Config) -> dict[str, Tensor]:
+    """The last block's queries of the words, whose answers nothing reads, but which their files hold."""
+    last, width = f"transformer_blocks.{config.depth - 1}.attn", config.width
+    out = {f"{last}.add_q_proj.weight": torch.zeros(width, width), f"{last}.add_q_proj.bias": torch.zeros(width)}
+    return out | ({f"{last}.norm_added_q.weight": torch.ones(width // config.heads)} if config.norm_qk else {})
+
+
+def _encoders(built: Built, target: Target) -> dict[str, Frozen]:
+    """By their names; XL's refiner has the second alone. InputError for words that are read by something else."""
+    frozen = [m for m in built.conditioner.modules() if isinstance(m, Frozen)]
+    if not frozen:
+        raise InputError(f"a {type(built.conditioner).__name__} conditioner: a {target.pipeline} reads words by CLIP or T5")
+    names = ["text_encoder", "text_encoder_2", "text_encoder_3"]
+    return dict(zip(names[1:] if "requires_aesthetics_score" in target.settings else names, frozen))
+
+
+def _write_part(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[str]:
+    _write_json(folder / "config.json", {**config, "_diffusers_version": VERSION})
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    save_file(plain, str(folder / "diffusion_pytorch_model.safetensors"), metadata={"format": "pt"})
+    return ["diffusers", str(config["_class_name"])]
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

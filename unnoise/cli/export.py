@@ -1,0 +1,28 @@
+"""unnoise export MODEL --out FOLDER: a model in the layout of another library."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from unnoise.cli.terminal import parse
+from unnoise.model import load
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a model in the layout of the diffusers library, whose DiffusionPipeline.from_pretrained loads it."""
+
+    model: tyro.conf.Positional[Path]
+    """A model whose network diffusers has: those of open checkpoints, as they come or trained on here."""
+    out: Path
+    """The folder to write, which must not exist yet."""
+    format: Literal["diffusers"] = "diffusers"
+    """The library that is to read it."""
+
+
+def run(argv: list[str]) -> None:
+    args = parse(Export, argv, "unnoise export")
+    load(args.model).export(args.out)
+    print(f"{args.out}: written for {args.format}; load it with diffusers.DiffusionPipeline.from_pretrained({str(args.out)!r})")
