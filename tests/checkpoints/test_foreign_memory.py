@@ -8,8 +8,19 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from unnoise.checkpoints.foreign import memory
-from unnoise.checkpoints.foreign.memory import KERNELS, RUNTIME, Need, Plan, check_memory, estimate, free_memory, numbers, peak
-from unnoise.checkpoints.foreign.parts import Part
+from unnoise.checkpoints.foreign.memory import (
+    KERNELS,
+    RUNTIME,
+    Need,
+    Plan,
+    check_fits,
+    check_memory,
+    estimate,
+    free_memory,
+    numbers,
+    peak,
+)
+from unnoise.checkpoints.foreign.parts import Foreign, Part
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.latents import LatentsConfig
 from unnoise.networks.flux import FluxConfig
@@ -119,3 +130,21 @@ def test_what_would_fit_is_named() -> None:
     with pytest.raises(InputError, match=r"m: .*weights 4.0, text encoders 1.0, .*no smaller picture fits either") as refused:
         check_memory("m", linear, plan, RUNTIME)
     assert "\n" not in str(refused.value)
+
+
+def test_a_checkpoint_is_refused_before_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes all that is free with its encoders fits without them."""
+    codec = LatentsConfig(256, 256, 3, KLAutoencoderConfig(widths=(32, 32, 32, 32), blocks=1))
+    with torch.device("meta"):
+        parts = {"unet": UNET.build().state_dict(), "vae": codec.autoencoder.build().state_dict()}
+        parts["text_encoder"] = {"weight": torch.zeros(10**6, 100)}
+    foreign = Foreign("P", {name: Part({}, tensors, name) for name, tensors in parts.items()}, {}, {}, "model.safetensors")
+    need = estimate(UNET, codec, Plan(256, 256), 4 * 10**8)
+    monkeypatch.setattr(memory, "free_memory", lambda: need.total)
+    check_fits(foreign, UNET, codec, torch.float32)
+    monkeypatch.setattr(memory, "free_memory", lambda: need.total - 10**6)
+    with pytest.raises(
+        InputError, match=r"model.safetensors: 256 x 256 in float32 .*text encoders 0.4.*; 256 x 256 in bfloat16 would fit"
+    ):
+        check_fits(foreign, UNET, codec, torch.float32)
+    check_fits(Foreign("P", {"unet": foreign.parts["unet"]}, {}, {}, "m"), UNET, codec, torch.float32)

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from unnoise.checkpoints.foreign.parts import Part
+from unnoise.checkpoints.foreign.parts import Foreign, Part
 from unnoise.checkpoints.foreign.pieces import Cut
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.latents import LatentsConfig
@@ -195,6 +195,19 @@ def check_memory(where: str, need: Callable[[Plan], Need], plan: Plan, free: int
     else:
         instead = "no smaller picture fits either; a smaller or a quantised model would"
     raise InputError(f"{where}: {plan} needs about {_gb(now.total)} GB ({told}), and {_gb(free)} GB are free; {instead}")
+
+
+def check_fits(foreign: Foreign, network: NetworkConfig, codec: LatentsConfig, dtype: torch.dtype) -> None:
+    """InputError where a checkpoint, with weights of this precision, will not fit into memory at its usual size.
+
+    Text encoders stay in float32. Where twice the weights are free nothing is run: a step and a decode take less than they do.
+    """
+    sizes = {name: numbers(part) for name, part in foreign.parts.items()}
+    words = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
+    weights, encoders, free = (sum(sizes.values()) - words) * dtype.itemsize, 4 * words, free_memory()
+    if free is not None and 2 * weights + encoders + 2 * RUNTIME > free:
+        plan = Plan(codec.height, codec.width, dtype)
+        check_memory(foreign.where, lambda p: estimate(network, codec, p, encoders), plan, free)
 
 
 def _smaller(plan: Plan) -> Iterator[Plan]:
