@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import foreign_originals as originals
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import unnoise
@@ -170,3 +172,25 @@ def test_inpainting_with_flux(tmp_path: Path) -> None:
     packed = pipeline(PROMPTS, latents=x, output_type="latent", num_inference_steps=4, guidance_scale=2.5, **how).images
     given = inpainting(model).of(model.codec.resized(16, 16), pictures, masks)
     same(model, pipeline, unpatchify(packed, 4, 4, 2), steps=4, guidance=2.5, height=16, width=16, given=given)
+
+
+def test_a_single_file_with_a_tokenizer_beside_it(tmp_path: Path) -> None:
+    """Stable Diffusion 1 under its original names, whose sizes and schedule are those that its family has."""
+    torch.manual_seed(6)
+    kinds = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+    sizes = {"block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": 64, "attention_head_dim": 8}
+    codec = {"block_out_channels": (32, 64), "norm_num_groups": 32, "scaling_factor": 0.18215}
+    words = tiny.encoder(tmp_path, "text_encoder", width=64, heads=1)
+    scheduler = diffusers.PNDMScheduler(**tiny.BETAS, steps_offset=1, skip_prk_steps=True, set_alpha_to_one=False)
+    network = tiny.randomised(diffusers.UNet2DConditionModel(**sizes, **kinds))
+    parts = {"vae": tiny.vae(**codec), "unet": network, "scheduler": scheduler, **words, **tiny.NO_CHECKER}
+    pipeline = diffusers.StableDiffusionPipeline(**parts)
+    pipeline.set_progress_bar_config(disable=True)
+    tensors = originals.unet(network.state_dict(), 1) | originals.vae(pipeline.vae.state_dict(), 2)
+    for name, tensor in words["text_encoder"].state_dict().items():
+        tensors[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
+    save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "tiny.safetensors")
+    model = unnoise.load(tmp_path / "tiny.safetensors", beside=[tmp_path])
+    x, size = noise(model, (4, 8, 8)), {"height": 16, "width": 16}
+    expected = pipeline(PROMPTS, latents=x, output_type="latent", num_inference_steps=5, guidance_scale=3.0, **size).images
+    same(model, pipeline, expected, steps=5, guidance=3.0, **size)

@@ -32,13 +32,15 @@ def clip_tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=pad, model_max_length=WINDOW)
 
 
-def save_clip(folder: Path, seed: int, width: int = 16, projected: bool = False, pad: str = "<|endoftext|>") -> None:
+def save_clip(
+    folder: Path, seed: int, width: int = 16, projected: bool = False, pad: str = "<|endoftext|>", heads: int = 2
+) -> None:
     """Into folder/ and the tokenizer beside it where the folder is called text_encoder..., else into it."""
     tokenizer = clip_tokenizer(pad)
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     torch.manual_seed(seed)
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3, num_attention_heads=2,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3, num_attention_heads=heads,
         max_position_embeddings=WINDOW, projection_dim=width - 4, eos_token_id=end, bos_token_id=end - 1,
         initializer_factor=20.0,
     )  # fmt: skip

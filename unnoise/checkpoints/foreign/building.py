@@ -28,6 +28,7 @@ from unnoise.checkpoints.diffusers_names import (
     unet_config,
 )
 from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_TABLE, pixart_config, sana_config
+from unnoise.checkpoints.foreign.memory import check_fits
 from unnoise.checkpoints.foreign.parts import AsType, Foreign, Part
 from unnoise.checkpoints.foreign.recognise import class_family
 from unnoise.checkpoints.foreign.scheduler import read_scheduler
@@ -101,11 +102,13 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32) -> Built:
         raise InputError(f"weights in {dtype}: float32 or bfloat16, which has float32's range, is meant")
     part = denoiser_of(foreign)
     family = FAMILIES[part.kind]
-    network_config, network = _network(part, family, dtype)
+    network_config = _config(part, family)
     codec = _codec(needed(foreign, "vae"), part, dtype)
     if codec.config.latent_channels != network_config.channels:
         both = f"the vae's codes have {codec.config.latent_channels} channels, the network's {network_config.channels}"
         raise InputError(f"{foreign.where}: parts of different models: {both}")
+    check_fits(foreign, network_config, codec.config, dtype)
+    network = _network(part, network_config, family, dtype)
     told = Told(foreign, network_config, part.config, codec.config)
     conditioner_config = family.told(told)
     conditioner = conditioner_config.build()
@@ -154,17 +157,23 @@ def needed(foreign: Foreign, name: str) -> Part:
     return foreign.parts[name]
 
 
-def _network(part: Part, family: Family, dtype: torch.dtype) -> tuple[Any, nn.Module]:
+def _config(part: Part, family: Family) -> Any:
+    """The network's configuration as ours."""
     try:
-        config = family.read(part.config)
-        with torch.device("meta"):
-            network = config.build()
-        weights = translate(AsType(part.tensors, dtype), family.table, network.state_dict(), family.unused)
+        return family.read(part.config)
     except KeyError as e:
         raise InputError(f"{part.where}: the configuration of the network lacks {e}") from None
     except (InputError, ValueError) as e:
         raise InputError(f"{part.where}: {e}") from None
-    return config, _filled(network, weights)
+
+
+def _network(part: Part, config: NetworkConfig, family: Family, dtype: torch.dtype) -> nn.Module:
+    with torch.device("meta"):
+        network = config.build()
+    try:
+        return _filled(network, translate(AsType(part.tensors, dtype), family.table, network.state_dict(), family.unused))
+    except InputError as e:
+        raise InputError(f"{part.where}: {e}") from None
 
 
 def _codec(part: Part, denoiser: Part, dtype: torch.dtype) -> Latents:
