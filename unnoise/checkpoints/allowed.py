@@ -78,7 +78,8 @@ ALLOWED = allow(
     PlannedConfig, LayoutGeneratorConfig, Shapes, Vocabulary,
     frozen.CLIPTextConfig, frozen.T5TextConfig, frozen.SentenceConfig, distilled.DistilledConfig, word_encoder.WordEncoderConfig,
     joined.BesideConfig, joined.EndToEndConfig, joined.OnlyConfig, joined.ZeroedConfig, joined.LowerCaseConfig, joined.SilentConfig,
-    settings.WithSizesConfig, settings.WithGuidanceConfig, inpainting.CodedMaskConfig, inpainting.WholeMaskConfig,
+    settings.WithSizesConfig, settings.WithShapeConfig, settings.WithGuidanceConfig,
+    inpainting.CodedMaskConfig, inpainting.WholeMaskConfig,
     gemma.GemmaTextConfig, gemma.InstructedConfig,
     spelling.SpelledConfig,
 )  # fmt: skip
