@@ -1,7 +1,6 @@
 """What lies over what is told from the picture: wrong names, doubled things, shifted boxes and depths come right."""
 
 from dataclasses import replace
-from itertools import permutations
 
 import numpy as np
 import pytest
@@ -66,7 +65,7 @@ def test_which_of_several_is_before_which_is_seen_in_the_picture() -> None:
     boxes = ((0.1, 0.1, 0.4, 0.4), (0.3, 0.3, 0.6, 0.6), (0.5, 0.5, 0.8, 0.8), (0.62, 0.62, 0.7, 0.7))
     colours = ("red", "blue", "pink", "black")
     things = [Thing("square", c, "medium", b) for c, b in zip(colours, boxes)]
-    for order in list(permutations(range(3)))[::2]:
+    for order in ((0, 1, 2), (1, 2, 0)):
         shown = picture(*(replace(t, depth=float(d)) for t, d in zip(things, (*order, -1))))
         depths = {t.colour: t.depth for t in explained(things, 4, shown, WHITE, SPRITES)}
         assert depths == {

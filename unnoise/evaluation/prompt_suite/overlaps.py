@@ -5,8 +5,9 @@ names it twice. Analysis by synthesis settles it. Over scenes S of the found box
 
     |render(S) - picture|_1 + PER_THING * number of things
 
-by descent, one choice at a time, as long as one is better: leave a thing out, bring it to the front, colour it anew, move an edge
-of its box; and where none of these is, rename it, its edges moved as suits the new name.
+by descent, from what was found for sure, one choice at a time, as long as one is better: leave a thing out, bring it to the front,
+colour it anew, move an edge of its box; and where none of these is: add one of those that were not sure, rename one, or take two
+for one in a box around both, each with its edges moved as suits it.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +22,10 @@ from unnoise.modalities.image.scenes.world import Backdrop, Scene, Thing, contai
 
 PER_THING = 5000.0
 """What a thing must explain, in levels summed over pixels of three channels: some fifteen pixels, wrong by a hundred each."""
-_EDGES, _COARSE = (-0.06, -0.015, 0.015, 0.06), (-0.04, 0.04)
+_EDGES = (-0.06, -0.015, 0.015, 0.06)
 """How far an edge of a box is moved at once."""
+_TRIED = 10
+"""Of what is further away, so many are followed: those that are best to begin with."""
 _MOST = 5
 """Things that lie together, at most; of more the likeliest are kept."""
 
@@ -36,11 +39,8 @@ def explained(things: Sequence[Thing], certain: int, picture: np.ndarray, backdr
     """
     out: list[Thing] = []
     for group in _together(things):
-        sure = [i for i in group if i < certain]
-        if len(group) > 1 and sure:
-            out += _settled([things[i] for i in group[:_MOST]], picture, backdrop, sprites)
-        else:
-            out += [things[i] for i in sure]
+        sure, unsure = ([things[i] for i in group if (i < certain) == known] for known in (True, False))
+        out += _settled(sure[:_MOST], unsure[:_MOST], picture, backdrop, sprites) if sure and len(group) > 1 else sure
     return out
 
 
@@ -60,10 +60,10 @@ def _together(things: Sequence[Thing]) -> list[list[int]]:
     return [sorted(g) for g in sorted(groups, key=min)]
 
 
-def _settled(group: list[Thing], picture: np.ndarray, backdrop: Backdrop, sprites: Sprites) -> list[Thing]:
-    """group: from front to back, in any first order."""
-    x0, y0 = (max(0, int(min(t.box[k] for t in group) * len(picture)) - 1) for k in (0, 1))
-    x1, y1 = (int(max(t.box[k] for t in group) * len(picture)) + 2 for k in (2, 3))
+def _settled(sure: list[Thing], unsure: Sequence[Thing], picture: np.ndarray, backdrop: Backdrop, sprites: Sprites) -> list[Thing]:
+    """sure: from front to back, in any first order."""
+    x0, y0 = (max(0, int(min(t.box[k] for t in (*sure, *unsure)) * len(picture)) - 2) for k in (0, 1))
+    x1, y1 = (int(max(t.box[k] for t in (*sure, *unsure)) * len(picture)) + 3 for k in (2, 3))
 
     def cost(things: Sequence[Thing]) -> float:
         scene = Scene(tuple(replace(t, depth=float(i)) for i, t in enumerate(things)), (), backdrop)
@@ -79,10 +79,11 @@ def _settled(group: list[Thing], picture: np.ndarray, backdrop: Backdrop, sprite
             best = lower
         return best
 
-    best = descent(list(group), lambda things: _changes(things, sprites))
+    best = descent(sure, lambda things: _changes(things, sprites))
     while True:
-        renamed = [descent(other, lambda things, i=i: _moved(things, i, _COARSE), 2) for i, other in _renamed(best[1], sprites)]
-        lower = min(renamed, key=lambda pair: pair[0])
+        nearest = sorted(_leaps(best[1], unsure, sprites), key=lambda leap: cost(leap[1]))[:_TRIED]
+        leaps = [descent(other, lambda things, i=i: _moved(things, i), 10) for i, other in nearest]
+        lower = min(leaps, key=lambda pair: pair[0])
         if lower[0] >= best[0]:
             break
         best = descent(lower[1], lambda things: _changes(things, sprites))
@@ -100,21 +101,28 @@ def _changes(things: list[Thing], sprites: Sprites) -> list[list[Thing]]:
         if i:
             out.append([thing, *rest])
         out += [_with(things, i, replace(thing, colour=c)) for c in sprites.vocabulary.colours if c != thing.colour]
-        out += _moved(things, i, _EDGES)
+        out += _moved(things, i)
     return out
 
 
-def _renamed(things: list[Thing], sprites: Sprites) -> list[tuple[int, list[Thing]]]:
-    return [
-        (i, _with(things, i, replace(t, name=n))) for i, t in enumerate(things) for n in sprites.vocabulary.names if n != t.name
-    ]
+def _leaps(things: list[Thing], unsure: Sequence[Thing], sprites: Sprites) -> list[tuple[int, list[Thing]]]:
+    """Scenes that are further away, and which of their things is new."""
+    names = sprites.vocabulary.names
+    out = [(i, _with(things, i, replace(t, name=n))) for i, t in enumerate(things) for n in names if n != t.name]
+    out += [(len(things), [*things, t]) for t in unsure if t not in things]
+    for i, j in combinations(range(len(things)), 2):
+        a, b = things[i].box, things[j].box
+        around = (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
+        rest = things[:j] + things[j + 1 :]
+        out += [(i, _with(rest, i, replace(things[k], name=n, box=around))) for k in (i, j) for n in names]
+    return out
 
 
-def _moved(things: list[Thing], i: int, steps: Sequence[float]) -> list[list[Thing]]:
+def _moved(things: list[Thing], i: int) -> list[list[Thing]]:
     """Thing i with one edge of its box elsewhere."""
     box, out = things[i].box, []
     for edge in range(4):
-        for by in steps:
+        for by in _EDGES:
             x0, y0, x1, y1 = (v + by * (k == edge) for k, v in enumerate(box))
             if min(x0, y0) >= 0 and max(x1, y1) <= 1 and min(x1 - x0, y1 - y0) > 0.05:
                 out.append(_with(things, i, replace(things[i], box=(x0, y0, x1, y1))))
