@@ -13,6 +13,7 @@ from torch import Tensor
 
 import unnoise
 from unnoise.checkpoints.foreign.adapters import controlnet, face_prompt, picture_prompt
+from unnoise.cli.main import main
 from unnoise.control.self_guidance import PerturbedAttention
 from unnoise.core.errors import InputError
 from unnoise.model import DiffusionModel
@@ -174,6 +175,28 @@ def test_flux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ).images  # fmt: skip
     attached = model.attached(controlnet(tmp_path / "net", PICTURES[0], 0.8, mode=2))
     same(attached, pipeline, unpatchify(packed, 4, 4, 2), steps=3, guidance=2.5, height=16, width=16)
+
+
+def test_the_command_line(stable_diffusion: tuple, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same as in Python; what cannot be is refused in one line."""
+    plain, model = stable_diffusion
+    control_net(plain, tmp_path / "canny")
+    file = ip_adapter(plain.unet, tmp_path)
+    for i in range(3):
+        SHOWN[i].save(tmp_path / f"{i}.png")
+    control, prompt = f"{tmp_path}/canny:{tmp_path}/0.png:0.8:0.2:1", f"{file}:{tmp_path}/1.png,{tmp_path}/2.png:0.6"
+    asked = ["sample", str(model.path), "a cat", "-n", "1", "--steps", "2", "--out", str(tmp_path / "out")]
+    main([*asked, "--control", control, "--picture-prompt", prompt])
+    attached = model.attached(
+        controlnet(tmp_path / "canny", PICTURES[0], 0.8, interval=(0.2, 1.0)), picture_prompt(file, PICTURES[1:], scale=0.6)
+    )
+    expected = attached.sample("a cat", steps=2)
+    made = Image.open(next(p for p in sorted((tmp_path / "out").iterdir()) if p.name != "sheet.png"))
+    assert np.array_equal(np.asarray(made), expected.data[0].numpy())
+    for told, message in (("canny", "--control 'canny': tell it as WHERE:PICTURE"), ("a:b:c", "WHERE:PICTURE:SCALE")):
+        with pytest.raises(SystemExit):
+            main([*asked, "--overwrite", "--control", told])
+        assert message in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_bad_input(stable_diffusion: tuple, tmp_path: Path) -> None:

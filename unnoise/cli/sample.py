@@ -12,6 +12,7 @@ from tqdm import tqdm
 from unnoise.checkpoints.foreign.lora import low_rank, parse_lora
 from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
 from unnoise.checkpoints.shipped import DEFAULT
+from unnoise.cli.adapters import read_adapters
 from unnoise.cli.pictures import read_pictures
 from unnoise.cli.terminal import parse, refuse_existing
 from unnoise.control.rules import find_rule
@@ -21,7 +22,7 @@ from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond, State
 from unnoise.modalities.image.codec import resized
-from unnoise.model import DiffusionModel, Weaker, following, inpainting, load
+from unnoise.model import DiffusionModel, Weaker, check_follows, inpainting, load
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Sample:
     out: Path = Path("samples")
     """The folder to write into; must not exist yet, or be given with --overwrite."""
     then: tuple[Path, ...] = ()
-    """Models that go on, one after another, from what the one before made: enlargers, or the decoder of a prior."""
+    """Models that go on, one after another, from what the one before made: enlargers, the decoder of a prior, SDXL's refiner."""
     seed: int = 0
     """Seed of the whole call; sample i gets a seed derived from (seed, i)."""
     sample_seeds: tuple[int, ...] | None = None
@@ -100,6 +101,15 @@ class Sample:
     """A LoRA for an open checkpoint: FILE, FILE:0.7 (its weight), FILE:0.7:0.3 (the network's and the words'); may be repeated."""
     embedding: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """A textual inversion for an open checkpoint, whose word prompts may then use; may be repeated."""
+    control: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A ControlNet or T2I-Adapter for an open checkpoint, and its picture: FOLDER:PICTURE, FOLDER:PICTURE:0.8 (its scale) or
+    FOLDER:PICTURE:0.8:0.3:1 (and the times between which it acts); may be repeated."""
+    guess: bool = False
+    """Of --control: follow the pictures where no words are told (guess mode)."""
+    picture_prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """An IP-Adapter for an open checkpoint, and pictures that prompt: FILE:PICTURE, FILE:PICTURE,PICTURE:0.6; as --control."""
+    picture_encoder: str | None = None
+    """Of --picture-prompt: the CLIP that sees its pictures, a folder or OWNER/NAME. Not given: image_encoder near the FILE."""
     batch: int = 64
     """Samples that go through the network together."""
     overwrite: bool = False
@@ -118,9 +128,10 @@ def run(argv: list[str]) -> None:
         textual_inversion(model, file)
     if args.lora:
         low_rank(model, dict(parse_lora(told) for told in args.lora))
+    model = model.attached(*read_adapters(args.control, args.guess, args.picture_prompt, args.picture_encoder))
     later = [load(path) for path in args.then]
     for before, stage in zip([model, *later], later):
-        following(stage).follows(before.codec)  # refuse what cannot before any work
+        check_follows(stage, before.codec)  # refuse what cannot before any work
     rule = find_rule(args.rule) if args.rule is not None else None
     inner = chosen(model.config.sampling.inner, args.inner, args.inner_scale, args.inner_interval, args.blocks)
     weaker = Weaker(load(args.weaker), args.weaker_scale) if args.weaker is not None else None

@@ -1,0 +1,40 @@
+"""Adapters named on the command line: WHERE:PICTURES, WHERE:PICTURES:SCALE or WHERE:PICTURES:SCALE:LOW:HIGH."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from unnoise.checkpoints.foreign.adapters import controlnet, picture_prompt
+from unnoise.control.adapters import Attachment
+from unnoise.control.guidance import Interval
+from unnoise.core.errors import InputError
+
+
+class Told(NamedTuple):
+    where: str
+    pictures: tuple[str, ...]
+    scale: float
+    interval: Interval
+
+
+def parse_adapter(option: str, told: str) -> Told:
+    """InputError for what is not of this form."""
+    where, *rest = told.split(":")
+    try:
+        pictures, *numbers = rest
+        scale, low, high = [*map(float, numbers), *[1.0, 0.0, 1.0][len(numbers) :]]
+    except ValueError:
+        form = "WHERE:PICTURE, WHERE:PICTURE:SCALE or WHERE:PICTURE:SCALE:LOW:HIGH"
+        raise InputError(f"{option} {told!r}: tell it as {form}, such as canny:edges.png:0.8") from None
+    return Told(where, tuple(pictures.split(",")), scale, (low, high))
+
+
+def read_adapters(controls: Sequence[str], guess: bool, prompts: Sequence[str], encoder: str | None) -> list[Attachment]:
+    """Those of --control (in guess mode, where asked for) and of --picture-prompt."""
+    out: list[Attachment] = []
+    for told in (parse_adapter("--control", c) for c in controls):
+        if len(told.pictures) != 1:
+            raise InputError(f"--control {told.where}: takes one picture, not {len(told.pictures)}")
+        out.append(controlnet(told.where, told.pictures[0], told.scale, told.interval, guess))
+    for told in (parse_adapter("--picture-prompt", p) for p in prompts):
+        out.append(picture_prompt(told.where, told.pictures, encoder, told.scale, told.interval))
+    return out
