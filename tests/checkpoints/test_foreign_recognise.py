@@ -155,6 +155,13 @@ def test_a_pickle_is_refused_and_the_way_to_convert_it_works(name: str, tmp_path
         assert torch.equal(converted["a.weight"], weights["a.weight"])
 
 
+def test_a_pointer_of_git_lfs(tmp_path: Path) -> None:
+    text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4265146304\n"
+    (tmp_path / "m.safetensors").write_text(text)
+    with pytest.raises(InputError, match=r"m.safetensors: only points to the file, .*: git lfs pull"):
+        open_single(tmp_path / "m.safetensors")
+
+
 def test_every_message_is_one_line() -> None:
     for other in OTHERS:
         assert "\n" not in other.name + other.instead

@@ -230,6 +230,12 @@ def test_what_stable_diffusion_2_predicts(told: dict, tensors: dict, spread: flo
     assert found.parts["unet"].config["sample_size"] == (96 if expected == "v_prediction" else 64)
 
 
+def test_a_prediction_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "m.safetensors", originals.unet(randomised(unet("SD 1")), 1), **{"modelspec.prediction_type": "flow"})
+    with pytest.raises(InputError, match=r"m.safetensors: modelspec.prediction_type 'flow': epsilon, v, v_prediction are known"):
+        open_single(path)
+
+
 def test_zero_terminal_snr_is_told_by_a_tensor(tmp_path: Path) -> None:
     tensors = originals.unet(randomised(unet("SDXL")), 1) | {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}
     scheduler = open_single(written(tmp_path / "m.safetensors", tensors)).scheduler

@@ -226,11 +226,15 @@ def unknown(names: Iterable[str], where: object) -> InputError:
 
 
 def refuse_pickle(path: Path) -> None:
-    """InputError for a file that Python would run when it opens it, by its name or its first bytes, with the way to convert it."""
+    """InputError for a file that Python would run when it opens it, with the way to convert it, and for one that only points to
+    another; by its name and its first bytes.
+    """
     with open(path, "rb") as file:
-        start = file.read(9)
+        start = file.read(len(_POINTER))
+    if start == _POINTER:
+        raise InputError(f"{path}: only points to the file, which git-lfs has not fetched: git lfs pull")
     looks = start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
-    if start[8:] == b"{" or not (looks or path.suffix.lower() in _PICKLES):  # a safetensors header begins so, whatever its length
+    if start[8:9] == b"{" or not (looks or path.suffix.lower() in _PICKLES):  # a safetensors header begins so, whatever its length
         return
     new = path.with_suffix(".safetensors").name
     raise InputError(
@@ -241,6 +245,7 @@ def refuse_pickle(path: Path) -> None:
     )
 
 
+_POINTER = b"version https://git-lfs"
 _PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
 
 

@@ -65,7 +65,7 @@ def open_single(path: Path) -> Foreign:
         raise InputError(f"{path}: no such file")
     if path.suffix.lower() == ".gguf":
         network = open_gguf(path)
-        return _model(network, [], _family(network), str(path))
+        return _model(network, [], _family(network, _predicts_v(network)), str(path))
     refuse_pickle(path)
     store = SafetensorsStore(path)
     refuse_other(store.shapes, path)
@@ -75,8 +75,9 @@ def open_single(path: Path) -> Foreign:
         for _, sign, reading in read.NETWORKS:
             if prefix + sign in store.shapes:
                 network = read.part(store, prefix, reading, str(path))
-                v = _predicts_v(store, network)
-                return _model(network, beside, _family(network, v, zero_snr="ztsnr" in store.shapes), str(path))
+                told = store.metadata.get("modelspec.prediction_type", "v" if "v_pred" in store.shapes else None)
+                family = _family(network, _predicts_v(network, told), zero_snr="ztsnr" in store.shapes)
+                return _model(network, beside, family, str(path))
     if not beside:
         raise unknown(store.shapes, path)
     return Foreign("", {_ALONE[_role(part)]: part for part in beside}, {}, {}, str(path))
@@ -144,18 +145,15 @@ def _unprojected(part: Part) -> Part:
     return replace(part, config=config, tensors=And(part.tensors, {"text_projection.weight": torch.eye(width)}))
 
 
-def _predicts_v(store: SafetensorsStore, network: Part) -> bool:
-    """Whether a U-Net was trained to predict v, as far as its file tells."""
+def _predicts_v(network: Part, told: str | None = None) -> bool:
+    """Whether a U-Net was trained to predict v: what its file has told, if it has. InputError for something else."""
     if network.kind != "UNet2DConditionModel":
         return False
-    told = store.metadata.get("modelspec.prediction_type")
     if told is not None:
         if told not in _PREDICTS_V:
             raise InputError(f"{network.where}: modelspec.prediction_type {told!r}: {', '.join(_PREDICTS_V)} are known")
         return _PREDICTS_V[told]
-    if "v_pred" in store.shapes:
-        return True
-    if family_of(network.config).name != "Stable Diffusion 2" or network.config["in_channels"] != 4:
+    if _family(network).name != "Stable Diffusion 2" or network.config["in_channels"] != 4:
         return False
     levels, blocks = len(network.config["block_out_channels"]), network.config["layers_per_block"]
     last = f"up_blocks.{levels - 1}.attentions.{blocks}.transformer_blocks.0.norm1.bias"
