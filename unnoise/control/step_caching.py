@@ -21,7 +21,7 @@ for. So the budget is of the relative error of what the network says at one call
 bound, and errors of several calls may add up in the picture.
 
 Every sample decides for itself, so that it comes out the same alone and in any batch. It begins anew when time goes up again
-(restarts, a second walk), when it is told other words, and when the batch has another number of rows.
+(restarts, a second walk), when it is told other words, and when the batch has another number of rows or size of picture.
 """
 
 from abc import ABC, abstractmethod
@@ -50,8 +50,10 @@ class Memory:
 
     times: (m + 1, B), nan where there is none. kept: G at these times, up to m + 1 of (B, ...). calls: (B,) so far; skipped: (B,)
     of them since the last computation; constants: (LOOK_BACK, B) the last C, nan where there is none. told: the condition.
+    shape: of the network's input.
     """
 
+    shape: torch.Size
     times: Tensor
     calls: Tensor
     skipped: Tensor
@@ -60,10 +62,10 @@ class Memory:
     kept: list[Tensor] = field(default_factory=list)
 
     @staticmethod
-    def empty(order: int, t: Tensor, cond: Cond) -> "Memory":
+    def empty(order: int, shape: torch.Size, t: Tensor, told: Cond) -> "Memory":
         nothing, zero = torch.full_like(t, torch.nan), torch.zeros_like(t, dtype=torch.int64)
         times, constants = nothing.repeat(order + 1, 1), nothing.repeat(LOOK_BACK, 1)
-        return Memory(times, zero, zero.clone(), constants, {k: v for k, v in cond.items() if k in SAID})
+        return Memory(shape, times, zero, zero.clone(), constants, told)
 
     def forget(self, rows: Tensor) -> None:
         """rows: (B,) bool."""
@@ -201,7 +203,7 @@ class CachedDenoiser(Denoiser):
         return after(self.process, self._said(inputs, noise_level, t, cond), x_t, t)
 
     def _said(self, x: Tensor, noise_level: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        memory, network = self._memory(t, cond), self.network
+        memory, network = self._memory(x, t, cond), self.network
         due = memory.times[0].isnan() | self.how.when.due(memory, t)
         rows = due.nonzero()[:, 0]
         memory.calls, memory.skipped = memory.calls + 1, memory.skipped + 1
@@ -222,12 +224,12 @@ class CachedDenoiser(Denoiser):
         memory.remember(rows, t[rows], deep if there.base is None else deep - there.base)
         return said if guess is None or len(rows) == len(t) else guess.index_copy(0, rows, said)
 
-    def _memory(self, t: Tensor, cond: Cond) -> Memory:
+    def _memory(self, x: Tensor, t: Tensor, cond: Cond) -> Memory:
         """What is remembered of these samples, those forgotten that begin anew."""
         memory = self.memory
         said = {k: v for k, v in cond.items() if k in SAID}
-        if memory is None or len(t) != memory.times.shape[1] or not _alike(said, memory.told):
-            memory = self.memory = Memory.empty(self.how.order, t, said)
+        if memory is None or x.shape != memory.shape or not _alike(said, memory.told):
+            memory = self.memory = Memory.empty(self.how.order, x.shape, t, said)
         anew = t > memory.times[0]
         for k, v in said.items():
             anew = anew | (v != memory.told[k]).flatten(1).any(1)
