@@ -37,10 +37,11 @@ from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.processes import Process
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import Cond, Shape, State, batch_size, tree_map
-from unnoise.modalities.image.codec import resized
+from unnoise.modalities.image.codec import Pixels, resized
 from unnoise.modalities.image.inpainting import Inpainting
 from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.words.emphasis import Emphatic
+from unnoise.modalities.words.settings import WithSizes
 from unnoise.samplers.loop import sample
 
 T = TypeVar("T")
@@ -329,6 +330,20 @@ def following(model: DiffusionModel) -> Following:
     if not isinstance(model.conditioner, Following):
         raise InputError(f"{model.path or model.config.about.name} goes on from no other model: it is told a prompt alone")
     return model.conditioner
+
+
+def refines(model: DiffusionModel) -> bool:
+    """Whether a model goes on from another's pictures by starting from them: SDXL's refiner, which is told a score of taste."""
+    told = within(model.conditioner, WithSizes)
+    return told is not None and told.config.scores is not None
+
+
+def check_follows(model: DiffusionModel, codec: Codec) -> None:
+    """InputError if a model cannot go on from what this codec of another decodes."""
+    if not refines(model):
+        following(model).follows(codec)
+    elif not isinstance(codec, Pixels | Latents) or codec.config.channels != 3:
+        raise InputError(f"{model.path or model.config.about.name} refines pictures in colour, and is given something else")
 
 
 def inpainting(model: DiffusionModel) -> Inpainting:

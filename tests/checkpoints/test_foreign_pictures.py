@@ -7,12 +7,14 @@ from typing import Any
 import foreign_originals as originals
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 import unnoise
+from unnoise.cli.main import main
 from unnoise.control.sampling import Start
-from unnoise.core.random import Streams
+from unnoise.core.random import Streams, derive
 from unnoise.core.state import State
 from unnoise.model import DiffusionModel, inpainting
 from unnoise.networks.layers import patchify, unpatchify
@@ -117,6 +119,20 @@ def test_sdxls_refiner_goes_on_from_a_picture(tmp_path: Path, monkeypatch: pytes
     told = {"negative_prompt": ["dog"] * 2, "original_size": (16, 16), "target_size": (16, 16)}
     expected = pipeline(PROMPTS, image=model.codec.encode(pictures), output_type="latent", **how, **told).images
     same(model, pipeline, expected, steps=10, guidance=3.0, negative="dog", start=Start(pictures, 0.5))
+
+
+def test_sdxl_and_its_refiner_by_the_command_line(tmp_path: Path) -> None:
+    """The refiner begins with the base's picture, and walks the last 15 of its 50 steps."""
+    base, refiner = (tiny.save(make(tmp_path / n), tmp_path / f"m{n}") for n, make in (("b", tiny.sdxl), ("r", tiny.refiner)))
+    how = ["a red cat", "-n", "1", "--seed", "3", "--steps", "2"]
+    main(["sample", str(base), *how, "--then", str(refiner), "--out", str(tmp_path / "out")])
+    made = unnoise.load(base).sample("a red cat", 1, 3, steps=2)
+    seed = derive(made.seeds[0], "stage 1")
+    refined = unnoise.load(refiner).sample("a red cat", sample_seeds=[seed], start=Start(made.data, 0.3))
+    file = sorted((tmp_path / "out").glob("*.png"))[0]
+    read = torch.tensor(list(Image.open(file).convert("RGB").tobytes())).reshape(16, 16, 3).to(torch.uint8)
+    assert torch.equal(read, refined.data[0])
+    assert not torch.equal(read, made.data[0])
 
 
 @pytest.mark.parametrize("t5", [True, False], ids=["with T5", "without"])

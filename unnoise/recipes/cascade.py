@@ -2,20 +2,24 @@
 
 Recipe `super-resolution` trains a stage that enlarges (see `modalities.image.enlarging`): the `pictures` recipe's transformer on
 fine patches, told the picture that it enlarges, which it adds detail to. `go_on` chains any models of which each follows the other:
-a base model and its enlargers, a prior over embeddings and its decoder (`unclip`), or all of these.
+a base model and its enlargers, a prior over embeddings and its decoder (`unclip`), SDXL and its refiner, or all of these.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
+from unnoise.control.sampling import Start
+from unnoise.core.codec import Following
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams, derive
+from unnoise.core.state import Cond
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.enlarging import EnlargingConfig
-from unnoise.model import DiffusionModel, Samples, following
+from unnoise.model import DiffusionModel, Samples, check_follows, following, refines
 from unnoise.networks.onto import OntoPictureConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.recipes.options import Options
@@ -58,7 +62,7 @@ class Cascade:
 
     def __post_init__(self) -> None:
         for before, model in zip(self.models, self.models[1:]):
-            following(model).follows(before.codec)
+            check_follows(model, before.codec)
         if not self.models:
             raise InputError("a cascade needs at least one model")
 
@@ -86,19 +90,34 @@ def go_on(made: Samples, models: Sequence[DiffusionModel], *, exact: bool = Fals
     are the first model's, with the paths and hashes of those that followed. Raises InputError for a model that follows none, or
     does not take what the one before it makes; prompts that one of them cannot understand are refused too.
     """
-    conditioners = [following(model) for model in models]
     settings, data, codec = dict(made.settings), made.data, made.codec
-    for k, (model, conditioner) in enumerate(zip(models, conditioners), 1):
-        conditioner.follows(codec)
+    for model in models:
+        if not refines(model):
+            following(model)
+    for k, model in enumerate(models, 1):
+        check_follows(model, codec)
         seeds = tuple(derive(s, f"stage {k}") for s in made.seeds)
-        parts = [
-            conditioner.from_made(data[i : i + batch], Streams.each(seeds[i : i + batch]).scoped("given"))
-            for i in range(0, len(seeds), batch)
-        ]
-        given = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-        new = model.sample(list(made.prompts), sample_seeds=seeds, exact=exact, bf16=bf16, batch=batch, given=given)
+        how: dict[str, Any] = {"sample_seeds": seeds, "exact": exact, "bf16": bf16, "batch": batch}
+        if refines(model):
+            height, width = data.shape[1:3]
+            new = model.sample(list(made.prompts), start=Start(data, REFINED), height=height, width=width, **how)
+        else:
+            new = model.sample(list(made.prompts), given=_given(following(model), data, seeds, batch), **how)
         data, codec = new.data, new.codec
     if models:
         settings["then"] = [m.path or m.config.about.name for m in models]
         settings["then_hash"] = [m.hash() for m in models]
     return replace(made, data=data, settings=settings, codec=codec)
+
+
+REFINED = 0.3
+"""The share of its steps that SDXL's refiner walks, from a picture of the base model, as in diffusers."""
+
+
+def _given(conditioner: Following, data: Any, seeds: Sequence[int], batch: int) -> Cond:
+    """What a model is told of what the one before it made."""
+    parts = [
+        conditioner.from_made(data[i : i + batch], Streams.each(seeds[i : i + batch]).scoped("given"))
+        for i in range(0, len(seeds), batch)
+    ]
+    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
