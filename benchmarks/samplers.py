@@ -18,10 +18,16 @@ from unnoise.core.random import Streams
 from unnoise.core.schedules import VE, Cosine, LinearVP, RectifiedFlow
 from unnoise.samplers.ancestral import Ancestral
 from unnoise.samplers.deis import DEIS
+from unnoise.samplers.deis_log import LogDEIS
 from unnoise.samplers.dpmpp import DPMpp
+from unnoise.samplers.dpmpp_2s import DPMppPairs
 from unnoise.samplers.euler import Euler
 from unnoise.samplers.heun import Heun
+from unnoise.samplers.heun_flow import FlowHeun
 from unnoise.samplers.likelihood import Exact, Hutchinson, Likelihood
+from unnoise.samplers.lms import LMS
+from unnoise.samplers.midpoint import Midpoint
+from unnoise.samplers.plms import PLMS
 from unnoise.samplers.registry import SAMPLERS
 from unnoise.samplers.unipc import UniPC
 
@@ -37,6 +43,14 @@ DETERMINISTIC = {
     "UniPC-4": (UniPC(4), 4),
     "DEIS-2": (DEIS(2), 2),
     "DEIS-3": (DEIS(3), 3),
+    "UniPC-3, a = 1/2": (UniPC(3, shortcut=True), 3),
+    "DEIS-2, log-SNR": (LogDEIS(2), 2),
+    "DEIS-3, log-SNR": (LogDEIS(3), 3),
+    "LMS": (LMS(), 4),
+    "PLMS": (PLMS(), 2),
+    "DPM-Solver++ 2S": (DPMppPairs(), 2),
+    "DPM-Solver-2": (Midpoint(), 2),
+    "Heun along a flow": (FlowHeun(), 2),
 }
 
 

@@ -201,8 +201,10 @@ def test_a_walk_that_would_end_where_it_begins_is_a_step_shorter():
 def test_clipping_and_thresholding():
     assert read_scheduler({"_class_name": "DDPMScheduler"}).sampling.threshold == 0  # their class clips unless told not to
     assert read_scheduler({"_class_name": "DDIMScheduler", "clip_sample": False}).sampling.threshold is None
+    assert read_scheduler({"_class_name": "EulerDiscreteScheduler", "clip_sample": True}).sampling.threshold is None  # unheeded
     settings = {"_class_name": "DPMSolverMultistepScheduler", "thresholding": True, "dynamic_thresholding_ratio": 0.95}
-    assert read_scheduler(settings).sampling.threshold == 0.95
+    assert read_scheduler(settings).sampling.threshold == 0  # of at most 1: they clip
+    assert read_scheduler({**settings, "sample_max_value": 1.5}).sampling.threshold == 0.95
 
 
 @pytest.mark.parametrize("kind", [*SOLVERS, "FlowMatchEulerDiscreteScheduler"])
@@ -246,6 +248,13 @@ def test_refusals():
     ours = read_scheduler({**LATENT, "_class_name": "EulerDiscreteScheduler"})
     with pytest.raises(InputError, match="use fewer steps"):
         read_scheduler({**LATENT, "_class_name": "DDIMScheduler"}).sampling.choice().grid.times(1001, ours.process)
+    beyond = {**LATENT, "_class_name": "DDIMScheduler", "steps_offset": 1}  # timestep 1000, which their table has not
+    with pytest.raises(InputError, match="cannot tell 1000 times apart"):
+        read_scheduler(beyond).sampling.choice().grid.times(1000, ours.process)
+    theirs = theirs_of(beyond)
+    theirs.set_timesteps(1000)
+    with pytest.raises(IndexError):
+        theirs.step(torch.zeros(1), int(theirs.timesteps[0]), torch.zeros(1))
     settings = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "use_karras_sigmas": True}
     ours = read_scheduler({**LATENT, "_class_name": "EulerDiscreteScheduler", **settings})
     with pytest.raises(InputError, match="infinite where nothing is left"):

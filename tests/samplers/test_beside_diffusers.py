@@ -170,14 +170,20 @@ def test_trailing_in_61_steps():
     assert errors([got], network, times, 59)[0] < 0.02
 
 
-def test_ddim_steps_that_do_not_meet(monkeypatch):
+@pytest.mark.parametrize(
+    ("case", "steps", "factor"),
+    [
+        (Case("DDIMScheduler", {**SD, "timestep_spacing": "trailing", "clip_sample": False}), 150, 5),
+        (Case("PNDMScheduler", {**SD, "timestep_spacing": "trailing", "skip_prk_steps": True}), 70, 50),
+    ],
+    ids=str,
+)
+def test_steps_that_do_not_meet(case, steps, factor, monkeypatch):
     """Trailing, 1000 / steps no integer: they step by floor(1000 / steps), yet call the network at times that lie elsewhere."""
-    case = Case("DDIMScheduler", {**SD, "timestep_spacing": "trailing", "clip_sample": False})
     theirs, ours, network = case.build()
-    steps = 150
     want, (times, got) = case.theirs(theirs, network, steps, monkeypatch), case.ours(ours, network, steps)
-    theirs_off, ours_off = errors([want, got], network, times, steps - 15)
-    assert theirs_off > 1.5 * ours_off
+    theirs_off, ours_off = errors([want, got], network, times, steps - 1 - steps // 10)
+    assert theirs_off > factor * ours_off
 
 
 def test_karras_timesteps_are_told_as_they_are(monkeypatch):

@@ -332,8 +332,15 @@ def _sampling(sampler: str | Sampler, grid: Grid, config: Mapping[str, Any], pip
     return Sampling(usual.steps, sampler, grid, usual.guidance, threshold=_threshold(config))
 
 
+CLIPS: Mapping[str, bool] = MappingProxyType(
+    {"DDIMScheduler": True, "DDPMScheduler": True, "LCMScheduler": False, "TCDScheduler": False, "HeunDiscreteScheduler": False}
+)
+"""The classes that heed clip_sample, and whether they clip where the file does not say."""
+
+
 def _threshold(config: Mapping[str, Any]) -> float | None:
-    """The quantile that bounds x0 in pixels: 0 clips, which the first classes of theirs do unless told not to."""
+    """The quantile that bounds x0 in pixels; 0 clips. Their thresholds are kept below sample_max_value: of 1, that is clipping."""
+    kind = str(config.get("_class_name"))
     if config.get("thresholding"):
-        return float(config.get("dynamic_thresholding_ratio", 0.995))
-    return 0.0 if config.get("clip_sample", config.get("_class_name") in ("DDIMScheduler", "DDPMScheduler")) else None
+        return float(config.get("dynamic_thresholding_ratio", 0.995)) if config.get("sample_max_value", 1.0) > 1 else 0.0
+    return 0.0 if kind in CLIPS and config.get("clip_sample", CLIPS[kind]) else None
