@@ -1,4 +1,4 @@
-"""Sizes told in words' place: how large a picture was, where it was cropped, and how large it is to be (SDXL, Podell et al. 2023,
+"""Sizes told beside the words: how large a picture was, where it was cropped, and how large it is to be (SDXL, Podell et al. 2023,
 2307.01952, sections 2.2 and 2.3).
 
     size   = (original height, original width, top, left, height, width), in pixels; the corner after resizing, before cropping
