@@ -97,6 +97,19 @@ def test_sana(tmp_path: Path) -> None:
     same(sana(tmp_path / "parts", sample_size=16), tmp_path / "model")  # theirs makes pictures of multiples of 32 pixels
 
 
+@pytest.mark.parametrize("kind", ["PixArtSigmaPipeline", "PixArtAlphaPipeline"])
+def test_pixart_is_written_back_and_loaded_by_diffusers(kind: str, tmp_path: Path) -> None:
+    theirs = pixart(tmp_path / "parts", kind, interpolation_scale=2)
+    unnoise.load(tiny.save(theirs, tmp_path / "model")).export(tmp_path / "again")
+    again = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "again")
+    again.set_progress_bar_config(disable=True)
+    assert type(again) is type(theirs)
+    settings = {"num_inference_steps": 3, "use_resolution_binning": False, "clean_caption": False, "output_type": "pt"}
+    before, after = (p("a cat", generator=torch.Generator().manual_seed(0), **settings).images for p in (theirs, again))
+    assert float(before.std()) > 0.02
+    assert float((before - after).abs().max()) < 1e-5
+
+
 def test_what_they_usually_take_is_known(tmp_path: Path) -> None:
     model = unnoise.load(tiny.save(pixart(tmp_path / "parts", "PixArtSigmaPipeline"), tmp_path / "model"))
     assert (model.config.sampling.steps, model.config.sampling.guidance) == (20, 4.5)

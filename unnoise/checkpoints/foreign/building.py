@@ -58,6 +58,9 @@ SIDE = 128
 SCORES = (6.0, 2.5)
 """The aesthetic score that SDXL's refiner is asked for, and the one it is led away from."""
 
+ALPHA_WORDS = 120
+"""Tokens that PixArt-alpha reads at most."""
+
 
 @dataclass(frozen=True)
 class Built:
@@ -266,7 +269,7 @@ def _flux_told(told: Told) -> EmphaticConfig:
 
 
 def _pixart_told(told: Told) -> EmphaticConfig:
-    words = pixart(t5(told.foreign, "text_encoder"), 120 if told.foreign.pipeline.startswith("PixArtAlpha") else 300)
+    words = pixart(t5(told.foreign, "text_encoder"), ALPHA_WORDS if told.foreign.pipeline.startswith("PixArtAlpha") else 300)
     return WithShapeConfig(words, told.codec.height, told.codec.width) if told.network.sizes else words
 
 

@@ -101,6 +101,25 @@ def pixart_config(theirs: Mapping[str, Any]) -> PixArtConfig:
     )
 
 
+def pixart_theirs(ours: PixArtConfig, side: int) -> dict[str, Any]:
+    """The way back: config.json of a PixArtTransformer2DModel. side: of the states that it is for."""
+    return {
+        "_class_name": "PixArtTransformer2DModel",
+        "sample_size": side,
+        "patch_size": ours.patch,
+        "interpolation_scale": side // ours.patch / ours.unit,
+        "in_channels": ours.channels,
+        "out_channels": ours.channels * (2 if ours.variance else 1),
+        "num_layers": ours.depth,
+        "num_attention_heads": ours.heads,
+        "attention_head_dim": ours.width // ours.heads,
+        "cross_attention_dim": ours.width,
+        "caption_channels": ours.token_dim,
+        "use_additional_conditions": ours.sizes,
+        **_PIXART_FIXED,
+    }
+
+
 def sana_config(theirs: Mapping[str, Any]) -> SanaConfig:
     """From the config.json of a SanaTransformer2DModel. InputError for one that is not Sana's."""
     _check(theirs, _SANA_FIXED, "Sana")

@@ -18,17 +18,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unnoise.checkpoints.diffusers_names import FLUX_TABLE, SD3_TABLE, UNET_TABLE, Table, sources_of
-from unnoise.checkpoints.foreign.building import Built
+from unnoise.checkpoints.foreign.building import ALPHA_WORDS, Built
+from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, pixart_theirs
 from unnoise.checkpoints.foreign.theirs import flux_theirs, kl_theirs, scheduler_theirs, sd3_theirs, unet_theirs
 from unnoise.checkpoints.foreign.vae_names import KL_TABLE
 from unnoise.core.codec import within
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.inpainting import Inpainting
 from unnoise.modalities.image.latents import Latents
-from unnoise.modalities.words.frozen import Frozen
+from unnoise.modalities.words.frozen import Frozen, T5Text
 from unnoise.modalities.words.settings import WithSizes
 from unnoise.networks.flux import FluxConfig
 from unnoise.networks.kl_autoencoder import KLAutoencoderConfig
+from unnoise.networks.pixart import PixArtConfig
 from unnoise.networks.sd3 import SD3Config
 from unnoise.networks.sd_unet import SDUNetConfig
 
@@ -123,12 +125,16 @@ def _target(built: Built) -> Target:
     if isinstance(config, FluxConfig):
         kind = "FluxFillPipeline" if fills else "FluxPipeline"
         return Target(kind, "transformer", flux_theirs(config), FLUX_TABLE, nothing, True, {})
+    if isinstance(config, PixArtConfig):
+        short = any(isinstance(m, T5Text) and m.config.length == ALPHA_WORDS for m in built.conditioner.modules())
+        kind, shape = f"PixArt{'Alpha' if short else 'Sigma'}Pipeline", codec.shape()
+        return Target(kind, "transformer", pixart_theirs(config, max(shape[1:])), PIXART_TABLE, nothing, False, {})
     raise InputError(
         f"a {type(config).__name__.removesuffix('Config')} network is none of diffusers'; those of {KNOWN} are written"
     )
 
 
-KNOWN = "those of Stable Diffusion 1, 2, XL and 3 and of FLUX.1"
+KNOWN = "those of Stable Diffusion 1, 2, XL and 3, of FLUX.1 and PixArt"
 
 
 def _silent(config: SD3Config) -> dict[str, Tensor]:
