@@ -236,6 +236,8 @@ class T5TextConfig(EmphaticConfig):
 
 
 class T5Text(Frozen):
+    config: T5TextConfig
+
     def __init__(self, config: T5TextConfig) -> None:
         opened = open_encoder(config.source, _T5[model_type(config.source)])
         super().__init__(config, opened, opened.network.config.d_model, config.length, config.padded)
