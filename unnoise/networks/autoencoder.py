@@ -63,7 +63,8 @@ class NormalisedResidual(nn.Module):
         self.skip = convolution(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.skip(x) + self.second(silu(self.second_norm(self.first(silu(self.first_norm(x))))))
+        h = self.second(silu(self.second_norm(self.first(silu(self.first_norm(x))))))
+        return self.skip(x) + h  # the skip last: it would lie in memory all the while
 
 
 class Resampling(ABC):
