@@ -20,6 +20,7 @@ from unnoise.model import DiffusionModel
 from unnoise.networks.layers import patchify, unpatchify
 
 diffusers = pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
+import checkpoints.foreign_originals as originals  # noqa: E402
 import checkpoints.foreign_pipelines as tiny  # noqa: E402
 from checkpoints.test_foreign_pictures import PROMPTS, SEEDS, latents, noise, same  # noqa: E402
 
@@ -199,6 +200,30 @@ def test_the_command_line(stable_diffusion: tuple, tmp_path: Path, capsys: pytes
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+@pytest.mark.parametrize("prefix", ["control_model.", ""])
+def test_a_control_net_under_its_makers_names(prefix: str, tmp_path: Path) -> None:
+    """Widths that divide into their 32 groups and 8 heads."""
+    kinds = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "cross_attention_dim": 16, "layers_per_block": 1}
+    channels = {"block_out_channels": (32, 64), "conditioning_embedding_out_channels": (4, 6, 8, 10)}
+    network = diffusers.ControlNetModel(in_channels=4, **kinds, **channels)
+    expected = controlnet(saved(network, tmp_path / "folder"), PICTURES[0]).network
+    theirs = network.state_dict()
+    others = {k: v for k, v in theirs.items() if not k.startswith("controlnet_")}
+    tensors = {k: v.contiguous() for k, v in originals.unet(others, 1, prefix).items()}
+    hints = ["conv_in", *(f"blocks.{i}" for i in range(6)), "conv_out"]
+    renamed = {f"controlnet_cond_embedding.{h}": f"input_hint_block.{2 * i}" for i, h in enumerate(hints)}
+    renamed |= {f"controlnet_down_blocks.{i}": f"zero_convs.{i}.0" for i in range(4)} | {
+        "controlnet_mid_block": "middle_block_out.0"
+    }
+    for ours, original in renamed.items():
+        tensors |= {f"{prefix}{original}.{leaf}": theirs[f"{ours}.{leaf}"].clone() for leaf in ("weight", "bias")}
+    save_file(tensors, tmp_path / "canny.safetensors")
+    read = controlnet(tmp_path / "canny.safetensors", PICTURES[0])
+    assert read.name == "canny"
+    assert read.network.config == expected.config
+    assert all(torch.equal(a, b) for a, b in zip(read.network.state_dict().values(), expected.state_dict().values(), strict=True))
+
+
 def test_bad_input(stable_diffusion: tuple, tmp_path: Path) -> None:
     plain, model = stable_diffusion
     control_net(plain, tmp_path / "a")
@@ -209,7 +234,7 @@ def test_bad_input(stable_diffusion: tuple, tmp_path: Path) -> None:
     saved(diffusers.ControlNetModel(**{**config, "block_out_channels": (8, 24)}, **HINT), tmp_path / "other")
     wide = np.zeros((16, 24, 3), np.uint8)
     for make, message in (
-        (lambda: controlnet(tmp_path / "b", PICTURES[0]), "b: no such folder; a ControlNet or T2I-Adapter is one"),
+        (lambda: controlnet(tmp_path / "b", PICTURES[0]), "b: no such file or folder; a ControlNet or T2I-Adapter is a folder"),
         (lambda: controlnet(tmp_path / "a", tmp_path / "none.png"), "none.png: no such picture"),
         (lambda: controlnet(tmp_path / "a", tmp_path / "text.png"), "text.png: not a picture"),
         (lambda: controlnet(tmp_path / "a", PICTURES[0], mode=1), "mode 1: the kinds of control pictures .* none"),

@@ -347,6 +347,45 @@ def test_perturbed_attention_in_stable_diffusion_3() -> None:
     assert (expected[0] - expected[1]).abs().max() > 1e-3
 
 
+def test_the_published_sizes() -> None:
+    """The published configurations, with nothing allocated: every tensor has its place, and the adapters fit the networks."""
+    xl = {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), "cross_attention_dim": 2048,
+        "block_out_channels": (320, 640, 1280), "transformer_layers_per_block": [1, 2, 10], "attention_head_dim": [5, 10, 20],
+        "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    }  # fmt: skip
+    medium = {
+        "attention_head_dim": 64, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 192,
+        "sample_size": 128,
+    }  # fmt: skip
+    up = ("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",)
+    with torch.device("meta"):
+        first = unet_config(diffusers.UNet2DConditionModel(cross_attention_dim=768).config).build()
+        large = unet_config({**diffusers.UNet2DConditionModel().config, **xl, "up_block_types": up}).build()
+        third = sd3_config({**diffusers.SD3Transformer2DModel(num_layers=1).config, **medium, "num_layers": 24}).build()
+        dev = flux_config({**diffusers.FluxTransformer2DModel(**FLUX).config, **PUBLISHED_FLUX}).build()
+        for theirs, network in (
+            (diffusers.ControlNetModel(cross_attention_dim=768), first),
+            (diffusers.T2IAdapter(), first),
+            (diffusers.T2IAdapter(channels=[320, 640, 1280], num_res_blocks=4, adapter_type="light_adapter"), first),
+            (diffusers.ControlNetModel(**xl), large),
+            (diffusers.T2IAdapter(adapter_type="full_adapter_xl", downscale_factor=16), large),
+            (diffusers.SD3ControlNetModel(num_layers=6, **medium), third),
+            (diffusers.FluxControlNetModel(num_layers=5, num_single_layers=10, guidance_embeds=True, num_mode=10), dev),
+        ):
+            assert ours_of(theirs).misfit(network) == ""
+    widths = [320] * 2 + [640] * 2 + [1280] * 2 + [1280] * 3 + [640] * 3 + [320] * 3 + [1280]  # of h94's ip-adapter_sd15, in order
+    assert first.picture_widths == widths
+    assert len(large.picture_widths) == 70
+
+
+PUBLISHED_FLUX = {
+    "in_channels": 64, "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096, "num_layers": 19,
+    "num_single_layers": 38, "pooled_projection_dim": 768, "axes_dims_rope": (16, 56, 56), "guidance_embeds": True,
+}  # fmt: skip
+
+
 def test_what_fits_no_network_is_refused(pairs: Mapping) -> None:
     theirs, other = pairs["SD 1"][0], pairs["SDXL"][1]
     control = steering("ControlNetModel", *(lambda c: (dict(c.config), c.state_dict()))(diffusers.ControlNetModel(**UNET)))

@@ -10,6 +10,7 @@ in the names of their makers (h94/IP-Adapter), which say nothing of themselves: 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unnoise.checkpoints.diffusers_names import (
@@ -22,6 +23,7 @@ from unnoise.checkpoints.diffusers_names import (
     translate,
     unet_config,
 )
+from unnoise.checkpoints.foreign.parts import AsType
 from unnoise.core.errors import InputError
 from unnoise.networks.controlnet import FluxControlNetConfig, SD3ControlNetConfig, SDControlNetConfig
 from unnoise.networks.image_prompt import (
@@ -145,8 +147,9 @@ def steering(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
     if kind not in STEERING:
         raise InputError(f"a {kind}, which steers nothing; known are {', '.join(STEERING)}")
     read, table = STEERING[kind]
-    network = read(config).build()
-    network.load_state_dict(translate(tensors, table, network.state_dict()))
+    with torch.device("meta"):
+        network = read(config).build()
+    network.load_state_dict(translate(AsType(tensors, torch.float32), table, network.state_dict()), assign=True)
     return network
 
 
@@ -175,8 +178,8 @@ def projection_config(theirs: Mapping[str, Tensor]) -> tuple[ProjectionConfig, T
 
 def image_prompt(tensors: Mapping[str, Tensor]) -> ImagePrompt:
     """The IP-Adapter of a file. InputError if it is none."""
-    parts = ("image_proj.", "ip_adapter.")
-    projection, pairs = ({k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in parts)
+    parts, wide = ("image_proj.", "ip_adapter."), AsType(tensors, torch.float32)
+    projection, pairs = ({k.removeprefix(p): v for k, v in wide.items() if k.startswith(p)} for p in parts)
     config, table = projection_config(projection)
     if lora := [name for name in pairs if "_lora." in name]:
         raise InputError(f"it also changes the network's own weights ({lora[0]} and {len(lora) - 1} more), which cannot be run")
@@ -187,7 +190,8 @@ def image_prompt(tensors: Mapping[str, Tensor]) -> ImagePrompt:
             if theirs not in pairs:
                 raise InputError(f"the checkpoint lacks 'ip_adapter.{theirs}': it is incomplete")
             weights[f"{ours}.{k}.weight"] = pairs[theirs]
-    made = ImagePromptConfig(config, tuple(len(weights[f"keys.{k}.weight"]) for k in range(layers))).build()
+    with torch.device("meta"):
+        made = ImagePromptConfig(config, tuple(len(weights[f"keys.{k}.weight"]) for k in range(layers))).build()
     own = translate(projection, table, made.projection.state_dict())
-    made.load_state_dict({**{f"projection.{k}": v for k, v in own.items()}, **weights})
+    made.load_state_dict({**{f"projection.{k}": v for k, v in own.items()}, **weights}, assign=True)
     return made

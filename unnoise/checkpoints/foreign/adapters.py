@@ -13,7 +13,12 @@ from torch import Tensor
 
 from unnoise.checkpoints.foreign.adapter_names import image_prompt, steering
 from unnoise.checkpoints.foreign.folder import PICKLED, read_part
-from unnoise.checkpoints.foreign.parts import MappedTensors
+from unnoise.checkpoints.foreign.hub import fetch_part, is_hub_name
+from unnoise.checkpoints.foreign.original_configs import controlnet as original_controlnet
+from unnoise.checkpoints.foreign.original_configs import part
+from unnoise.checkpoints.foreign.parts import MappedTensors, Part
+from unnoise.checkpoints.foreign.pieces import SafetensorsStore
+from unnoise.checkpoints.foreign.recognise import refuse_pickle
 from unnoise.control.adapters import Control, PicturePrompt
 from unnoise.control.guidance import Interval
 from unnoise.core.errors import InputError
@@ -32,24 +37,38 @@ CONVERT = (
 
 
 def controlnet(
-    folder: str | Path, picture: Picture, scale: float = 1.0, interval: Interval = (0.0, 1.0), guess: bool = False,
+    where: str | Path, picture: Picture, scale: float = 1.0, interval: Interval = (0.0, 1.0), guess: bool = False,
     mode: int | None = None,
 ) -> Control:  # fmt: skip
-    """The ControlNet (Stable Diffusion 1, 2, XL, 3, FLUX) or T2I-Adapter in a diffusers folder, with its control picture.
+    """A ControlNet (for Stable Diffusion 1, 2, XL and 3, for FLUX) or a T2I-Adapter, with its control picture.
 
-    Arguments as `Control`'s. Raises InputError for what is missing, and for what cannot be run.
+    where: a folder of diffusers, its name on the hub, or a ControlNet for Stable Diffusion in a single file, under the names of its
+    makers. The rest as `Control`'s. Raises InputError for what is missing, and for what cannot be run.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; a ControlNet or T2I-Adapter is one with a config.json and its weights")
-    part = read_part(folder)
+    read = _steering_part(Path(where))
     try:
-        network = steering(part.kind, part.config, part.tensors)
+        network = steering(read.kind, read.config, read.tensors)
     except KeyError as e:
-        raise InputError(f"{folder}: its config.json lacks {e}") from None
+        raise InputError(f"{where}: its configuration lacks {e}") from None
     except ValueError as e:
-        raise InputError(f"{folder}: {e}") from None
-    return Control(folder.name, network, read_picture(picture), scale, interval, guess, mode)
+        raise InputError(f"{where}: {e}") from None
+    return Control(Path(where).stem, network, read_picture(picture), scale, interval, guess, mode)
+
+
+def _steering_part(path: Path) -> Part:
+    if path.is_dir():
+        return read_part(path)
+    if is_hub_name(str(path)) and not path.exists():
+        return read_part(fetch_part(str(path)))
+    if not path.exists():
+        wanted = "a ControlNet or T2I-Adapter is a folder with a config.json and its weights, or such a model's name on the hub"
+        raise InputError(f"{path}: no such file or folder; {wanted}")
+    refuse_pickle(path)
+    store = SafetensorsStore(path)
+    for prefix in ("control_model.", ""):
+        if f"{prefix}input_hint_block.0.weight" in store.shapes:
+            return part(store, prefix, original_controlnet, str(path))
+    raise InputError(f"{path}: not a ControlNet for Stable Diffusion as its makers wrote it; others need their folder: give that")
 
 
 def picture_prompt(

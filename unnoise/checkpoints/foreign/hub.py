@@ -7,13 +7,14 @@ not fetched again, and goes on where it was broken off. HF_HUB_OFFLINE=1 takes w
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unnoise.checkpoints.foreign.folder import INDEX, PARTS, PICKLED, TOKENIZERS, read_name, weights_of
 from unnoise.core.errors import InputError
 
+CONFIG = "config.json"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _READ = (".json", ".txt", ".model")
 """Configurations and tokenizers."""
@@ -28,32 +29,42 @@ def fetch(name: str, variant: str | None = None) -> Path:
 
     Raises InputError for a model that is not on the hub, or needs a licence to be accepted first, and when it cannot be reached.
     """
+    return _fetched(name, INDEX, lambda names: needed_files(names, variant, name))
+
+
+def fetch_part(name: str) -> Path:
+    """As `fetch`, of a single network, such as a ControlNet: its config.json, and one variant of its weights."""
+    return _fetched(name, CONFIG, lambda names: [CONFIG, *weights_of([n for n in names if "/" not in n], None, name)])
+
+
+def _fetched(name: str, sign: str, needed: Callable[[list[str]], list[str]]) -> Path:
+    """sign: the file that must be there. needed: of the names of all files, those that are read."""
     try:
         import huggingface_hub as hub
         from huggingface_hub import constants, errors
     except ImportError as e:
         raise InputError(f'{name} would be fetched from the hub, which needs huggingface_hub: pip install "unnoise[text]"') from e
     if constants.HF_HUB_OFFLINE:
-        return _cached(hub, name, "HF_HUB_OFFLINE is set")
+        return _cached(hub, name, sign, "HF_HUB_OFFLINE is set")
     try:
-        wanted = needed_files([f.rfilename for f in hub.HfApi().model_info(name).siblings or []], variant, name)
+        wanted = needed([f.rfilename for f in hub.HfApi().model_info(name).siblings or []])
         return Path(hub.snapshot_download(name, allow_patterns=wanted))
     except (errors.GatedRepoError, errors.RepositoryNotFoundError) as e:
         gated = isinstance(e, errors.GatedRepoError)
         why = "asks for its licence to be accepted on its page" if gated else "is no folder here, and no public model on the hub"
         raise InputError(f"{name} {why}; for one that you may read, log in first: hf auth login") from e
     except (errors.HTTPError, OSError) as e:
-        return _cached(hub, name, f"the hub could not be reached ({_first_line(e)})")
+        return _cached(hub, name, sign, f"the hub could not be reached ({_first_line(e)})")
 
 
-def _cached(hub: Any, name: str, why: str) -> Path:
+def _cached(hub: Any, name: str, sign: str, why: str) -> Path:
     """The model as it was fetched before."""
     try:
         folder = Path(hub.snapshot_download(name, local_files_only=True))
     except OSError as e:  # what the hub raises for an entry that is not there is one
         raise InputError(f"{name}: no such folder, not in the cache of the hub, and {why}") from e
-    if not (folder / INDEX).is_file():
-        raise InputError(f"{name}: in the cache of the hub without its {INDEX}, and {why}")
+    if not (folder / sign).is_file():
+        raise InputError(f"{name}: in the cache of the hub without its {sign}, and {why}")
     return folder
 
 

@@ -21,6 +21,7 @@ from unnoise.checkpoints.foreign.original_names import (
     T5,
     VAE_FLAT,
     Layout,
+    controlnet_table,
     pieces,
     sd3_swapped,
     sd3_table,
@@ -38,6 +39,31 @@ Reading = Callable[[Shapes], tuple[Config, Layout]]
 
 def unet(shapes: Shapes) -> tuple[Config, Layout]:
     """A U-Net of Stable Diffusion 1, 2 or XL."""
+    config, levels = _way_down(shapes)
+    depths = [_count(shapes, f"input_blocks.{1 + (blocks + 1) * i}.1.transformer_blocks.") for i, (blocks, _) in enumerate(levels)]
+    mirrored = [_count(shapes, f"output_blocks.{(blocks + 1) * i}.1.transformer_blocks.") for i, (blocks, _) in enumerate(levels)]
+    if mirrored != depths[::-1]:
+        raise InputError(f"its transformers are {depths} deep down, {mirrored} up: not Stable Diffusion's")
+    more = {
+        "_class_name": "UNet2DConditionModel",
+        "out_channels": shapes["out.2.weight"][0],
+        "up_block_types": ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for _, attends in reversed(levels)],
+    }
+    return {**config, **more}, Layout(unet_table(levels), dropped=("v_pred", "ztsnr"))
+
+
+def controlnet(shapes: Shapes) -> tuple[Config, Layout]:
+    """A ControlNet for one of them."""
+    config, levels = _way_down(shapes)
+    more = {
+        "_class_name": "ControlNetModel",
+        "conditioning_embedding_out_channels": [shapes[f"input_hint_block.{i}.weight"][0] for i in (0, 4, 8, 12)],
+    }
+    return {**config, **more}, Layout(controlnet_table(levels))
+
+
+def _way_down(shapes: Shapes) -> tuple[Config, tuple[tuple[int, bool], ...]]:
+    """What they have in common, and for every level its residual blocks and whether attention follows each."""
     inputs = _count(shapes, "input_blocks.")
     halvings = [i for i in range(inputs) if f"input_blocks.{i}.0.op.weight" in shapes]
     starts, ends = [1, *(i + 1 for i in halvings)], [*halvings, inputs]
@@ -47,21 +73,16 @@ def unet(shapes: Shapes) -> tuple[Config, Layout]:
     per_level = blocks.pop()
     widths = [shapes[f"input_blocks.{start}.0.out_layers.3.weight"][0] for start in starts]
     depths = [_count(shapes, f"input_blocks.{start}.1.transformer_blocks.") for start in starts]
-    middle = _count(shapes, "middle_block.1.transformer_blocks.")
-    attends = [depth > 0 for depth in depths]
-    mirrored = [_count(shapes, f"output_blocks.{(per_level + 1) * i}.1.transformer_blocks.") for i in range(len(widths))]
-    if mirrored != depths[::-1] or middle == 0:
-        raise InputError(f"its transformers are {depths} deep down, {middle} in the middle, {mirrored} up: not Stable Diffusion's")
     attention = "middle_block.1"
+    middle = _count(shapes, f"{attention}.transformer_blocks.")
+    if middle == 0:
+        raise InputError("it has no transformer in the middle: not Stable Diffusion's")
     linear = len(shapes[f"{attention}.proj_in.weight"]) == 2
     config: dict[str, Any] = {
-        "_class_name": "UNet2DConditionModel",
         "in_channels": shapes["input_blocks.0.0.weight"][1],
-        "out_channels": shapes["out.2.weight"][0],
         "block_out_channels": widths,
         "layers_per_block": per_level,
-        "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends],
-        "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
         "transformer_layers_per_block": [d or 1 for d in depths[:-1]] + [middle],
         "cross_attention_dim": shapes[f"{attention}.transformer_blocks.0.attn2.to_k.weight"][1],
         "attention_head_dim": [w // 64 for w in widths] if linear else 8,
@@ -75,7 +96,7 @@ def unet(shapes: Shapes) -> tuple[Config, Layout]:
             "addition_time_embed_dim": 256,
             "projection_class_embeddings_input_dim": told,
         }
-    return config, Layout(unet_table(tuple((per_level, a) for a in attends)), dropped=("v_pred", "ztsnr"))
+    return config, tuple((per_level, depth > 0) for depth in depths)
 
 
 def sd3(shapes: Shapes) -> tuple[Config, Layout]:

@@ -156,6 +156,19 @@ def unet_table(downs: tuple[tuple[int, bool], ...]) -> dict[str, tuple[str, ...]
     return {theirs: (target,) for theirs, target in table.items()}
 
 
+def controlnet_table(downs: tuple[tuple[int, bool], ...]) -> Table:
+    """The table of a ControlNet for such a U-Net."""
+    inner = {f"input_hint_block.{2 * i + 2}": (f"controlnet_cond_embedding.blocks.{i}",) for i in range(6)}
+    return {
+        **unet_table(downs),
+        **inner,
+        "input_hint_block.0": ("controlnet_cond_embedding.conv_in",),
+        "input_hint_block.14": ("controlnet_cond_embedding.conv_out",),
+        "zero_convs.*.0": ("controlnet_down_blocks.*",),
+        "middle_block_out.0": ("controlnet_mid_block",),
+    }
+
+
 def _residual(original: str, target: str) -> dict[str, str]:
     return {f"{original}.{a}": f"{target}.{b}" for a, b in _RESIDUAL.items()}
 
