@@ -1,7 +1,5 @@
 """What scheduler_config.json says, beside diffusers' own schedulers of it: timesteps, noise levels, the start; what is refused."""
 
-import importlib
-
 import numpy as np
 import pytest
 import torch
@@ -147,11 +145,10 @@ def test_a_flow_predicts_velocity_and_is_told_its_sigma():
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (128, 128), (96, 160)])
 def test_flux_shifts_by_the_number_of_tokens(height, width):
-    """mu as their pipeline computes it; states of 16 channels, patched two by two."""
-    pipeline = importlib.import_module("diffusers.pipelines.flux.pipeline_flux")
+    """mu on the line through (256 tokens, 0.5) and (4096, 1.15); states of 16 channels, patched two by two."""
     config = {**SHIPPED["FLUX.1 schnell"][0], "shift": 3.0, "use_dynamic_shifting": True}
     ours, theirs = read_scheduler(config, "FluxPipeline"), theirs_of(config)
-    theirs.set_timesteps(sigmas=np.linspace(1, 1 / 28, 28), mu=pipeline.calculate_shift(height * width // 4, 256, 4096, 0.5, 1.15))
+    theirs.set_timesteps(sigmas=np.linspace(1, 1 / 28, 28), mu=0.5 + 0.65 * (height * width / 4 - 256) / 3840)
     grid = ours.sampling.choice().grid
     times = grid.of((16, height, width)).times(28, ours.process)
     torch.testing.assert_close(times, theirs.sigmas.double(), rtol=1e-6, atol=1e-7)
@@ -184,6 +181,35 @@ def test_curves_of_sigmas(kind, curve):
             torch.testing.assert_close(ratios, theirs.sigmas.double(), rtol=1e-4, atol=1e-6)
         told = told_at(ours, n) * 1000
         assert bool((told.diff() < 0).all())
+
+
+LEFT = {
+    "curve": {"use_karras_sigmas": True},
+    "zero": {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+    "flow": {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "v_prediction"},
+    "spacing": {"timestep_spacing": "trailing"},
+    "algorithm": {"algorithm_type": "deis", "solver_type": "logrho", "final_sigmas_type": "sigma_min"},
+}
+
+
+@pytest.mark.parametrize("left", LEFT)
+@pytest.mark.parametrize("kind", sorted(set(SOLVERS) - {"DPMSolverSDEScheduler", "KDPM2DiscreteScheduler"}))
+def test_settings_that_another_class_left_in_the_file(kind, left):
+    """Heeded where theirs heed them, and nowhere else: the timesteps of a walk and the noise at the last timestep but one."""
+    config = {**LATENT, "_class_name": kind, "skip_prk_steps": True, **LEFT[left]}
+    if left == "flow" and kind.startswith(("DPM", "UniPC", "DEIS")):
+        config["prediction_type"] = "flow_prediction"
+    ours, theirs = read_scheduler(config), theirs_of(config)
+    assert isinstance(ours.process, Gaussian)
+    theirs.set_timesteps(12)
+    timesteps = theirs.timesteps.double()
+    if kind.startswith(("PNDM", "Heun")):
+        timesteps = timesteps.unique().flip(0)  # some they call twice
+    rounding = 0.6 if left == "curve" and kind.startswith(("DPM", "UniPC", "DEIS")) else 0.1  # see the guide
+    torch.testing.assert_close(told_at(ours, 12)[: len(timesteps)] * 1000, timesteps, atol=rounding, rtol=0)
+    if not isinstance(ours.process.schedule, RectifiedFlow):
+        alpha2 = ours.process.schedule.alpha(torch.tensor([0.999], dtype=torch.float64)) ** 2
+        torch.testing.assert_close(alpha2, theirs.alphas_cumprod[998:999].double(), rtol=1e-3, atol=2e-7)
 
 
 def test_a_walk_that_would_end_where_it_begins_is_a_step_shorter():
@@ -232,6 +258,7 @@ def test_refusals():
         (of("EulerDiscreteScheduler", rescale_betas_zero_snr=True), "divides by alpha"),
         (of("EulerDiscreteScheduler", interpolation_type="log_linear"), "interpolation_type 'log_linear' .* 'linear' is"),
         (of("DPMSolverMultistepScheduler", algorithm_type="dpmsolver"), "algorithm_type 'dpmsolver' of order 2"),
+        (of("DPMSolverMultistepScheduler", solver_type="heun"), "'heun' is not supported"),
         (of("DPMSolverSinglestepScheduler", solver_order=3), "singlestep 'dpmsolver\\+\\+' of order 3"),
         (of("UniPCMultistepScheduler", solver_order=4), "solver_order 4 of UniPC is not supported; 1, 2, 3 are"),
         (of("PNDMScheduler"), "Runge-Kutta"),

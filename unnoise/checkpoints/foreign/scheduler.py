@@ -51,6 +51,7 @@ class Solver:
     spare: 1 if it spaces one more timestep than it visits. whole: it rounds its linspace to whole timesteps.
     unit: it starts from noise of variance 1 whatever the schedule's last; else, "leading" spacing aside, from sigma(1).
     to_data: whether its walk ends at the data rather than at timestep 0, given the configuration.
+    deaf_to: settings that another class may have left in its file, and that it does not heed.
     """
 
     sampler: Callable[[Mapping[str, Any]], str | Sampler]
@@ -59,6 +60,7 @@ class Solver:
     whole: bool = True
     unit: bool = True
     to_data: Callable[[Mapping[str, Any]], bool] = lambda config: True
+    deaf_to: frozenset[str] = frozenset()
 
 
 def read_scheduler(config: Mapping[str, Any], pipeline: str = "") -> Scheduled:
@@ -68,6 +70,8 @@ def read_scheduler(config: Mapping[str, Any], pipeline: str = "") -> Scheduled:
     """
     kind = str(config.get("_class_name", "none"))
     find(f"scheduler in {WHERE}", kind, {**SOLVERS, **FLOWS})
+    if kind in SOLVERS:
+        config = {name: value for name, value in config.items() if name not in SOLVERS[kind].deaf_to}
     if kind in FLOWS or config.get("use_flow_sigmas"):
         return _flow(kind, config, pipeline)
     return _discrete(kind, SOLVERS[kind], config, pipeline)
@@ -92,10 +96,12 @@ def _schedule(config: Mapping[str, Any]) -> Schedule:
     if config.get("trained_betas") is not None:
         raise InputError(f"{WHERE}: trained_betas lists betas one by one; only schedules with a name are supported")
     trained = int(config.get("num_train_timesteps", 1000))
-    # latent consistency models alone default to Stable Diffusion's betas
-    latent = config.get("_class_name") in ("LCMScheduler", "TCDScheduler")
-    first = float(config.get("beta_start", 0.00085 if latent else 0.0001))
-    last = float(config.get("beta_end", 0.012 if latent else 0.02))
+    # where the file says nothing, some classes take Stable Diffusion's betas, not all of them spaced as it spaces them
+    kind = config.get("_class_name")
+    latent = kind in ("LCMScheduler", "TCDScheduler")
+    narrow = latent or kind in ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "DPMSolverSDEScheduler")
+    first = float(config.get("beta_start", 0.00085 if narrow else 0.0001))
+    last = float(config.get("beta_end", 0.012 if narrow else 0.02))
     named: Mapping[str, Discrete] = {
         "linear": DiscreteVP(trained, first, last),
         "scaled_linear": DiscreteVP(trained, first, last, power=2.0),
@@ -163,8 +169,16 @@ def _named(name: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda config: name
 
 
+def _algorithm(config: Mapping[str, Any]) -> tuple[str, int]:
+    """The kind and order of a DPM-Solver; "deis" in its file is what DEIS left there."""
+    if config.get("solver_type") == "heun":
+        raise InputError(f"{WHERE}: DPM-Solver's solver_type 'heun' is not supported; 'midpoint' is")
+    kind = str(config.get("algorithm_type", "dpmsolver++"))
+    return "dpmsolver++" if kind == "deis" else kind, int(config.get("solver_order", 2))
+
+
 def _dpm(config: Mapping[str, Any]) -> str:
-    kind, order = str(config.get("algorithm_type", "dpmsolver++")), int(config.get("solver_order", 2))
+    kind, order = _algorithm(config)
     known = {
         ("dpmsolver++", 1): "euler",
         ("dpmsolver++", 2): "dpmpp-2m",
@@ -179,7 +193,7 @@ def _dpm(config: Mapping[str, Any]) -> str:
 
 
 def _dpm_singlestep(config: Mapping[str, Any]) -> str:
-    kind, order = str(config.get("algorithm_type", "dpmsolver++")), int(config.get("solver_order", 2))
+    kind, order = _algorithm(config)
     if (kind, order) != ("dpmsolver++", 2):
         raise InputError(f"{WHERE}: singlestep {kind!r} of order {order} is not supported; dpmsolver++ of order 2 is")
     return "dpmpp-2s"
@@ -188,7 +202,7 @@ def _dpm_singlestep(config: Mapping[str, Any]) -> str:
 def _unipc(config: Mapping[str, Any]) -> str | Sampler:
     """Their solver_order counts the predictor's; ours is that of the whole, one more."""
     # their B_1 = h is infinite in a step to the data, and they make NaN of it: the weights solved for need no B
-    shortcut = config.get("solver_type", "bh2") == "bh2"
+    shortcut = config.get("solver_type", "bh2") != "bh1"
     usual = "unipc-bh2" if shortcut else "unipc"
     return _of_order("UniPC", config, {1: UniPC(order=2, shortcut=shortcut), 2: usual, 3: UniPC(order=4, shortcut=shortcut)})
 
@@ -217,27 +231,52 @@ def _ddpm(config: Mapping[str, Any]) -> str:
     return "ddpm"
 
 
+_CURVED = frozenset(f"use_{name}_sigmas" for name in CURVES)
+_STRETCHED = frozenset({"rescale_betas_zero_snr"})
+_FLOWS = frozenset({"use_flow_sigmas"})
+_SPACED = frozenset({"timestep_spacing"})
+_BOUNDED = frozenset({"thresholding"})
+
+
 def _final_zero(config: Mapping[str, Any]) -> bool:
     return bool(config.get("final_sigmas_type", "zero") == "zero")
 
 
+def _in_ratios(name: str) -> Solver:
+    """A solver after k-diffusion, in sigma / alpha."""
+    return Solver(_named(name), "linspace", whole=False, unit=False, deaf_to=_FLOWS | _STRETCHED | _BOUNDED)
+
+
 SOLVERS: Mapping[str, Solver] = MappingProxyType(
     {
-        "DDIMScheduler": Solver(_named("ddim"), "leading", to_data=lambda config: bool(config.get("set_alpha_to_one", True))),
-        "DDPMScheduler": Solver(_ddpm, "leading"),
-        "PNDMScheduler": Solver(_plms, "leading", to_data=lambda config: bool(config.get("set_alpha_to_one", False))),
-        "EulerDiscreteScheduler": Solver(_named("euler"), "linspace", whole=False, unit=False, to_data=_final_zero),
-        "EulerAncestralDiscreteScheduler": Solver(_named("euler-ancestral"), "linspace", whole=False, unit=False),
-        "HeunDiscreteScheduler": Solver(_named("heun"), "linspace", whole=False, unit=False),
-        "LMSDiscreteScheduler": Solver(_named("lms"), "linspace", whole=False, unit=False),
-        "KDPM2DiscreteScheduler": Solver(_named("dpm-2"), "linspace", whole=False, unit=False),
-        "DPMSolverSDEScheduler": Solver(_named("dpmpp-sde"), "linspace", whole=False, unit=False),
+        "DDIMScheduler": Solver(
+            _named("ddim"), "leading", to_data=lambda config: bool(config.get("set_alpha_to_one", True)), deaf_to=_CURVED | _FLOWS
+        ),
+        "DDPMScheduler": Solver(_ddpm, "leading", deaf_to=_CURVED | _FLOWS),
+        "PNDMScheduler": Solver(
+            _plms,
+            "leading",
+            to_data=lambda config: bool(config.get("set_alpha_to_one", False)),
+            deaf_to=_CURVED | _FLOWS | _STRETCHED | _BOUNDED,
+        ),
+        "EulerDiscreteScheduler": Solver(
+            _named("euler"), "linspace", whole=False, unit=False, to_data=_final_zero, deaf_to=_FLOWS | _BOUNDED
+        ),
+        "EulerAncestralDiscreteScheduler": Solver(
+            _named("euler-ancestral"), "linspace", whole=False, unit=False, deaf_to=_CURVED | _FLOWS | _BOUNDED
+        ),
+        "HeunDiscreteScheduler": _in_ratios("heun"),
+        "LMSDiscreteScheduler": _in_ratios("lms"),
+        "KDPM2DiscreteScheduler": _in_ratios("dpm-2"),
+        "DPMSolverSDEScheduler": _in_ratios("dpmpp-sde"),
         "DPMSolverMultistepScheduler": Solver(_dpm, "linspace", spare=1, to_data=_final_zero),
-        "DPMSolverSinglestepScheduler": Solver(_dpm_singlestep, "linspace", spare=1, to_data=_final_zero),
+        "DPMSolverSinglestepScheduler": Solver(
+            _dpm_singlestep, "linspace", spare=1, to_data=_final_zero, deaf_to=_STRETCHED | _SPACED
+        ),
         "UniPCMultistepScheduler": Solver(_unipc, "linspace", spare=1, to_data=_final_zero),
-        "DEISMultistepScheduler": Solver(_deis, "linspace", spare=1, to_data=lambda config: False),
-        "LCMScheduler": Solver(_named("lcm"), "leading"),
-        "TCDScheduler": Solver(_named("tcd"), "leading", to_data=lambda config: False),
+        "DEISMultistepScheduler": Solver(_deis, "linspace", spare=1, to_data=lambda config: False, deaf_to=_STRETCHED),
+        "LCMScheduler": Solver(_named("lcm"), "leading", deaf_to=_CURVED | _FLOWS),
+        "TCDScheduler": Solver(_named("tcd"), "leading", to_data=lambda config: False, deaf_to=_CURVED | _FLOWS),
     }
 )
 """By their class names."""
