@@ -2,14 +2,16 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import torch
+from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -217,24 +219,93 @@ def test_what_is_fetched_is_what_is_read() -> None:
         needed_files([n for n in LISTING if not (n.startswith("unet") and n.endswith("safetensors"))], None, "x")
 
 
-def test_a_name_on_the_hub_when_offline(whole: Path, tmp_path: Path) -> None:
-    """What was fetched before is run; what was not is refused in one line. The hub reads its settings when it is imported."""
-    cache = tmp_path / "cache" / "hub" / "models--someone--something"
-    shutil.copytree(whole, cache / "snapshots" / "abc")
-    (cache / "refs").mkdir()
-    (cache / "refs" / "main").write_text("abc")
-    run = f"""
-import os
-os.environ.update(HF_HUB_OFFLINE="1", HF_HOME={str(tmp_path / "cache")!r})
-from unnoise.cli.main import main
-main(["sample", "someone/something", "a red cat", "-n", "1", "--steps", "2", "--out", {str(tmp_path / "out")!r}])
-main(["sample", "someone/else", "a red cat", "--out", {str(tmp_path / "none")!r}])
-"""
-    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub's client."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_name_on_the_hub_when_offline(
+    whole: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was fetched before is run; what was not is refused."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    there = cache / "models--someone--something"
+    shutil.copytree(whole, there / "snapshots" / "abc")
+    (there / "refs").mkdir()
+    (there / "refs" / "main").write_text("abc")
+    main(["sample", "someone/something", "a red cat", "-n", "1", "--steps", "2", "--out", str(tmp_path / "out")])
     assert (tmp_path / "out" / "sheet.png").exists()
-    said = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.startswith("unnoise: ")]
-    assert said == ["unnoise: someone/else: no such folder, not in the cache of the hub, and HF_HUB_OFFLINE is set"]
+    said = refused(["sample", "someone/else", "a red cat", "--out", str(tmp_path / "none")], capsys)
+    assert said == "unnoise: someone/else: no such folder, not in the cache of the hub, and HF_HUB_OFFLINE is set"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The few answers of the hub that its client asks for, from a folder; the first big file breaks off halfway, once."""
+
+    folder: Path
+    asked: list[str]
+    broken: bool
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = unquote(self.path.partition("?")[0])
+        files = sorted(f.relative_to(self.folder).as_posix() for f in self.folder.rglob("*") if f.is_file())
+        if path.startswith("/api/models/someone/something"):
+            tree = [{"type": "file", "path": f, "size": (self.folder / f).stat().st_size, "oid": "0" * 40} for f in files]
+            model = {"id": "someone/something", "sha": "a" * 40, "siblings": [{"rfilename": f} for f in files]}
+            self._answer(json.dumps(tree if "/tree/" in path else model).encode())
+            return
+        name = path.partition("/resolve/")[2].partition("/")[2]
+        if name not in files:
+            self.send_error(404)
+            return
+        data = (self.folder / name).read_bytes()
+        start = int((self.headers.get("Range") or "bytes=0-")[6:].split("-")[0])
+        if self.command == "GET":
+            self.asked.append(f"{name} from {start}")
+        cut = self.command == "GET" and not start and name == UNET and not self.broken
+        self._answer(data[start:], name, len(data), start, len(data) // 2 if cut else None)
+        if cut:
+            type(self).broken = True
+            self.close_connection = True
+
+    def _answer(self, data: bytes, name: str = "", whole: int = 0, start: int = 0, most: int | None = None) -> None:
+        self.send_response(206 if start else 200)
+        for key, value in {"Content-Length": len(data), "ETag": f'"{name.replace("/", "-")}"', "X-Repo-Commit": "a" * 40}.items():
+            self.send_header(key, str(value))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data[:most])
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_name_on_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is needed is asked for once, the rest of a file that broke off alone; the second time nothing is."""
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "sd.ckpt").write_bytes(b"pickle")
+    Hub.folder, Hub.asked, Hub.broken = folder, [], False
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # what is kept of a broken file are whole pieces
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+        for _ in range(2):
+            model = unnoise.load("someone/something")
+        server.shutdown()
+    assert torch.equal(model.denoiser.network.first.weight, load_file(folder / UNET)["conv_in.weight"])
+    whole = [a for a in Hub.asked if a.endswith("from 0")]
+    assert len(whole) == len(set(whole))
+    assert any(a.startswith(UNET) and not a.endswith("from 0") for a in Hub.asked)
+    assert not [a for a in Hub.asked if ".bin" in a or ".ckpt" in a]
 
 
 def test_the_licence_in_the_card(tmp_path: Path) -> None:
