@@ -67,6 +67,9 @@ def test_the_vector_is_the_words_and_then_the_size() -> None:
     assert torch.equal(told["vector"][:, :12], plain["vector"])
     assert torch.equal(told["tokens"], plain["tokens"])
     assert torch.equal(told["vector"][:, 12:], sized.size(size_features(torch.tensor([[16, 20, 0, 0, 16, 20]] * 2), 64)))
+    away = sized.prepare_away([None])
+    assert away.keys() == prepared.keys()
+    assert torch.equal(away["ids"][0], prepared["ids"][1])
     alone = SizedNamesConfig(UnconditionalConfig(), 8, 16, 20).build()
     assert alone(alone.prepare([None]))["vector"].shape == (1, 8)
     with pytest.raises(InputError, match="at least 1"):

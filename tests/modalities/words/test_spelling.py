@@ -5,6 +5,7 @@ from torch.nn.functional import cross_entropy
 from unnoise.core.errors import InputError
 from unnoise.modalities.conditioning import TextConfig
 from unnoise.modalities.words.spelling import Spelled, SpelledConfig, written
+from unnoise.modalities.words.syntax import Said
 from unnoise.networks.text import TextEncoderConfig
 
 CAPTIONS = ["three red apples left of a sign that says OPEN", 'a board with "Café 24"', "a cat"]
@@ -50,6 +51,16 @@ def test_one_token_a_character_after_the_words() -> None:
         alone = model(model.prepare([prompt]))
         k = alone["tokens"].shape[1]
         torch.testing.assert_close(alone["tokens"][0], cond["tokens"][i, :k])
+
+
+def test_what_is_led_away_from_is_put_to_the_encoder_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For encoders that put it in other words than a prompt; the letters are the same."""
+    model, said = spelled(), [Said.plain("a sign that says OPEN")]
+    other = model.words.prepare(["a cat"])
+    monkeypatch.setattr(model.words, "prepare_away", lambda said: other)
+    away = model.prepare_away(said)
+    assert torch.equal(away["ids"], other["ids"])
+    assert torch.equal(away["spelled"], model.prepare_said(said)["spelled"])
 
 
 def test_all_of_the_alphabet_can_be_written_and_nothing_else() -> None:

@@ -119,3 +119,6 @@ class SizedWords(Sized, Emphatic):
 
     def prepare_said(self, said: Sequence[Said | None]) -> Cond:
         return {**self.inner.prepare_said(said), **self.asked(len(said))}
+
+    def prepare_away(self, said: Sequence[Said | None]) -> Cond:
+        return {**self.inner.prepare_away(said), **self.asked(len(said))}

@@ -86,13 +86,16 @@ class Spelled(Emphatic):
 
         InputError for a word that cannot be written.
         """
+        return {"spelled": self._letters(said), **self.words.prepare_said(said)}
+
+    def prepare_away(self, said: Sequence[Said | None]) -> Cond:
+        return {"spelled": self._letters(said), **self.words.prepare_away(said)}
+
+    def _letters(self, said: Sequence[Said | None]) -> Tensor:
         rows = [torch.tensor(self._spelled(s.text if s else ""), dtype=torch.int64).reshape(-1, 4) for s in said]
         longest = max([1, *map(len, rows)])
         spelled = [pad(r, (0, 0, 0, longest - len(r))) for r in rows]
-        return {
-            **self.words.prepare_said(said),
-            "spelled": torch.stack(spelled) if rows else torch.zeros(0, 1, 4, dtype=torch.int64),
-        }
+        return torch.stack(spelled) if rows else torch.zeros(0, 1, 4, dtype=torch.int64)
 
     def _spelled(self, text: str) -> list[tuple[int, int, int, int]]:
         words = written(text)
