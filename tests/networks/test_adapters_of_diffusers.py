@@ -179,6 +179,24 @@ def test_control_net_of_stable_diffusion_3(layers: int, summary: bool) -> None:
     close(ours(x, TIMES, {**cond, **entries(mine, said, ours.places)}), expected)
 
 
+@torch.no_grad()
+def test_control_net_without_words() -> None:
+    """As of Stable Diffusion 3.5 large: it begins behind the transformer's own patches and positions."""
+    theirs, ours = sd3_pair()
+    wordless = {"joint_attention_dim": None, "use_pos_embed": False, "pos_embed_type": None, "qk_norm": None}
+    config = {**SD3, **wordless, "dual_attention_layers": (), "force_zeros_for_pooled_projection": False}
+    control = randomised(diffusers.SD3ControlNetModel(num_layers=2, **config), 1)
+    x, picture, cond = torch.randn(3, 4, 8, 14), torch.randn(3, 4, 8, 14), {"tokens": TOKENS, "vector": VECTOR}
+    blocks = control(theirs.pos_embed(x), picture, 1.0, None, VECTOR, TIMES * 1000).controlnet_block_samples
+    expected = theirs(x, TOKENS, VECTOR, TIMES * 1000, block_controlnet_hidden_states=blocks).sample
+    mine = ours_of(control)
+    assert mine.misfit(ours) == ""
+    said = mine(mine.seen(ours, x, cond), TIMES, {**cond, **mine.hint(torch.zeros(0), lambda _: picture)})
+    for a, b in zip(said["block"], blocks, strict=True):
+        close(a, b)
+    close(ours(x, TIMES, {**cond, **entries(mine, said, ours.places)}), expected)
+
+
 FLUX = {
     "in_channels": 16, "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 12, "pooled_projection_dim": 10,
     "axes_dims_rope": (4, 4, 8),

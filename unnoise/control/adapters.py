@@ -113,7 +113,8 @@ class Control(Attachment):
 
     def entries(self, number: int, step: Step, own: Cond, weight: Tensor) -> dict[str, Tensor]:
         assert isinstance(step.network, Steerable)
-        said = self.network(step.x, step.noise_level, {**step.cond, **own})
+        x = self.network.seen(step.network, step.x, step.cond)
+        said = self.network(x, step.noise_level, {**step.cond, **own})
         depth = sum(map(len, said.values()))
         shares = iter(torch.logspace(-1, 0, depth).tolist() if self.leads else [1.0] * depth)
         out: dict[str, Tensor] = {}

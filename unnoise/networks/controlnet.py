@@ -4,7 +4,7 @@ one, and a layer that starts at zero behind each of its blocks. What these say i
     Stable Diffusion   the way down and the middle; the picture, eight times the size, enters through a few convolutions
     SD3, FLUX          some of the blocks; the picture enters encoded, as what is denoised does. A few blocks serve many: the
                        residual of block i of n goes to all blocks j of m with floor(j n / m) = i (SD3), floor(j / ceil(m / n)) = i
-                       (FLUX)
+                       (FLUX). For SD3.5 large the blocks see no words, and begin behind the network's own first layer
 One FLUX ControlNet may know several kinds of picture (edges, depth ...): the kind's embedding is one more word, before the rest.
 """
 
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from unnoise.networks.embedding import rotary_axes
+from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, rotary_axes
 from unnoise.networks.flux import Flux, FluxConfig, FluxStem, where
 from unnoise.networks.layers import pad_to_multiple, patchify, run, zeroed
-from unnoise.networks.mmdit import JointBlock
+from unnoise.networks.mmdit import JointBlock, PictureBlock
 from unnoise.networks.sd3 import SD3, SD3Config, SD3Stem, words_and_mask
 from unnoise.networks.sd_unet import SDEncoder, SDUNet, SDUNetConfig
 from unnoise.networks.steering import Steering
@@ -147,6 +147,61 @@ class SD3Trunk(SD3Stem):
 
 
 @dataclass(frozen=True)
+class SD3PictureControlNetConfig:
+    """Of blocks that see no words. Fields as SD3Config's."""
+
+    channels: int = 16
+    patch: int = 2
+    width: int = 2432
+    depth: int = 19
+    heads: int = 38
+    vector_dim: int = 2048
+    summary: bool = True
+    features: NoiseFeatures = Timesteps()
+
+    def build(self) -> "SD3PictureControlNet":
+        return SD3PictureControlNet(self)
+
+
+class SD3PictureControlNet(Steering):
+    """Its x is (B, N, width): patches with their positions, from the network that it steers."""
+
+    def __init__(self, config: SD3PictureControlNetConfig) -> None:
+        super().__init__()
+        width, p = config.width, config.patch
+        self.config, self.centred = config, config.summary
+        self.embedding = EmbeddingSum(config.features, 256, width, config.vector_dim)
+        self.embed = zeroed(nn.Conv2d(config.channels, width, p, stride=p))
+        self.blocks = nn.ModuleList(PictureBlock(width, config.heads) for _ in range(config.depth))
+        self.residuals = nn.ModuleList(zeroed(nn.Linear(width, width)) for _ in range(config.depth))
+
+    def misfit(self, network: nn.Module) -> str:
+        if not isinstance(network, SD3):
+            return f"it steers a transformer of Stable Diffusion 3, not a {type(network).__name__}"
+        return _other(self.config, network.config, words=False)
+
+    def hint(self, picture: Tensor, encode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        return {"hint": encode(picture)}
+
+    def seen(self, network: nn.Module, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        assert isinstance(network, SD3)
+        return network.patched(x, cond)[0]
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        dtype = self.embed.weight.dtype
+        h = x.to(dtype) + self.embed(pad_to_multiple(cond["hint"].to(dtype), self.config.patch)).flatten(2).transpose(1, 2)
+        c = silu(self.embedding(noise_level, cond.get("vector") if self.config.summary else None))
+        out = []
+        for block, zero in zip(self.blocks, self.residuals):
+            h = block(h, c)
+            out.append(zero(h))
+        return {"block": out}
+
+    def source(self, place: int, own: int, places: int) -> int:
+        return place * own // (places + 1)
+
+
+@dataclass(frozen=True)
 class FluxControlNetConfig:
     """trunk: as Flux's, with fewer blocks. modes: kinds of pictures that it tells apart, 0 where it was trained on one."""
 
@@ -205,8 +260,10 @@ class FluxTrunk(FluxStem):
     """All but the last layer."""
 
 
-def _other(mine: SD3Config | FluxConfig, theirs: SD3Config | FluxConfig) -> str:
-    for what in ("width", "patch", "channels", "token_dim", "vector_dim"):
+def _other(
+    mine: object, theirs: object, fields: tuple[str, ...] = ("width", "patch", "channels", "token_dim", "vector_dim")
+) -> str:
+    for what in fields:
         if getattr(mine, what) != getattr(theirs, what):
             return f"its {what} {getattr(mine, what)} is of another size; this model has {getattr(theirs, what)}"
     return ""

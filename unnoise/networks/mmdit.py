@@ -6,6 +6,7 @@ After Esser et al. 2024 (2403.03206, figure 2), c the noise level's and the summ
                   one attention over the tokens of both;  x <- x + g1 out(attended),  x <- x + g2 mlp((1 + s2) LN(x) + b2)
     dual          as in SD3.5 medium: x also attends to itself alone, with a second (b3, s3, g3), before its mlp
     LastJointBlock   the words are only keys and values: nothing reads them any more
+    PictureBlock  no words at all: a ControlNet of SD3.5 large
     SingleBlock   as in FLUX (Black Forest Labs 2024): both in one sequence z with the same weights, attention and mlp side by side
                   (Dehghani et al. 2023, 2302.05442):  z <- z + g out([attention(h), gelu(W h)]),  h = (1 + s) LN(z) + b
 Queries and keys may be RMS-normalised a head (SD3.5, FLUX) and turned by rotary positions (FLUX). Words come first in sequences.
@@ -115,6 +116,17 @@ class LastJointBlock(SelfAttending):
         more_k, more_v = self.kv(modulated(words, shift, scale)).unflatten(-1, (2, self.heads, -1)).transpose(1, 3).unbind(2)
         attended = self.attend(q, torch.cat([self.k_norm(more_k), k], 2), torch.cat([more_v, v], 2), mask)
         return self.picture.after(x, attended, rest), words
+
+
+class PictureBlock(SelfAttending):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.picture = Stream(width, heads, norm_qk=False)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """x (B, N, width), c (B, width) -> as x."""
+        of_x, rest = self.picture.before(x, c)
+        return self.picture.after(x, self.attend(*of_x), rest)
 
 
 class SingleBlock(nn.Module):

@@ -82,6 +82,10 @@ class Steering(nn.Module, ABC):
         """x (B, C, h, w) and noise_level (B,) as the steered network has them, cond as well, with the entries of `hint` added
         -> its own residuals of each kind, in order of depth."""
 
+    def seen(self, network: nn.Module, x: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """What it is given as x, where it begins behind the first layer of the network that it steers."""
+        return x
+
     def source(self, place: int, own: int, places: int) -> int:
         """Which of `own` residuals goes to a place out of `places`."""
         return place

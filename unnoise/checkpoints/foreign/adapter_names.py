@@ -25,7 +25,12 @@ from unnoise.checkpoints.diffusers_names import (
 )
 from unnoise.checkpoints.foreign.parts import AsType
 from unnoise.core.errors import InputError
-from unnoise.networks.controlnet import FluxControlNetConfig, SD3ControlNetConfig, SDControlNetConfig
+from unnoise.networks.controlnet import (
+    FluxControlNetConfig,
+    SD3ControlNetConfig,
+    SD3PictureControlNetConfig,
+    SDControlNetConfig,
+)
 from unnoise.networks.image_prompt import (
     EachConfig,
     ImagePrompt,
@@ -37,7 +42,7 @@ from unnoise.networks.image_prompt import (
 from unnoise.networks.steering import Steering
 from unnoise.networks.t2i_adapter import FullConfig, LightConfig, T2IAdapterConfig, XLConfig
 
-SteeringConfig = SDControlNetConfig | SD3ControlNetConfig | FluxControlNetConfig | T2IAdapterConfig
+SteeringConfig = SDControlNetConfig | SD3ControlNetConfig | SD3PictureControlNetConfig | FluxControlNetConfig | T2IAdapterConfig
 
 
 def _trunk(table: Table) -> dict[str, tuple[str, ...]]:
@@ -55,6 +60,7 @@ CONTROLNET_TABLE: Table = {
 
 SD3_CONTROLNET_TABLE: Table = {
     **_trunk(SD3_TABLE),
+    **SD3_TABLE,  # of one without words, which has nothing but blocks
     "embed": ("pos_embed_input.proj",),
     "residuals.*": ("controlnet_blocks.*",),
 }
@@ -106,13 +112,21 @@ def controlnet_config(theirs: Mapping[str, Any]) -> SDControlNetConfig:
     )
 
 
-def sd3_controlnet_config(theirs: Mapping[str, Any]) -> SD3ControlNetConfig:
-    """From the config.json of an SD3ControlNetModel."""
-    if theirs.get("joint_attention_dim") is None or not theirs.get("use_pos_embed", True):
-        raise InputError("a ControlNet of blocks without words (as for Stable Diffusion 3.5 large) cannot be run")
+def sd3_controlnet_config(theirs: Mapping[str, Any]) -> SD3ControlNetConfig | SD3PictureControlNetConfig:
+    """From the config.json of an SD3ControlNetModel; without words (for Stable Diffusion 3.5 large) if it has no width for them."""
     if theirs.get("extra_conditioning_channels"):
         raise InputError("extra_conditioning_channels: a ControlNet that is told a mask beside its picture cannot be run")
-    return SD3ControlNetConfig(sd3_config(theirs), not theirs.get("force_zeros_for_pooled_projection", True))
+    summary = not theirs.get("force_zeros_for_pooled_projection", True)
+    words, positions = theirs["joint_attention_dim"] is not None, theirs.get("use_pos_embed", True)
+    if words != positions:
+        raise InputError("a ControlNet with words and no positions, or with positions and no words, is of no known kind")
+    if words:
+        return SD3ControlNetConfig(sd3_config(theirs), summary)
+    heads = theirs["num_attention_heads"]
+    width, vector_dim = heads * theirs["attention_head_dim"], theirs["pooled_projection_dim"]
+    return SD3PictureControlNetConfig(
+        theirs["in_channels"], theirs["patch_size"], width, theirs["num_layers"], heads, vector_dim, summary
+    )
 
 
 def flux_controlnet_config(theirs: Mapping[str, Any]) -> FluxControlNetConfig:
