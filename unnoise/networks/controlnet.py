@@ -260,10 +260,9 @@ class FluxTrunk(FluxStem):
     """All but the last layer."""
 
 
-def _other(
-    mine: object, theirs: object, fields: tuple[str, ...] = ("width", "patch", "channels", "token_dim", "vector_dim")
-) -> str:
-    for what in fields:
+def _other(mine: object, theirs: object, words: bool = True) -> str:
+    """Why the sizes of two transformers differ; empty where they do not. words: whether the width of words counts."""
+    for what in ("width", "patch", "channels", "vector_dim", *(["token_dim"] if words else [])):
         if getattr(mine, what) != getattr(theirs, what):
             return f"its {what} {getattr(mine, what)} is of another size; this model has {getattr(theirs, what)}"
     return ""
