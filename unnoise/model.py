@@ -206,7 +206,7 @@ class DiffusionModel:
         if start is not None:
             times, begin = start.times(times), codec.encode(start.data)
             rows_of("the start", batch_size(begin), len(wanted))
-        given = beside(self.conditioner, given, len(wanted), how, side, width, original)
+        given = beside(self.conditioner, given, len(wanted), how, side, width, original, codec.shape())
         if negative is not None and within(self.conditioner, ToldGuidance) is not None:
             raise InputError(
                 f"negative {negative!r}: {self.config.about.name} is told the guidance scale, and led away from nothing"

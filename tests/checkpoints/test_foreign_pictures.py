@@ -1,5 +1,6 @@
 """Folders that diffusers' pipelines saved, run here: from the same starting noise the same picture as theirs."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 import unnoise
 from unnoise.cli.main import main
 from unnoise.control.sampling import Start
+from unnoise.core.errors import InputError
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import State
 from unnoise.model import DiffusionModel, inpainting
@@ -70,6 +72,7 @@ def latents(pipeline: Any, model: DiffusionModel, **how: Any) -> Tensor:
 
 SCHEDULERS: Mapping[str, Callable[[], Any]] = {
     "DDIM": lambda: None,
+    "DDIM of old": lambda: None,
     "PNDM": lambda: diffusers.PNDMScheduler(**tiny.BETAS, steps_offset=1, skip_prk_steps=True, set_alpha_to_one=False),
     "DPM++ 2M": lambda: diffusers.DPMSolverMultistepScheduler(**tiny.BETAS),
     "v-prediction": lambda: diffusers.DDIMScheduler(
@@ -80,8 +83,13 @@ SCHEDULERS: Mapping[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_stable_diffusion_1_and_2(name: str, tmp_path: Path) -> None:
+    """ "DDIM of old" is a file that says nothing of what pipelines correct: the offset, and clipping."""
     pipeline = tiny.stable_diffusion(tmp_path / "parts", scheduler=SCHEDULERS[name]())
-    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    folder = tiny.save(pipeline, tmp_path / "model")
+    if name == "DDIM of old":
+        told = {"_class_name": "DDIMScheduler", **tiny.BETAS, "set_alpha_to_one": False}
+        (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(told))
+    model = unnoise.load(folder)
     expected = latents(pipeline, model, num_inference_steps=6, guidance_scale=4.0, negative_prompt=["dog"] * 2)
     same(model, pipeline, expected, steps=6, guidance=4.0, negative="dog")
 
@@ -175,7 +183,12 @@ def test_inpainting_with_stable_diffusion(tmp_path: Path) -> None:
     pictures, masks = masked()
     how = {"image": pictures.permute(0, 3, 1, 2) / 127.5 - 1, "mask_image": masks[:, None].float(), "height": 16, "width": 16}
     expected = latents(pipeline, model, num_inference_steps=5, guidance_scale=3.0, **how)
-    same(model, pipeline, expected, steps=5, guidance=3.0, given=inpainting(model).of(model.codec, pictures, masks))
+    given = inpainting(model).of(model.codec, pictures, masks)
+    same(model, pipeline, expected, steps=5, guidance=3.0, given=given)
+    with pytest.raises(InputError, match="of another size than those that are asked for"):
+        model.sample(PROMPTS, given=given, height=24, width=24)
+    with pytest.raises(InputError, match=r"pictures \(2, 16, 16, 3\) and masks \(16, 16\)"):
+        inpainting(model).of(model.codec, pictures, masks[0])
 
 
 @pytest.mark.usefixtures("without_chance")

@@ -6,7 +6,7 @@ from unnoise.control.sampling import Sampling
 from unnoise.core.codec import Conditioner, Following, ToldGuidance, ToldSizes, within
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
-from unnoise.core.state import Cond
+from unnoise.core.state import Cond, Shape
 from unnoise.modalities.image.inpainting import Inpainting
 from unnoise.modalities.words.emphasis import Emphatic
 from unnoise.modalities.words.syntax import Said, stages
@@ -35,18 +35,21 @@ def prepared(conditioner: Conditioner, said: Asked, rng: Streams, away: bool = F
 
 def beside(
     conditioner: Conditioner, given: Cond | None, n: int, how: Sampling, height: int | None, width: int | None,
-    original: tuple[int, int] | None,
+    original: tuple[int, int] | None, shape: Shape,
 ) -> Cond:  # fmt: skip
     """What is told beside the prompts, prepared, n rows each: what was given, and the settings that this model is told.
 
-    Raises InputError for what the model is not told.
+    shape: of the states. Raises InputError for what the model is not told.
     """
     told = dict(given or {})
-    if told and not within(conditioner, Inpainting):
+    fills = within(conditioner, Inpainting) is not None
+    if told and not fills:
         if not isinstance(conditioner, Following):
             raise InputError("this model goes on from no other model: it is told a prompt alone")
         if height is not None:
             raise InputError("this model goes on from another model's pictures, and their size decides its own")
+    if fills and "picture" in told and tuple(told["picture"].shape[2:]) != tuple(shape)[1:]:
+        raise InputError("the pictures to fill in are of another size than those that are asked for: say height and width")
     for name, rows in told.items():
         rows_of(repr(name), len(rows), n)
     if sizes := within(conditioner, ToldSizes):

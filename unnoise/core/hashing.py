@@ -13,5 +13,5 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         v = tensors[name].detach().cpu().contiguous()
         h.update(f"{name} {v.dtype} {tuple(v.shape)}".encode())
-        h.update(v.reshape(-1).view(torch.uint8).numpy().tobytes())
+        h.update(v.reshape(-1).view(torch.uint8).numpy().data)
     return h.hexdigest()

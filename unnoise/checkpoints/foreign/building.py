@@ -121,16 +121,16 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32) -> Built:
 
 
 def _as_run(foreign: Foreign) -> Mapping[str, Any]:
-    """The scheduler's configuration as Stable Diffusion's pipelines use it: two settings of early files they correct."""
-    corrected = {"steps_offset": 1, "clip_sample": False}
-    if not foreign.pipeline.startswith("StableDiffusion") or foreign.pipeline.startswith(("StableDiffusionXL", "StableDiffusion3")):
-        corrected = {"clip_sample": False}
-    return {**foreign.scheduler, **{k: v for k, v in corrected.items() if k in foreign.scheduler}}
+    """The scheduler's configuration as the pipeline uses it: Stable Diffusion 1's and 2's correct the offset of early files."""
+    later = foreign.pipeline.startswith(("StableDiffusionXL", "StableDiffusion3"))
+    early = foreign.pipeline.startswith("StableDiffusion") and not later
+    return {**foreign.scheduler, "steps_offset": 1} if early else foreign.scheduler
 
 
 def _usual(told: Told, sampling: Sampling) -> Sampling:
     """How the model is usually sampled. Students that were taught to need few steps are known by what they are told, or by the
-    timesteps that they are run at."""
+    timesteps that they are run at. Codes have no bound that their prediction could be kept within."""
+    sampling = replace(sampling, threshold=None)
     if isinstance(told.network, FluxConfig):
         return replace(sampling, guidance=3.5) if told.network.guidance else replace(sampling, steps=4)
     theirs = told.foreign.scheduler
@@ -225,7 +225,8 @@ def _encoder(foreign: Foreign, name: str, architecture: str, tokenizer: str) -> 
     """A text encoder and its source: its folder, or the file that it is part of. tokenizer: where no folder has one."""
     part = needed(foreign, name)
     if Path(part.where).is_dir():
-        return part.where, open_encoder(part.where, architecture)
+        source = str(Path(part.where).resolve())  # a model that is saved here finds it again from anywhere
+        return source, open_encoder(source, architecture)
     source, beside = f"{part.where}/{name}", foreign.tokenizers.get(name.replace("text_encoder", "tokenizer"))
     opened = lend(source, architecture, part.config, part.tensors, str(beside or tokenizer))
     if beside is None and part.config.get("hidden_act") == "gelu":  # OpenCLIP's pad with their first token
