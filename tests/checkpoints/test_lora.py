@@ -12,6 +12,7 @@ import torch
 from modalities.words import encoders
 from safetensors.torch import save_file
 from test_diffusers_names import TIMES, UNETS, close, flux, randomised, sd3, unet
+from test_dit_names import pixart, sana
 from torch import Tensor, nn
 
 from unnoise.checkpoints.diffusers_names import (
@@ -24,6 +25,7 @@ from unnoise.checkpoints.diffusers_names import (
     translate,
     unet_config,
 )
+from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_SPRINT_TABLE, SANA_TABLE, pixart_config, sana_config
 from unnoise.checkpoints.foreign.lora import low_rank, parse_lora, save_low_rank
 from unnoise.checkpoints.foreign.lora_names import names_of_network, places_of
 from unnoise.control.low_rank import Adapted, Place
@@ -533,6 +535,31 @@ def test_what_lycoris_writes(networks: Callable, tmp_path: Path) -> None:
     expected, got = answers("SD 1", network, ours)
     low_rank(model_of(ours), {})
     close(got, expected)
+
+
+@pytest.mark.parametrize("kind", ["PixArt", "Sana", "Sana-Sprint"])
+def test_pixart_and_sana(kind: str, tmp_path: Path) -> None:
+    told = {"guidance_embeds": True, "timestep_scale": 0.001} if kind == "Sana-Sprint" else {}
+    theirs = randomised(pixart() if kind == "PixArt" else sana(**told))
+    table = {"PixArt": PIXART_TABLE, "Sana": SANA_TABLE, "Sana-Sprint": SANA_SPRINT_TABLE}[kind]
+    config = (pixart_config if kind == "PixArt" else sana_config)(theirs.config)
+    layers = (
+        r"blocks.*(attn\d\.to|ff\.net|conv_inverted|conv_point)|proj_out|caption_projection|linear$|linear_1|patch_embed|pos_embed"
+    )
+    some, model = pairs(theirs, layers), model_of(config.build().eval())
+    ours = model.denoiser.network
+    ours.load_state_dict(translate(theirs.state_dict(), table, ours.state_dict()))
+    changed = merged(theirs, some, 0.7)
+    low_rank(model, {written(tmp_path, peft(some, "transformer.")): 0.7})
+    twin = config.build().eval()  # theirs with its weights changed, read as ours: `test_dit_names` holds it against theirs
+    twin.load_state_dict(translate(changed.state_dict(), table, twin.state_dict()))
+    x, tokens = torch.randn(3, config.channels, 8, 8), torch.randn(3, 5, 12)
+    with torch.no_grad():
+        close(ours(x, TIMES, {"tokens": tokens}), twin(x, TIMES, {"tokens": tokens}))
+    if kind != "PixArt":
+        depthwise = {"transformer.transformer_blocks.0.ff.conv_depth.diff": torch.ones(120, 1, 3, 3)}
+        with pytest.raises(InputError, match=r"a LoRA for .*; this model, Sana, has no place for .*conv_depth.diff"):
+            low_rank(model, {written(tmp_path, depthwise, "depthwise"): 1.0})
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------------------

@@ -68,7 +68,8 @@ class AdaptedModel:
 def low_rank(model: Model, files: Mapping[str | Path, Weight]) -> AdaptedModel:
     """The model under these LoRA files, in place of those before; no files take all away.
 
-    A weight of 0 for the words leaves the text encoders' part of a file unread.
+    A weight of 0 for the words leaves the text encoders' part of a file unread. A model that is saved is saved without them, but
+    for what is merged into its network.
     InputError for a file that is no LoRA, or one for another family of models; then nothing has changed.
     """
     network, encoders = network_of(model.denoiser), encoders_of(model.conditioner)
@@ -135,6 +136,8 @@ def _placed(network: nn.Module, places: tuple[Place | None, ...], group: Group, 
         return []
     layer = network.get_submodule(known[0].layer)
     assert isinstance(layer, nn.Linear | nn.Conv2d)
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+        raise ValueError("a convolution of each channel by itself")
     sizes = [known[0].rows if p is None else p.rows for p in places]
     whole = change_of(group, alpha, (sum(sizes), *layer.weight.shape[1:]))
     first, ends = known[0], [p.start + p.rows for p in known[:-1]]

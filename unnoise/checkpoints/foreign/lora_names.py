@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from unnoise.checkpoints.diffusers_names import FLUX_TABLE, SD3_TABLE, UNET_TABLE, Table, sources_of
-from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_TABLE
+from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_SPRINT_TABLE, SANA_TABLE
 from unnoise.checkpoints.foreign.original_names import FLUX, lookup, sd3_swapped, sd3_table, unet_table
 from unnoise.control.low_rank import Place
 from unnoise.core.errors import InputError
@@ -99,7 +99,7 @@ Names = Mapping[str, tuple[Place | None, ...]]
 
 @dataclass(frozen=True)
 class Naming:
-    """How a kind of network is called. called: for messages. part: by diffusers. table: its modules, by diffusers.
+    """How a kind of network is called. called: for messages. part: by diffusers. table: the network -> its modules by diffusers.
 
     originals: the network -> more names, with diffusers' modules that the rows of each make up. swapped: the network -> those
     of these whose halves change places. shares: of the parts in the rows of a layer of ours that is joined from unlike ones.
@@ -107,7 +107,7 @@ class Naming:
 
     called: str
     part: str
-    table: Table
+    table: Callable[[Any], Table]
     originals: Callable[[Any], tuple[Table, ...]] = lambda network: ()
     swapped: Callable[[Any], Collection[str]] = lambda network: ()
     shares: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -126,26 +126,26 @@ NAMINGS: Mapping[type[nn.Module], Naming] = {
     SDUNet: Naming(
         "Stable Diffusion",
         "unet",
-        UNET_TABLE,
+        lambda net: UNET_TABLE,
         lambda net: (unet_table(tuple((net.config.blocks, d > 0) for d in net.config.depths)),),
     ),
     SD3: Naming(
         "Stable Diffusion 3",
         "transformer",
-        SD3_TABLE,
+        lambda net: SD3_TABLE,
         lambda net: (sd3_table(net.config.depth),),
         lambda net: sd3_swapped(net.config.depth),
     ),
     Flux: Naming(
         "FLUX.1",
         "transformer",
-        FLUX_TABLE,
+        lambda net: FLUX_TABLE,
         lambda net: (FLUX, _XLABS),
         lambda net: ("final_layer.adaLN_modulation.1",),
         {"inner": (1, 1, 1, 4)},
     ),
-    PixArt: Naming("PixArt", "transformer", PIXART_TABLE),
-    Sana: Naming("Sana", "transformer", SANA_TABLE),
+    PixArt: Naming("PixArt", "transformer", lambda net: PIXART_TABLE),
+    Sana: Naming("Sana", "transformer", lambda net: SANA_TABLE if net.config.guidance is None else SANA_SPRINT_TABLE),
 }
 _VERSIONS = {768: "1", 1024: "2", 1280: "XL's refiner", 2048: "XL"}
 """Of Stable Diffusion, by the width of the words that the U-Net reads."""
@@ -162,10 +162,11 @@ def naming(network: nn.Module) -> Naming:
 def places_of(network: nn.Module) -> dict[str, Place]:
     """Where the layers of theirs, by diffusers' names, lie in ours."""
     kind, out = naming(network), dict[str, Place]()
+    table = kind.table(network)
     for name, layer in network.named_modules():
         if not isinstance(layer, nn.Linear | nn.Conv2d):
             continue
-        theirs, start = [s.rpartition(".")[0] for s in sources_of(f"{name}.weight", kind.table)], 0
+        theirs, start = [s.rpartition(".")[0] for s in sources_of(f"{name}.weight", table)], 0
         shares = kind.shares.get(name.rpartition(".")[2], (1,) * len(theirs))
         for module, share in zip(theirs, shares):
             rows = len(layer.weight) * share // sum(shares)
