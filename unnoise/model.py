@@ -28,6 +28,7 @@ from unnoise.control.rules import Rule, rule_name
 from unnoise.control.sampling import Samples as Samples
 from unnoise.control.sampling import Sampling, Start
 from unnoise.control.self_guidance import SelfGuidance, self_guidance_settings
+from unnoise.control.step_caching import CachedDenoiser, StepCaching
 from unnoise.control.switching import switched
 from unnoise.control.thresholding import thresholded
 from unnoise.core.codec import Buildable, Codec, Conditioner, Following, ToldGuidance, within
@@ -160,6 +161,7 @@ class DiffusionModel:
         rule: Rule | None = None,
         threshold: float | None = None,
         inner: SelfGuidance | None = None,
+        caching: StepCaching | None = None,
         weaker: Weaker | None = None,
         negative: str | None = None,
         exact: bool = False,
@@ -177,7 +179,7 @@ class DiffusionModel:
         Sample i has the seed derived from (seed, i), or sample_seeds[i], the same alone and in any batch: to rounding, or bit for
         bit with `exact` (fixed-shape micro-batches, in float32). negative: a prompt to lead away from. bf16: run the network in
         bfloat16. batch: how many go through the network together. watch: called with (step, steps, x) for each batch.
-        steps ... inner: in place of the model's usual ones, see `Sampling`. weaker: a model to lead away from, on every side.
+        steps ... caching: in place of the model's usual ones, see `Sampling`. weaker: a model to lead away from, on every side.
         given: for a model that goes on from what another made, that, prepared (`Following.from_made`), one row a sample; for one
         that fills in pictures, these and their masks (`Inpainting.of`). start: data to begin with, in place of noise.
         height, width: in pixels, of pictures of another size than the model's; one alone asks for a square.
@@ -189,8 +191,10 @@ class DiffusionModel:
         how = Sampling(
             _or(steps, usual.steps), _or(sampler, usual.sampler), _or(grid, usual.grid), _or(guidance, usual.guidance),
             _or(interval, usual.interval), _or(rescale, usual.rescale), _or(rule, usual.rule), _or(threshold, usual.threshold),
-            _or(inner, usual.inner),
+            _or(inner, usual.inner), _or(caching, usual.caching),
         )  # fmt: skip
+        if exact and how.caching is not None:
+            raise InputError("step caching with exact, which cuts batches up: a sample comes out the same with one or the other")
         wanted = _per_sample(prompts, n)
         Streams.of(seed, 0)  # refuses a seed that is none
         seeds = tuple(sample_seeds) if sample_seeds is not None else tuple(derive(seed, i) for i in range(len(wanted)))
@@ -250,6 +254,7 @@ class DiffusionModel:
             "model": self.config.about.name, "model_path": self.path, "model_hash": self.hash(), "seed": seed, "steps": how.steps,
             **how.named(), "guidance": how.guidance, "interval": list(how.interval),
             "rescale": how.rescale, "rule": rule_name(how.rule), "threshold": how.threshold, **self_guidance_settings(how.inner),
+            "caching": how.caching and str(how.caching),
             "weaker": weaker and weaker.model.path, "weaker_scale": weaker and weaker.scale,
             "negative": negative, "original": original, "strength": start and start.strength, "exact": exact, "bf16": bf16,
             "attached": self.attachments.settings() or None,
@@ -283,7 +288,7 @@ class DiffusionModel:
 
         more: what attachments prepared, one row for either side.
         """
-        denoiser = self._sharp(how.inner, exact)
+        denoiser = self._sharp(how.inner, exact, how.caching)
         kept = self.conditioner.kept(given)
         cond = {**self._told(said, given, rng), **repeated(more[0], len(said))}
         away = {**self._told(not_said, kept, rng, away=True), **repeated(more[1], len(said))}
@@ -302,9 +307,10 @@ class DiffusionModel:
             return thresholded(denoise, how.threshold, self.codec.bound)
         return denoise
 
-    def _sharp(self, inner: SelfGuidance | None, exact: bool) -> Denoiser:
-        """The denoiser, guided by its own network if asked to."""
-        denoiser = self.attachments.around(self.denoiser if inner is None else inner.sharpen(self.denoiser), self.denoiser)
+    def _sharp(self, inner: SelfGuidance | None, exact: bool, caching: StepCaching | None = None) -> Denoiser:
+        """The denoiser, guided by its own network if asked to, or with a memory for one walk."""
+        base = self.denoiser if caching is None else CachedDenoiser(self.denoiser, caching)
+        denoiser = self.attachments.around(base if inner is None else inner.sharpen(self.denoiser), self.denoiser)
         return microbatched(denoiser, MICRO_BATCH) if exact else denoiser
 
     def _check_weaker(self, other: "DiffusionModel") -> None:

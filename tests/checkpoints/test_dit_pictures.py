@@ -1,5 +1,6 @@
 """Folders that diffusers' pipelines of PixArt and Sana saved, run here: from the same starting noise the same picture as theirs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,14 @@ import torch
 from torch import Tensor
 
 import unnoise
+from unnoise.checkpoints.config import decode, encode
+from unnoise.cli.main import main
+from unnoise.control.self_guidance import PerturbedAttention
+from unnoise.control.step_caching import Every, StepCaching, Within
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import State
-from unnoise.model import DiffusionModel
+from unnoise.model import MODEL_CLASSES, DiffusionModel, ModelConfig
 
 diffusers = pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
 import checkpoints.foreign_pipelines as tiny  # noqa: E402
@@ -108,6 +113,21 @@ def test_pixart_is_written_back_and_loaded_by_diffusers(kind: str, tmp_path: Pat
     before, after = (p("a cat", generator=torch.Generator().manual_seed(0), **settings).images for p in (theirs, again))
     assert float(before.std()) > 0.02
     assert float((before - after).abs().max()) < 1e-5
+
+
+def test_steps_are_cached_by_a_models_own_settings_and_from_the_command_line(tmp_path: Path) -> None:
+    model = unnoise.load(tiny.save(pixart(tmp_path / "parts", "PixArtSigmaPipeline"), tmp_path / "model"))
+    plain, _ = ours(model, steps=6)
+    each, _ = ours(model, steps=6, caching=StepCaching(Every(1), 2))
+    some, _ = ours(model, steps=6, caching=StepCaching(Every(3)))
+    assert torch.equal(each, plain)
+    assert not torch.allclose(some, plain)
+    main(["sample", str(tmp_path / "model"), "a cat", "-n", "1", "--steps", "4", "--cache", "2", "--out", str(tmp_path / "out")])
+    config = replace(model.config, sampling=replace(model.config.sampling, caching=StepCaching(Within(0.05), 1)))
+    assert decode(ModelConfig, encode(config), MODEL_CLASSES, "config.json") == config
+    for how, message in (({"exact": True}, "with exact"), ({"inner": PerturbedAttention()}, "with PerturbedAttention guidance")):
+        with pytest.raises(InputError, match=f"step caching {message}"):
+            model.sample("a cat", caching=StepCaching(), **how)
 
 
 def test_what_they_usually_take_is_known(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The allow-list: the classes that a model's configuration may name. A new component adds itself here."""
 
 from unnoise.checkpoints.config import allow
-from unnoise.control import rules, self_guidance
+from unnoise.control import rules, self_guidance, step_caching
 from unnoise.control.layout.conditioner import PlannedConfig
 from unnoise.control.layout.generator import LayoutGeneratorConfig
 from unnoise.core import preconditioning, schedules
@@ -66,6 +66,7 @@ ALLOWED = allow(
     # guidance
     rules.Linear, rules.Projected, rules.ZeroStar,
     self_guidance.Internal, self_guidance.PerturbedAttention, self_guidance.SmoothedAttention,
+    step_caching.StepCaching, step_caching.Every, step_caching.Within,
     autoencoder.AutoencoderConfig, autoencoder.Plain, autoencoder.DeepCompression, autoencoder.Unnormalised, autoencoder.Normalised,
     kl_autoencoder.KLAutoencoderConfig, dc_autoencoder.DCAutoencoderConfig, tiny_autoencoder.TinyAutoencoderConfig,
     bottlenecks.KLConfig, bottlenecks.CodebookConfig, bottlenecks.FiniteScalarsConfig,

@@ -18,6 +18,7 @@ from unnoise.cli.terminal import parse, refuse_existing
 from unnoise.control.rules import find_rule
 from unnoise.control.sampling import Start
 from unnoise.control.self_guidance import chosen
+from unnoise.control.step_caching import Every, StepCaching, Within
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond, State
@@ -69,6 +70,12 @@ class Sample:
     """Times between which --inner acts."""
     blocks: tuple[int, ...] | None = None
     """The network's blocks that pag and seg perturb. Not given: the middle one."""
+    cache: int | None = None
+    """Faster: compute the network's deep features at every n-th call alone, and forecast them in between. 2 or 3 are usual."""
+    cache_within: float | None = None
+    """In place of --cache: compute them anew once what the network says is off by this share, as estimated; such as 0.03."""
+    cache_order: int = 1
+    """Of --cache and --cache-within: 0 reuses the features, 1 and 2 follow their course."""
     weaker: Path | None = None
     """A model or run to lead away from: the same kind, trained less or smaller (autoguidance); best with --guidance 1."""
     weaker_scale: float = 2.0
@@ -151,8 +158,8 @@ def run(argv: list[str]) -> None:
         samples = model.sample(
             prompts, n, args.seed, sample_seeds=args.sample_seeds, steps=args.steps, sampler=args.sampler, grid=args.grid,
             guidance=args.guidance, interval=args.interval, rescale=args.rescale, rule=rule,
-            threshold=args.threshold, inner=inner, weaker=weaker, negative=args.negative, exact=args.exact, bf16=args.bf16,
-            batch=args.batch, watch=watch, height=args.height, width=args.width,
+            threshold=args.threshold, inner=inner, caching=_caching(args), weaker=weaker, negative=args.negative,
+            exact=args.exact, bf16=args.bf16, batch=args.batch, watch=watch, height=args.height, width=args.width,
             original=args.original, start=start, given=given,
         )  # fmt: skip
     if later:
@@ -164,6 +171,14 @@ def run(argv: list[str]) -> None:
     files = samples.save(args.out)
     shown = f"{files[-1].name} shows them; " if files[-1].suffix == ".png" else ""
     print(f"{len(samples)} samples in {args.out}/ ({shown}unnoise info {files[0]} tells how they were made)")
+
+
+def _caching(args: Sample) -> StepCaching | None:
+    if args.cache is not None and args.cache_within is not None:
+        raise InputError("--cache and --cache-within: one of the two says when features are computed")
+    if args.cache_within is not None:
+        return StepCaching(Within(args.cache_within), args.cache_order)
+    return None if args.cache is None else StepCaching(Every(args.cache), args.cache_order)
 
 
 def _sized(args: Sample, model: DiffusionModel) -> Codec:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unnoise.control.rules import Linear, Rule
 from unnoise.control.self_guidance import SelfGuidance
+from unnoise.control.step_caching import StepCaching
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
 from unnoise.samplers.grids import Grid
@@ -24,7 +25,7 @@ class Sampling:
     guidance: 1 conditional, 0 unconditional, above 1 exaggerates the prompt. interval: times [low, high] in which guidance acts.
     rescale: 0 none ... 1 full, brings back the spread that guidance inflates. rule: how guidance combines what it is told.
     threshold: a quantile, such as 0.995, of what is kept within the range of pixels; None for none. inner: guidance by a weaker
-    version of the network itself; None for none.
+    version of the network itself; None for none. caching: how deep features are reused or forecast between calls; None for not.
     """
 
     steps: int = 25
@@ -36,6 +37,7 @@ class Sampling:
     rule: Rule = Linear()
     threshold: float | None = None
     inner: SelfGuidance | None = None
+    caching: StepCaching | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -48,6 +50,10 @@ class Sampling:
             raise InputError(f"rescale {self.rescale} is outside 0 ... 1")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InputError(f"threshold {self.threshold} is a quantile and lies in 0 ... 1; 0.995 is usual")
+        if self.caching is not None and self.inner is not None:
+            raise InputError(
+                f"step caching with {type(self.inner).__name__} guidance, which calls another network: one or the other"
+            )
         self.choice()
 
     def choice(self) -> Choice:
