@@ -19,6 +19,7 @@ import unnoise
 from unnoise.checkpoints.foreign.folder import licence, read_diffusers, weights_of
 from unnoise.checkpoints.foreign.hub import needed_files
 from unnoise.cli.main import main
+from unnoise.control.sampling import Start
 from unnoise.core.errors import InputError
 
 diffusers = pytest.importorskip("diffusers", reason="folders are those that diffusers writes")
@@ -54,12 +55,39 @@ def test_a_folder_is_sampled_by_its_path(whole: Path, tmp_path: Path) -> None:
     samples = model.sample("a red cat", 2, 7, steps=3)
     files = sorted((tmp_path / "out").glob("*.png"))
     assert len(files) == 3  # and the sheet
-    read = [torch.tensor(list(Image.open(f).convert("RGB").tobytes())).reshape(16, 16, 3) for f in files[:2]]
-    assert torch.equal(torch.stack(read).to(torch.uint8), samples.data)
+    assert torch.equal(torch.stack([picture(f) for f in files[:2]]), samples.data)
     model.save(tmp_path / "ours")
     again = unnoise.load(tmp_path / "ours")
     assert again.hash() == model.hash()
     assert torch.equal(again.sample("a red cat", 2, 7, steps=3).data, samples.data)
+
+
+def picture(file: Path) -> torch.Tensor:
+    return torch.tensor(list(Image.open(file).convert("RGB").tobytes())).reshape(16, 16, 3).to(torch.uint8)
+
+
+def test_pictures_to_begin_with(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One for both samples, cropped to the model's size."""
+    Image.linear_gradient("L").resize((20, 16)).convert("RGB").save(tmp_path / "a.png")
+    how = [
+        "sample",
+        str(whole),
+        "cat",
+        "-n",
+        "2",
+        "--steps",
+        "4",
+        "--start",
+        str(tmp_path / "a.png"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert "strength 0.2 of 4 steps is less than one step" in refused([*how, "--strength", "0.2"], capsys)
+    main([*how, "--strength", "0.5", "--seed", "7"])
+    made = [picture(f) for f in sorted((tmp_path / "out").glob("*.png"))[:2]]
+    start = torch.tensor(list(Image.open(tmp_path / "a.png").crop((2, 0, 18, 16)).tobytes())).reshape(16, 16, 3).to(torch.uint8)
+    samples = unnoise.load(whole).sample("cat", 2, 7, steps=4, start=Start(torch.stack([start, start]), 0.5))
+    assert torch.equal(torch.stack(made), samples.data)
 
 
 def test_bfloat16_is_read_on_request_and_float16_never_computed_with(whole: Path, tmp_path: Path) -> None:
