@@ -112,6 +112,9 @@ def test_guess_mode(stable_diffusion: tuple, tmp_path: Path) -> None:
     states: list[Tensor] = []
     attached.sample(n=2, sample_seeds=SEEDS, steps=4, guidance=3.0, watch=lambda i, n, x: states.append(x))
     assert float((states[-1] - expected).abs().max() / expected.std()) < 1e-3
+    both = attached.sample("a cat", 2, 7, steps=2, guidance=3.0, exact=True)
+    alone = attached.sample("a cat", sample_seeds=both.seeds[1:], steps=2, guidance=3.0, exact=True)
+    assert torch.equal(both.data[1], alone.data[0])  # as ever: the same in any company
 
 
 def test_t2i_adapter(stable_diffusion: tuple, tmp_path: Path) -> None:

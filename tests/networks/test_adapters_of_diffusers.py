@@ -417,5 +417,5 @@ def test_what_fits_no_network_is_refused(pairs: Mapping) -> None:
     ):
         with pytest.raises(InputError, match=message):
             image_prompt(broken)
-    with pytest.raises(InputError, match="UNet2DConditionModel, which steers nothing"):
+    with pytest.raises(InputError, match="UNet2DConditionModel, which is not run here as an adapter"):
         steering("UNet2DConditionModel", {}, {})

@@ -16,7 +16,7 @@ Cond = Mapping[str, Tensor]
 
 The names that networks understand: `vector` (B, D), one summary a sample; `tokens` (B, L, D), a sequence for
 cross-attention; `mask` (B, L), True where a token counts; `picture` (B, C', H, W), laid beside the channels of a state of the same
-size (a layout, a low-resolution picture, a masked one).
+size (a layout, a low-resolution picture, a masked one); and what adapters add (`networks.steering`).
 """
 
 Shape = tuple[int, ...] | Mapping[str, tuple[int, ...]]

@@ -159,7 +159,7 @@ STEERING: Mapping[str, tuple[Callable[[Mapping[str, Any]], SteeringConfig], Tabl
 def steering(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Steering:
     """The network that a class of diffusers' with this configuration and these tensors is. InputError for another class."""
     if kind not in STEERING:
-        raise InputError(f"a {kind}, which steers nothing; known are {', '.join(STEERING)}")
+        raise InputError(f"a {kind}, which is not run here as an adapter; these are: {', '.join(STEERING)}")
     read, table = STEERING[kind]
     with torch.device("meta"):
         network = read(config).build()
