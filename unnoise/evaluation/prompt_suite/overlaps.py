@@ -12,6 +12,7 @@ for one in a box around both, each with its edges moved as suits it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -82,7 +83,7 @@ def _settled(sure: list[Thing], unsure: Sequence[Thing], picture: np.ndarray, ba
     best = descent(sure, lambda things: _changes(things, sprites))
     while True:
         nearest = sorted(_leaps(best[1], unsure, sprites), key=lambda leap: cost(leap[1]))[:_TRIED]
-        leaps = [descent(other, lambda things, i=i: _moved(things, i), 10) for i, other in nearest]
+        leaps = [descent(other, partial(_moved, i), 10) for i, other in nearest]
         lower = min(leaps, key=lambda pair: pair[0])
         if lower[0] >= best[0]:
             break
@@ -101,7 +102,7 @@ def _changes(things: list[Thing], sprites: Sprites) -> list[list[Thing]]:
         if i:
             out.append([thing, *rest])
         out += [_with(things, i, replace(thing, colour=c)) for c in sprites.vocabulary.colours if c != thing.colour]
-        out += _moved(things, i)
+        out += _moved(i, things)
     return out
 
 
@@ -118,7 +119,7 @@ def _leaps(things: list[Thing], unsure: Sequence[Thing], sprites: Sprites) -> li
     return out
 
 
-def _moved(things: list[Thing], i: int) -> list[list[Thing]]:
+def _moved(i: int, things: list[Thing]) -> list[list[Thing]]:
     """Thing i with one edge of its box elsewhere."""
     box, out = things[i].box, []
     for edge in range(4):
