@@ -57,6 +57,7 @@ SAME = [
     Case("TCDScheduler", {}),
     Case("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, pipeline="StableDiffusion3Pipeline"),
     Case("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "stochastic_sampling": True}),
+    Case("FlowMatchLCMScheduler", {"shift": 3.0}),
     Case("FlowMatchHeunDiscreteScheduler", {"shift": 3.0}, calls=2),
 ]  # fmt: skip
 

@@ -6,6 +6,7 @@ its kin walk in x / alpha, ours in x: the same points. What their schedulers do 
 follow, is listed in docs/samplers_beside_diffusers.md.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -72,9 +73,33 @@ def read_scheduler(config: Mapping[str, Any], pipeline: str = "") -> Scheduled:
     find(f"scheduler in {WHERE}", kind, {**SOLVERS, **FLOWS})
     if kind in SOLVERS:
         config = {name: value for name, value in config.items() if name not in SOLVERS[kind].deaf_to}
+    for name, usual in REFUSED.items():
+        if config.get(name, usual) not in (usual, None):
+            raise InputError(f"{WHERE}: {name} {config[name]!r} of a {kind} is not supported; {usual!r} is")
     if kind in FLOWS or config.get("use_flow_sigmas"):
         return _flow(kind, config, pipeline)
     return _discrete(kind, SOLVERS[kind], config, pipeline)
+
+
+REFUSED: Mapping[str, Any] = MappingProxyType(
+    {
+        "use_lu_lambdas": False,
+        "interpolation_type": "linear",
+        "timestep_type": "discrete",
+        "euler_at_final": False,
+        "predict_x0": True,
+        "sigma_min": None,
+        "sigma_max": None,
+        "shift_terminal": None,
+        "invert_sigmas": False,
+        "time_shift_type": "exponential",
+        "lambda_min_clipped": -math.inf,
+        "clip_sample_range": 1.0,
+        "disable_corrector": [],
+        "solver_p": None,
+    }
+)
+"""Settings that change the walk, and the one value of each that is supported."""
 
 
 # -- discrete schedules ----------------------------------------------------------------------------------------------------------
@@ -125,9 +150,6 @@ def _target(config: Mapping[str, Any]) -> Affine:
 
 def _grid(kind: str, solver: Solver, config: Mapping[str, Any], trained: int) -> Grid:
     """The times of theirs."""
-    for name, usual in REFUSED.items():
-        if config.get(name, usual) not in (usual, None):
-            raise InputError(f"{WHERE}: {name} {config[name]!r} of a {kind} is not supported; {usual!r} is")
     end = 0 if solver.to_data(config) else 1
     if kind in ("LCMScheduler", "TCDScheduler"):
         return Distilled(int(config.get("original_inference_steps", 50)), end, trained)
@@ -148,21 +170,6 @@ def _grid(kind: str, solver: Solver, config: Mapping[str, Any], trained: int) ->
 CURVES: Mapping[str, Callable[[Grid], Grid]] = MappingProxyType(
     {"karras": KarrasBetween, "exponential": ExponentialBetween, "beta": BetaBetween}
 )
-REFUSED: Mapping[str, Any] = MappingProxyType(
-    {
-        "use_lu_lambdas": False,
-        "interpolation_type": "linear",
-        "timestep_type": "discrete",
-        "euler_at_final": False,
-        "predict_x0": True,
-        "sigma_min": None,
-        "sigma_max": None,
-        "shift_terminal": None,
-        "invert_sigmas": False,
-        "time_shift_type": "exponential",
-    }
-)
-"""Settings that change the walk, and the one value of each that is supported."""
 
 
 def _named(name: str) -> Callable[[Mapping[str, Any]], str]:
@@ -288,13 +295,12 @@ SOLVERS: Mapping[str, Solver] = MappingProxyType(
 def _flow(kind: str, config: Mapping[str, Any], pipeline: str) -> Scheduled:
     """A rectified flow: its time is sigma, the network is told T sigma and gives the velocity noise - data."""
     trained = int(config.get("num_train_timesteps", 1000))
-    ours = any(kind == name for name in FLOWS)
+    matched = kind in FLOWS
     if any(config.get(f"use_{name}_sigmas") for name in CURVES):
         raise InputError(f"{WHERE}: a flow with Karras, exponential or beta sigmas is not supported; shifts are")
-    for name, usual in REFUSED.items():
-        if config.get(name, usual) not in (usual, None):
-            raise InputError(f"{WHERE}: {name} {config[name]!r} of a {kind} is not supported; {usual!r} is")
-    shift = float(config.get("shift" if ours else "flow_shift", 1.0))
+    if kind == "DEISMultistepScheduler":
+        raise InputError(f"{WHERE}: a flow sampled by DEIS is not supported; DPM-Solver++, UniPC and flow matching's own are")
+    shift = float(config.get("shift" if matched else "flow_shift", 1.0))
     steps = _flow_steps(kind, shift, trained, pipeline, bool(config.get("use_dynamic_shifting")))
     grid: Grid = steps
     if config.get("use_dynamic_shifting"):
@@ -305,10 +311,10 @@ def _flow(kind: str, config: Mapping[str, Any], pipeline: str) -> Scheduled:
             int(config.get("base_image_seq_len", 256)),
             int(config.get("max_image_seq_len", 4096)),
         )
-    target = Velocity(data_std=1.0) if ours else _target({"prediction_type": "flow_prediction", **config})
+    target = Velocity(data_std=1.0) if matched else _target({"prediction_type": "flow_prediction", **config})
     # the solvers that also do flows tell their networks whole timesteps, cut off
-    preconditioner = AtTimestep(target, ticks=None if ours else trained)
-    sampler = FLOWS[kind](config) if ours else SOLVERS[kind].sampler(config)
+    preconditioner = AtTimestep(target, ticks=None if matched else trained)
+    sampler = FLOWS[kind](config) if matched else SOLVERS[kind].sampler(config)
     process = Gaussian(RectifiedFlow(), signal_std=1.0)
     preconditioner.check(process)
     return Scheduled(process, preconditioner, _sampling(sampler, grid, config, pipeline))
