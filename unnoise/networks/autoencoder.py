@@ -53,6 +53,11 @@ class Normalised(Blocks):
         return NormalisedResidual(channels, channels, math.gcd(self.groups, channels))
 
 
+def silu_over(x: Tensor) -> Tensor:
+    """silu(x), written over x, which nothing else may use, where no derivative needs it: a third less memory in a large picture."""
+    return silu(x, inplace=not torch.is_grad_enabled())
+
+
 class NormalisedResidual(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), x through a 1 x 1 convolution where the number of channels changes."""
 
@@ -63,7 +68,7 @@ class NormalisedResidual(nn.Module):
         self.skip = convolution(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.second(silu(self.second_norm(self.first(silu(self.first_norm(x))))))
+        h = self.second(silu_over(self.second_norm(self.first(silu_over(self.first_norm(x))))))
         return self.skip(x) + h  # the skip last: it would lie in memory all the while
 
 

@@ -10,9 +10,9 @@ Halving pads with zeros to the right and below alone, so that pixel 2 i is the f
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.functional import pad, silu
+from torch.nn.functional import pad
 
-from unnoise.networks.autoencoder import NormalisedResidual
+from unnoise.networks.autoencoder import NormalisedResidual, silu_over
 from unnoise.networks.doubling import Doubling
 from unnoise.networks.layers import wide
 from unnoise.networks.norm import GroupNorm
@@ -106,7 +106,7 @@ class Encoder(nn.Module):
         self.last = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(silu(self.norm(self.middle(self.down(self.first(x))))))
+        return self.last(silu_over(self.norm(self.middle(self.down(self.first(x))))))
 
 
 class Decoder(nn.Module):
@@ -125,7 +125,7 @@ class Decoder(nn.Module):
         self.last = nn.Conv2d(widths[-1], config.channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.last(silu(self.norm(self.up(self.middle(self.first(z))))))
+        return self.last(silu_over(self.norm(self.up(self.middle(self.first(z))))))
 
 
 class KLAutoencoder(PictureAutoencoder):
