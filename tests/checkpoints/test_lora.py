@@ -28,7 +28,7 @@ from unnoise.checkpoints.diffusers_names import (
 from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_SPRINT_TABLE, SANA_TABLE, pixart_config, sana_config
 from unnoise.checkpoints.foreign.lora import low_rank, parse_lora, save_low_rank
 from unnoise.checkpoints.foreign.lora_names import names_of_network, places_of
-from unnoise.control.low_rank import Adapted, Place
+from unnoise.control.low_rank import Adapted, Adapter, LowRank, Place, Whole
 from unnoise.core.codec import UnconditionalConfig
 from unnoise.core.denoisers import NetworkDenoiser
 from unnoise.core.errors import InputError
@@ -618,6 +618,23 @@ def test_files_that_are_no_lora(networks: Callable, tmp_path: Path) -> None:
     zeros = some | {"unet.no.such.layer.lora_A.weight": torch.ones(1, 2), "unet.no.such.layer.lora_B.weight": torch.zeros(2, 1)}
     low_rank(model_of(ours), {written(tmp_path, zeros, "zeros"): 1.0})  # what changes nothing needs no place
     low_rank(model_of(ours), {})
+
+
+def test_what_cannot_be_saved(networks: Callable, tmp_path: Path) -> None:
+    model, file = model_of(networks("FLUX")[1]), tmp_path / "a.safetensors"
+    whole, pair = Whole(torch.zeros(96, 32)), LowRank(torch.zeros(1, 32), torch.zeros(40, 1))
+    for place, change, message in (
+        (Place("blocks.0.picture.project.qkv", 0, 96), whole, "a Whole change; this format has place for low-rank ones"),
+        (Place("blocks.0.picture.project.qkv", 0, 40), pair, "rows 0 to 40 are no whole layers of diffusers'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            save_low_rank(file, model, Adapter([(place, change)]))
+    with pytest.raises(InputError, match="text_encoder: this model has the text encoders"):
+        save_low_rank(file, model, Adapter([]), {"text_encoder": Adapter([])})
+    pair = LowRank(torch.zeros(1, 32), torch.zeros(96, 1))
+    with pytest.raises(InputError, match="could not be written"):
+        save_low_rank(tmp_path / "no" / "a.safetensors", model, Adapter([(Place("blocks.0.picture.project.qkv", 0, 96), pair)]))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_lines_form(tmp_path: Path) -> None:

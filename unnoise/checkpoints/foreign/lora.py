@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -150,11 +151,14 @@ def _placed(network: nn.Module, places: tuple[Place | None, ...], group: Group, 
 def save_low_rank(file: str | Path, model: Model, adapter: Adapter, words: Mapping[str, Adapter] | None = None) -> None:
     """Write adapters of the model's network, and of its text encoders (text_encoder ...), as diffusers and PEFT name things.
 
-    Their scales are multiplied into B, as these take alpha for the rank. InputError for changes that are not low-rank.
+    Their scales are multiplied into B, as these take alpha for the rank. InputError for changes that are not low-rank, or of rows
+    that are no whole layers of theirs, and for a place that cannot be written.
     """
     file, network, encoders = Path(file), network_of(model.denoiser), encoders_of(model.conditioner)
     tensors = _written(adapter, {f"{naming(network).part}.{m}": p for m, p in places_of(network).items()}, convolutions(network))
     for belongs, more in (words or {}).items():
+        if belongs not in encoders:
+            raise InputError(f"{belongs}: this model has the text encoders {', '.join(encoders)}")
         encoder = encoders[belongs].opened.network
         names = {
             f"{belongs}.{encoder_key(n)}": Place(n, 0, len(m.weight))
@@ -163,8 +167,12 @@ def save_low_rank(file: str | Path, model: Model, adapter: Adapter, words: Mappi
         }
         tensors |= _written(more, names, ())
     partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    save_file(tensors, str(partial), {"format": "pt"})
-    partial.replace(file)
+    try:
+        save_file(tensors, str(partial), {"format": "pt"})
+        partial.replace(file)
+    except (OSError, SafetensorError) as e:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{file}: could not be written ({e})") from e
 
 
 def _written(adapter: Adapter, names: Mapping[str, Place], convolved: tuple[str, ...]) -> dict[str, Tensor]:
@@ -176,13 +184,15 @@ def _written(adapter: Adapter, names: Mapping[str, Place], convolved: tuple[str,
                 f"{place.layer}: a {type(change).__name__} change; this format has place for low-rank ones without offset"
             )
         end = place.start + place.rows
-        for name, p in names.items():
-            if p.layer == place.layer and place.start <= p.start and p.start + p.rows <= end:
-                down, up = change.down.data, change.scale * change.up.data[p.start - place.start :][: p.rows]
-                if name.endswith(convolved):
-                    down = down[:, :, None, None]
-                out[f"{name}.lora_A.weight"] = down.contiguous().clone()
-                out[f"{name}.lora_B.weight"] = up.reshape(*up.shape, *(1,) * (down.ndim - 2)).contiguous()
+        theirs = {n: p for n, p in names.items() if p.layer == place.layer and place.start <= p.start and p.start + p.rows <= end}
+        if sum(p.rows for p in theirs.values()) != place.rows:
+            raise InputError(f"{place.layer}: rows {place.start} to {end} are no whole layers of diffusers'")
+        for name, p in theirs.items():
+            down, up = change.down.data, change.scale * change.up.data[p.start - place.start :][: p.rows]
+            if name.endswith(convolved):
+                down = down[:, :, None, None]
+            out[f"{name}.lora_A.weight"] = down.contiguous().clone()
+            out[f"{name}.lora_B.weight"] = up.reshape(*up.shape, *(1,) * (down.ndim - 2)).contiguous()
     return out
 
 
