@@ -38,6 +38,8 @@ from unnoise.core.schedules import RectifiedFlow
 from unnoise.modalities.words.frozen import read_encoder
 from unnoise.modalities.words.joined import sdxl
 from unnoise.networks.embedding import size_features
+from unnoise.networks.flux import where
+from unnoise.networks.layers import patchify, unpatchify
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("peft", reason="diffusers applies LoRA files through PEFT")
@@ -79,24 +81,34 @@ def model_of(network: nn.Module, conditioner: nn.Module | None = None) -> Simple
     return SimpleNamespace(denoiser=denoiser, conditioner=conditioner or UnconditionalConfig().build())
 
 
-def answers(kind: str, theirs: nn.Module, ours: nn.Module) -> tuple[Tensor, Tensor]:
-    """What both say of the same input."""
+def asked() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A picture, words, a summary of them, guidance scales."""
     torch.manual_seed(3)
-    x, tokens, vector, scale = torch.randn(3, 4, 8, 12), torch.randn(3, 5, 12), torch.randn(3, 10), torch.tensor([1.0, 3.5, 7.0])
-    with torch.no_grad():
-        if kind == "SD3":
-            return theirs(x, tokens, vector, TIMES * 1000).sample, ours(x, TIMES, {"tokens": tokens, "vector": vector})
-        if kind == "FLUX":
-            from unnoise.networks.flux import where
-            from unnoise.networks.layers import patchify, unpatchify
+    return torch.randn(3, 4, 8, 12), torch.randn(3, 5, 12), torch.randn(3, 10), torch.tensor([1.0, 3.5, 7.0])
 
-            places = where(5, 4, 6, x.device)
-            out = theirs(patchify(x, 2), tokens, vector, TIMES, places[5:], places[:5], scale).sample
-            return unpatchify(out, 4, 6, 2), ours(x, TIMES, {"tokens": tokens, "vector": vector, "guidance": scale})
-        sizes = torch.tensor([[512.0, 512, 0, 0, 1024, 1024]]).expand(3, -1)
-        cond = {"tokens": tokens, "vector": torch.cat([vector, size_features(sizes, 6)], 1)}
-        added = {"text_embeds": vector, "time_ids": sizes} if kind == "SDXL" else None
-        return theirs(x, TIMES * 1000, tokens, added_cond_kwargs=added).sample, ours(x, TIMES, cond)
+
+SIZES = torch.tensor([[512.0, 512, 0, 0, 1024, 1024]]).expand(3, -1)
+
+
+@torch.no_grad()
+def ours_says(kind: str, ours: nn.Module) -> Tensor:
+    x, tokens, vector, scale = asked()
+    cond = {"tokens": tokens, "vector": vector, "guidance": scale}
+    if kind not in ("SD3", "FLUX"):
+        cond["vector"] = torch.cat([vector, size_features(SIZES, 6)], 1)
+    return ours(x, TIMES, cond)
+
+
+@torch.no_grad()
+def theirs_says(kind: str, theirs: nn.Module) -> Tensor:
+    x, tokens, vector, scale = asked()
+    if kind == "SD3":
+        return theirs(x, tokens, vector, TIMES * 1000).sample
+    if kind == "FLUX":
+        places = where(5, 4, 6, x.device)
+        return unpatchify(theirs(patchify(x, 2), tokens, vector, TIMES, places[5:], places[:5], scale).sample, 4, 6, 2)
+    added = {"text_embeds": vector, "time_ids": SIZES} if kind == "SDXL" else None
+    return theirs(x, TIMES * 1000, tokens, added_cond_kwargs=added).sample
 
 
 # -- LoRA files --------------------------------------------------------------------------------------------------------------
@@ -176,14 +188,14 @@ def test_names_of_diffusers(networks: Callable, tmp_path: Path, kind: str, layer
     theirs, ours = networks(kind)
     some = pairs(theirs, layers)
     model, file = model_of(ours), written(tmp_path, naming(some))
-    plain = answers(kind, theirs, ours)[1]
+    plain = ours_says(kind, ours)
     adapted = low_rank(model, {file: 0.7})
-    expected, got = answers(kind, merged(theirs, some, 0.7 * scale), ours)
+    expected, got = theirs_says(kind, merged(theirs, some, 0.7 * scale)), ours_says(kind, ours)
     close(got, expected)
     adapted.merge()
-    close(answers(kind, theirs, ours)[1], expected)
+    close(ours_says(kind, ours), expected)
     low_rank(model, {})
-    assert torch.equal(answers(kind, theirs, ours)[1], plain)
+    assert torch.equal(ours_says(kind, ours), plain)
 
 
 def joined(some: Pairs, table: Mapping[str, list[str]]) -> tuple[Pairs, Pairs]:
@@ -236,7 +248,7 @@ def test_original_names_of_flux(networks: Callable, tmp_path: Path, naming: Call
     cut["norm_out.linear"] = last_a, torch.cat([scale_, shift])  # the other way round in diffusers
     file = written(tmp_path, naming(originals))
     low_rank(model_of(ours), {file: 1.0})
-    expected, got = answers("FLUX", merged(theirs, cut, scale), ours)
+    expected, got = theirs_says("FLUX", merged(theirs, cut, scale)), ours_says("FLUX", ours)
     low_rank(model_of(ours), {})
     close(got, expected)
 
@@ -254,7 +266,7 @@ def test_names_of_xlabs(networks: Callable, tmp_path: Path) -> None:
     tensors = {f"{m}.{x}.weight": t for m, pair in originals.items() for x, t in zip(("down", "up"), pair)}
     low_rank(model_of(ours), {written(tmp_path, tensors): 1.0})
     converted = converters._convert_xlabs_flux_lora_to_diffusers(dict(tensors))
-    expected, got = answers("FLUX", merged(theirs, unpacked(converted, "transformer."), 1.0), ours)
+    expected, got = theirs_says("FLUX", merged(theirs, unpacked(converted, "transformer."), 1.0)), ours_says("FLUX", ours)
     low_rank(model_of(ours), {})
     close(got, expected)
 
@@ -274,7 +286,7 @@ def test_joined_layers_of_sd3_are_cut_where_the_last_words_ask_nothing(networks:
     table |= {"joint_blocks.0.x_block.attn2.qkv": [f"transformer_blocks.0.attn2.to_{x}" for x in "qkv"]}
     originals, cut = joined(pairs(theirs, "."), table)
     low_rank(model_of(ours), {written(tmp_path, kohya(originals)): 1.0})
-    expected, got = answers("SD3", merged(theirs, cut, 2 / 3), ours)
+    expected, got = theirs_says("SD3", merged(theirs, cut, 2 / 3)), ours_says("SD3", ours)
     low_rank(model_of(ours), {})
     close(got, expected)
 
@@ -307,7 +319,7 @@ def test_original_names_of_sdxl_as_diffusers_converts_them(networks: Callable, t
     some = pairs(theirs, ".")
     tensors = kohya(some, rename=sgm)
     low_rank(model_of(ours), {written(tmp_path, tensors): 1.0})
-    expected, got = answers("SDXL", merged(theirs, some, 2 / 3), ours)
+    expected, got = theirs_says("SDXL", merged(theirs, some, 2 / 3)), ours_says("SDXL", ours)
     low_rank(model_of(ours), {})
     close(got, expected)
     # and diffusers says the same of the names
@@ -411,12 +423,12 @@ def test_two_at_once_with_weights_for_the_words_of_their_own(networks: Callable,
         adapted = low_rank(model, dict(zip(files, weights)))
         for act in (adapted.merge, adapted.unmerge):
             torch.testing.assert_close(conditioner(conditioner.prepare([PROMPT]))["tokens"], told(pipeline), rtol=1e-4, atol=1e-4)
-            close(*reversed(answers(kind, pipeline.unet, ours)))
+            close(ours_says(kind, ours), theirs_says(kind, pipeline.unet))
             act()
         low_rank(model, dict(zip(files, reversed(weights))))
         adapted.merge()
         low_rank(model, dict(zip(files, weights)))  # what is merged stays so, with other weights
-        close(*reversed(answers(kind, pipeline.unet, ours)))
+        close(ours_says(kind, ours), theirs_says(kind, pipeline.unet))
         assert (conditioner(conditioner.prepare([PROMPT]))["tokens"] - plain).abs().max() > 0.1
     twin = conditioner_of(hub, kind)
     assert torch.equal(twin(twin.prepare([PROMPT]))["tokens"], plain), "who else reads with these encoders sees nothing of it"
@@ -446,7 +458,7 @@ def test_files_that_diffusers_writes_with_pefts_settings(networks: Callable, tmp
     if not config.use_rslora and not config.alpha_pattern:  # what the file alone says
         assert "lora_adapter_metadata" in str(json.dumps(dict(_metadata(tmp_path / "pytorch_lora_weights.safetensors"))))
     low_rank(model_of(ours), {tmp_path: 1.0})
-    expected, got = answers("SD 1", network, ours)
+    expected, got = theirs_says("SD 1", network), ours_says("SD 1", ours)
     low_rank(model_of(ours), {})
     close(got, expected)
 
@@ -475,12 +487,12 @@ def test_saved_adapters_are_loaded_by_diffusers(networks: Callable, hub: Path, t
     adapters = [next(iter(part.adapters.values()))[0] for part in parts]
     save_low_rank(tmp_path / "saved.safetensors", model, adapters[0], dict(zip(["text_encoder"], adapters[1:])))
     pipeline.load_lora_weights(tmp_path / "saved.safetensors")
-    expected, got = answers(kind, pipeline.unet if kind == "SD 1" else pipeline.transformer, ours)
+    expected, got = theirs_says(kind, pipeline.unet if kind == "SD 1" else pipeline.transformer), ours_says(kind, ours)
     close(got, expected)
     if conditioner is not None:
         torch.testing.assert_close(conditioner(conditioner.prepare([PROMPT]))["tokens"], told(pipeline), rtol=1e-4, atol=1e-4)
     low_rank(model, {tmp_path / "saved.safetensors": 1.0})
-    close(answers(kind, theirs, ours)[1], expected)
+    close(ours_says(kind, ours), expected)
     low_rank(model, {})
 
 
@@ -532,7 +544,7 @@ def test_what_lycoris_writes(networks: Callable, tmp_path: Path) -> None:
         if "diff" not in parts and "diff_b" not in parts:
             tensors[f"lora_unet_{module.replace('.', '_')}.alpha"] = torch.tensor(1.0)
     low_rank(model_of(ours), {written(tmp_path, tensors): 1.0})
-    expected, got = answers("SD 1", network, ours)
+    expected, got = theirs_says("SD 1", network), ours_says("SD 1", ours)
     low_rank(model_of(ours), {})
     close(got, expected)
 
@@ -580,10 +592,10 @@ def test_a_lora_for_another_family_is_named(networks: Callable, hub: Path, tmp_p
             "a LoRA for Wan, a model of video; this model"),
     ):  # fmt: skip
         ours = networks(kind)[1]
-        before = answers(kind, *networks(kind))[1]
+        before = ours_says(kind, networks(kind)[1])
         with pytest.raises(InputError, match=message):
             low_rank(model_of(ours), {written(tmp_path, tensors, name): 1.0})
-        assert torch.equal(answers(kind, *networks(kind))[1], before)
+        assert torch.equal(ours_says(kind, networks(kind)[1]), before)
     ours = networks("SD 1")[1]
     words = kohya({"text_model.encoder.layers.0.mlp.fc1": (torch.ones(1, 16), torch.ones(32, 1))}, "lora_te_")
     file = written(tmp_path, words | kohya(pairs(networks("SD 1")[0], "attn2")), "words")
