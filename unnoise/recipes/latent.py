@@ -19,7 +19,7 @@ from unnoise.core.preconditioning import Data
 from unnoise.core.times import LogitNormal, LowDiscrepancy
 from unnoise.modalities.image.data import PictureData
 from unnoise.modalities.image.latents import Latents, LatentsConfig
-from unnoise.model import DiffusionModel, ModelConfig
+from unnoise.model import DiffusionModel, ModelConfig, load
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.recipes.autoencoder import AutoencoderRun, autoencoder
 from unnoise.recipes.distil_text import DistilRun
@@ -56,6 +56,8 @@ class LatentRun(AnyRun):
     """Keep only the inputs of the network's blocks for the backward pass: less memory, a third more time."""
     words: str | DistilRun | None = None
     """The folder of the distilled text encoder that the model is told by, or the training of it; None where it has none."""
+    begin_with: str | None = None
+    """The model whose weights it begins with; None for fresh ones."""
 
     def __post_init__(self) -> None:
         if isinstance(self.first, AutoencoderRun) and self.first.codec != self.model.codec:
@@ -88,7 +90,9 @@ class LatentRun(AnyRun):
 
     def _second(self, out: Path) -> Run:
         words = str(out / WORDS / "model") if isinstance(self.words, DistilRun) else self.words
-        return Run(self.data, self.model, self.objective, self.train, self.preview, checkpointing=self.checkpointing, words=words)
+        return Run(
+            self.data, self.model, self.objective, self.train, self.preview, False, self.checkpointing, words, self.begin_with
+        )
 
     def _learn_words(self, opened: Opened, out: Path) -> None:
         """The text encoder's training, as far as it is still needed."""
@@ -124,8 +128,22 @@ class LatentRun(AnyRun):
         return self._stage(self.first, "first stage", opened, place, out)
 
 
+def codec_at(path: str) -> Latents:
+    """The codec in its own folder or run, or that of a latent model. InputError where there is none."""
+    try:
+        return load_codec(path)
+    except InputError as e:
+        try:
+            codec = load(path).codec
+        except InputError:
+            raise e from None
+        if not isinstance(codec, Latents):
+            raise InputError(f"{path}: this model's codec is {type(codec).__name__}, no autoencoder's") from None
+        return codec
+
+
 def _given(codec: GivenCodec) -> Latents:
-    found = load_codec(codec.path)
+    found = codec_at(codec.path)
     if found.hash() != codec.hash:
         raise InputError(
             f"{codec.path}: its weights are {found.hash()[:16]}, and this run was planned with {codec.hash[:16]}; "
@@ -164,7 +182,7 @@ def first_stage(
     if options.codec is None:
         run = train()
         return run.codec, run
-    codec = load_codec(options.codec)
+    codec = codec_at(options.codec)
     _refuse(codec.config, opened.pictures, options.codec)
     return codec.config, GivenCodec(str(options.codec), codec.hash())
 

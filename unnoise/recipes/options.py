@@ -53,6 +53,9 @@ class Options:
     folder of the recipe distil-text; for that recipe, the teacher. Not given: a small one is trained along."""
     spelling: bool = False
     """For captions of free text: tell the network the words in quotes, and behind "says", letter by letter too."""
+    begin_with: str | None = None
+    """A model to begin with: a folder, a run, or the name of one that ships. Its network and codec are kept, its weights gone on
+    from."""
     condition: str | None = None
     """For tables: the column of categories whose values become prompts."""
 

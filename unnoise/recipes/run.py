@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from unnoise.checkpoints.folder import load_weights
 from unnoise.core.codec import Following
 from unnoise.core.errors import InputError
 from unnoise.core.objectives import LearnedUncertainty, PerSample
@@ -83,6 +84,8 @@ class Run(AnyRun):
     """Keep only the inputs of the network's blocks for the backward pass: less memory, a third more time."""
     words: str | None = None
     """The folder of the distilled text encoder that the model is told by; None where it has none."""
+    begin_with: str | None = None
+    """The model whose weights it begins with; None for fresh ones."""
 
     def fit(self, opened: Opened, out: Path, resume: bool) -> DiffusionModel:
         return fit_denoiser(self, self.model.build, lambda m: opened.training(m.codec, m.conditioner), opened, out, resume)
@@ -94,7 +97,10 @@ class Run(AnyRun):
         """A model with its first weights, and the task that trains it."""
         torch.manual_seed(self.train.seed)
         model = build()
-        fill(model.conditioner, self.words)
+        if self.begin_with is None:
+            fill(model.conditioner, self.words)
+        else:
+            load_weights(model.parts, load(self.begin_with).parts.state_dict(), Path(self.begin_with))
         objective = LearnedUncertainty(self.objective) if self.learned_uncertainty else self.objective
         return model, DenoisingTask(model, objective, self.checkpointing)
 

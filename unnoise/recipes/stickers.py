@@ -9,6 +9,7 @@ predicting the codes themselves. Half of the patches skip the middle blocks in t
 
 from dataclasses import replace
 
+from unnoise.core.codec import Buildable
 from unnoise.core.errors import InputError
 from unnoise.core.losses import SquaredError
 from unnoise.core.objectives import Denoising
@@ -18,7 +19,7 @@ from unnoise.core.schedules import RectifiedFlow
 from unnoise.core.times import LogitNormal, LowDiscrepancy
 from unnoise.core.weights import VelocityWeight
 from unnoise.modalities.words.distilled import DistilledConfig
-from unnoise.model import About, ModelConfig, Sampling
+from unnoise.model import About, ModelConfig, Sampling, load
 from unnoise.networks.bottlenecks import KLConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.recipes.autoencoder import AutoencoderRun, ReconstructionLosses, autoencoder_run
@@ -47,11 +48,18 @@ def stickers(opened: OpenPictures, source: PictureSource, options: Options) -> L
     data = opened.pictures
     if data.channels != 4:
         raise InputError(f"recipe 'stickers' is for transparent pictures; give it stickers:FOLDER, and not {source.path}")
-    words: str | DistilRun = options.text_encoder or distil_text(opened, source, Options(seed=options.seed))
-    told = words_of(words) if isinstance(words, str) else Words(words.student, *2 * (words.student.encoder.out,))
-    conditioner = told.conditioner
-    if isinstance(conditioner, DistilledConfig):
-        conditioner = replace(conditioner, learnt=64)
+    words: str | DistilRun | None = None
+    conditioner: Buildable
+    vector_dim = token_dim = 0
+    if options.begin_with is not None:  # codec and words are that model's
+        options = replace(options, codec=options.begin_with)
+        conditioner = load(str(options.begin_with)).config.conditioner
+    else:
+        words = options.text_encoder or distil_text(opened, source, Options(seed=options.seed))
+        told = words_of(words) if isinstance(words, str) else Words(words.student, *2 * (words.student.encoder.out,))
+        conditioner, vector_dim, token_dim = told
+        if isinstance(conditioner, DistilledConfig):
+            conditioner = replace(conditioner, learnt=64)
     codec, first = first_stage(opened, options, lambda: _first(opened, source, options))
     depth, batch = options.depth or 8, options.batch or 64
     network = DiffusionTransformerConfig(
@@ -60,8 +68,8 @@ def stickers(opened: OpenPictures, source: PictureSource, options: Options) -> L
         width=options.width or 256,
         depth=depth,
         heads=4,
-        vector_dim=told.vector_dim,
-        token_dim=told.token_dim,
+        vector_dim=vector_dim,
+        token_dim=token_dim,
         routed=(depth // 4, depth - depth // 4) if depth >= 4 else (0, 0),
     )
     steps = options.steps if options.steps is not None else SAMPLES // batch

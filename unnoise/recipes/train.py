@@ -11,6 +11,7 @@ import numpy as np
 
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.data import InMemory, PictureData, PictureOptions
+from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.image.recaption import Recaption
 from unnoise.modalities.image.scenes.source import WORD as SCENES
 from unnoise.modalities.image.scenes.source import read_scenes
@@ -18,11 +19,11 @@ from unnoise.modalities.image.sticker_set import are_stickers
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.modalities.table.columns import Categorical, Table
 from unnoise.modalities.table.data import TableData
-from unnoise.model import DiffusionModel
+from unnoise.model import DiffusionModel, load
 from unnoise.recipes.autoencoder import autoencoder, autoencoder_fsq, autoencoder_vq
 from unnoise.recipes.cascade import super_resolution
 from unnoise.recipes.distil_text import distil_text
-from unnoise.recipes.latent import latent
+from unnoise.recipes.latent import GivenCodec, LatentRun, latent
 from unnoise.recipes.options import Options
 from unnoise.recipes.pictures import ddpm, edm, edm2, pictures, unet
 from unnoise.recipes.retrieval import retrieval
@@ -103,7 +104,37 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
         if getattr(options, option) and name not in takers:
             raise InputError(f"--{option.replace('_', '-')}: not for recipe {name!r}; those that take it are {', '.join(takers)}")
     opened = source.open(progress=first_process())
-    return Plan(name, RECIPES[name](opened, source, options), opened)
+    return Plan(name, _asked(name, opened, source, options), opened)
+
+
+def _asked(name: str, opened: Opened, source: Any, options: Options) -> AnyRun:
+    run = RECIPES[name](opened, source, options)
+    return run if options.begin_with is None else begun(run, options.begin_with)
+
+
+def begun(run: AnyRun, begin_with: str) -> AnyRun:
+    """The run, with the network and codec of the model `begin_with`, whose weights it goes on from.
+
+    InputError for runs that train no diffusion model, and for a model of other data.
+    """
+    if not isinstance(run, Run | LatentRun):
+        raise InputError(f"--begin-with {begin_with}: this recipe trains no diffusion model to go on from another")
+    model = load(begin_with)
+    theirs, ours = _size(model.config.codec), _size(run.model.codec)
+    if theirs != ours:
+        raise InputError(f"--begin-with {begin_with}: that model makes {theirs}, and this data is {ours}; read it as that was")
+    parts = {part: getattr(model.config, part) for part in ("codec", "conditioner", "network", "process", "preconditioner")}
+    config = replace(run.model, **parts)
+    if isinstance(run, LatentRun):
+        assert isinstance(model.codec, Latents)
+        return replace(run, model=config, first=GivenCodec(begin_with, model.codec.hash()), words=None, begin_with=begin_with)
+    return replace(run, model=config, words=None, begin_with=begin_with)
+
+
+def _size(codec: Any) -> str:
+    """What of a codec data must fit: the pictures' size, or all of it."""
+    size = [f"{name} {getattr(codec, name)}" for name in ("height", "width", "channels") if hasattr(codec, name)]
+    return f"{type(codec).__name__.removesuffix('Config')} of {', '.join(size)}" if size else repr(codec)
 
 
 def override(planned: Plan, options: Options, change: Callable[[AnyRun], AnyRun]) -> Plan:
@@ -112,7 +143,7 @@ def override(planned: Plan, options: Options, change: Callable[[AnyRun], AnyRun]
     if changed.data == planned.run.data:
         return replace(planned, run=changed)
     opened = changed.data.open(progress=first_process())
-    return Plan(planned.recipe, change(RECIPES[planned.recipe](opened, changed.data, options)), opened)
+    return Plan(planned.recipe, change(_asked(planned.recipe, opened, changed.data, options)), opened)
 
 
 def example_run(recipe: str | None) -> AnyRun:
