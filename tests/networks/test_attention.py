@@ -29,6 +29,26 @@ def test_attend(plain: bool, masked: bool, monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(attention.attend(q, k, v, mask).double(), textbook(q, k, v, mask), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("block", [64, 2**20])
+def test_by_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "BLOCK", block)
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 3, 9, 8), torch.randn(2, 3, 13, 8), torch.randn(2, 3, 13, 6)
+    torch.testing.assert_close(attention.by_blocks(q, k, v).double(), textbook(q, k, v, None), rtol=1e-5, atol=1e-5)
+
+
+def test_by_blocks_is_the_whole_of_long_bfloat16_attention_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded as the fused kernel is, also where keys have much in common, which would leave scores of 60 with 1 binary digit."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 300, 16, dtype=torch.bfloat16) for _ in range(3))
+    q, k = q + 2, k + 8
+    expected = torch.nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    for blocks in (True, False):
+        monkeypatch.setattr(attention, "_fast_bfloat16_without_amx", lambda blocks=blocks: blocks)
+        error = (attention.attend(q, k, v).double() - expected).norm() / expected.norm()
+        assert error < 2e-2
+
+
 def test_both_ways_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     mask = torch.rand(2, 9) < 0.7
