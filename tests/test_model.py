@@ -11,7 +11,7 @@ from tiny import tiny_model
 
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.codec import PixelsConfig
-from unnoise.model import DiffusionModel, Sampling
+from unnoise.model import DiffusionModel, Sampling, load
 
 PROMPTS = ["zero", "one", "two", "three", "zero", "one", "two", "three"]
 
@@ -125,3 +125,15 @@ def test_bad_settings_are_one_clear_line(model: DiffusionModel, settings: dict, 
 def test_sampling_defaults_are_checked_when_they_are_made() -> None:
     with pytest.raises(InputError, match="unknown sampler"):
         Sampling(sampler="magic")
+
+
+def test_saved_in_bfloat16_it_is_half_as_large_and_the_rounded_model(model: DiffusionModel, tmp_path: Path) -> None:
+    model.save(tmp_path / "whole")
+    model.save(tmp_path / "half", torch.bfloat16)
+    sizes = [(tmp_path / f / "model.safetensors").stat().st_size for f in ("whole", "half")]
+    assert sizes[1] < 0.55 * sizes[0]
+    again = load(tmp_path / "half")
+    for name, value in model.parts.state_dict().items():
+        expected = value.bfloat16().to(value.dtype) if value.is_floating_point() else value
+        assert torch.equal(again.parts.state_dict()[name], expected)
+    assert again.hash() in (tmp_path / "half" / "README.md").read_text()
