@@ -13,8 +13,10 @@ from unnoise.checkpoints.foreign.lora import low_rank, parse_lora
 from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
 from unnoise.checkpoints.shipped import DEFAULT
 from unnoise.cli.adapters import read_adapters
+from unnoise.cli.budget import budgeted
 from unnoise.cli.pictures import read_pictures
 from unnoise.cli.terminal import parse, refuse_existing
+from unnoise.control.budget import faster_in_bfloat16, parse_seconds
 from unnoise.control.rules import find_rule
 from unnoise.control.sampling import Start
 from unnoise.control.self_guidance import chosen
@@ -48,6 +50,9 @@ class Sample:
     """The samples' own seeds, as `unnoise info` prints them, in place of --seed and -n."""
     steps: int | None = None
     """Sampler steps, at least 1. Not given: as the model was saved."""
+    budget: str | None = None
+    """Seconds or minutes to draw in, such as 10s, once the model is loaded and timed: picks precision, steps, sampler and caching,
+    and says whether anything had to be left out."""
     sampler: str | None = None
     """ddpm, ddim, euler, heun, dpmpp-2m, dpmpp-3m, dpmpp-2m-sde, unipc, deis, euler-maruyama, pc, restart ..."""
     grid: str | None = None
@@ -130,6 +135,9 @@ def run(argv: list[str]) -> None:
     refuse_existing(args.out, args.overwrite)
     if args.batch < 1:
         raise InputError(f"batch {args.batch}: at least 1")
+    seconds = _seconds(args)
+    if seconds is not None and not args.bf16:
+        args = replace(args, bf16=faster_in_bfloat16())
     model = load(args.model, torch.bfloat16 if args.bf16 else None, args.variant, args.beside)
     for file in args.embedding:
         textual_inversion(model, file)
@@ -148,6 +156,13 @@ def run(argv: list[str]) -> None:
         n = max(1, each)
     total = n * max(1, len(args.prompts))
     start, given = _begun(args, model, total), _filled(args, model, total)
+    caching = _caching(args)
+    if seconds is not None:
+        fitted = budgeted(model, seconds, args.prompts, n, args.batch, _side(args), args.guidance, args.bf16)
+        print(f"budget {args.budget}: {fitted}", file=sys.stderr)
+        how, usual = fitted.sampling, model.config.sampling.sampler
+        name = how.sampler if isinstance(how.sampler, str) and how.sampler != usual else None
+        args, caching = replace(args, steps=how.steps, sampler=name), how.caching
     batches = total if args.exact else -(-total // args.batch)
     with tqdm(unit="step", desc=f"sampling {total}", disable=None, file=sys.stderr) as bar:
 
@@ -158,7 +173,7 @@ def run(argv: list[str]) -> None:
         samples = model.sample(
             prompts, n, args.seed, sample_seeds=args.sample_seeds, steps=args.steps, sampler=args.sampler, grid=args.grid,
             guidance=args.guidance, interval=args.interval, rescale=args.rescale, rule=rule,
-            threshold=args.threshold, inner=inner, caching=_caching(args), weaker=weaker, negative=args.negative,
+            threshold=args.threshold, inner=inner, caching=caching, weaker=weaker, negative=args.negative,
             exact=args.exact, bf16=args.bf16, batch=args.batch, watch=watch, height=args.height, width=args.width,
             original=args.original, start=start, given=given,
         )  # fmt: skip
@@ -173,6 +188,31 @@ def run(argv: list[str]) -> None:
     print(f"{len(samples)} samples in {args.out}/ ({shown}unnoise info {files[0]} tells how they were made)")
 
 
+def _seconds(args: Sample) -> float | None:
+    """Of --budget. InputError beside what it chooses, and what it cannot foretell the time of."""
+    if args.budget is None:
+        return None
+    names = (
+        "steps",
+        "sampler",
+        "cache",
+        "cache_within",
+        "exact",
+        "inner",
+        "weaker",
+        "then",
+        "control",
+        "picture_prompt",
+        "start",
+        "fill",
+    )
+    if beside := [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False, ())]:
+        raise InputError(
+            f"--budget with {', '.join(beside)}: it chooses steps, sampler and caching, for a plain walk; leave one out"
+        )
+    return parse_seconds(args.budget)
+
+
 def _caching(args: Sample) -> StepCaching | None:
     if args.cache is not None and args.cache_within is not None:
         raise InputError("--cache and --cache-within: one of the two says when features are computed")
@@ -183,8 +223,14 @@ def _caching(args: Sample) -> StepCaching | None:
 
 def _sized(args: Sample, model: DiffusionModel) -> Codec:
     """The codec for the pictures that are asked for."""
+    side = _side(args)
+    return model.codec if side is None else resized(model.codec, *side)
+
+
+def _side(args: Sample) -> tuple[int, int] | None:
+    """Height and width in pixels; None for the model's own."""
     side = args.width if args.height is None else args.height
-    return model.codec if side is None else resized(model.codec, side, side if args.width is None else args.width)
+    return None if side is None else (side, side if args.width is None else args.width)
 
 
 def _begun(args: Sample, model: DiffusionModel, n: int) -> Start | None:
