@@ -1,0 +1,269 @@
+"""Stable Diffusion 1.5 beside diffusers, torch.compile and OpenVINO: a step of its U-Net, decoding, and the first picture.
+
+    python benchmarks/stable_diffusion.py [--side 512] [--rounds 5] [--threads 2] [--tiny] [--compile] [--device cpu|cuda]
+    python benchmarks/stable_diffusion.py --cold [--side 512] [--steps 1]     from nothing to the first picture
+
+--side: of the pictures. --tiny: a U-Net of two narrow levels, to try the script. --compile: with torch.compile (and, on a CPU,
+freezing) and, where it is installed, OpenVINO; they take minutes to prepare, and are left out without it.
+Weights are random, the same for all; a step is a call for both sides of guidance (batch 2, 77 tokens). The rows take turns, one
+call a round: machines with shared cores swing by factors within minutes, so compare ratios, which are of calls seconds apart. The
+first line is what the processor does at matrix products in the same minute. With one thread of a CPU seconds are of processor time;
+on a GPU times are of CUDA events. "error" is the difference from the first row, in the L2 norm; "prepared" the wall seconds of a
+row's conversion and first call. Peak memory is told by --cold, whose rows are processes of their own. glibc is told to keep freed
+memory, for which the script starts itself again; `--malloc default` leaves it as it is.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from throughput import KEEP_MEMORY, matmul_probe, seconds
+from torch import Tensor, nn
+
+from unnoise.checkpoints.diffusers_names import UNET_TABLE, translate, unet_config
+from unnoise.checkpoints.foreign.parts import AsType, Part
+from unnoise.checkpoints.foreign.vae_names import read_autoencoder
+
+Row = Callable[[], Tensor]
+UNET: Mapping[str, Any] = {
+    "block_out_channels": (320, 640, 1280, 1280), "attention_head_dim": 8, "cross_attention_dim": 768, "layers_per_block": 2,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+}  # fmt: skip
+TINY: Mapping[str, Any] = {
+    "block_out_channels": (64, 128), "attention_head_dim": 2, "cross_attention_dim": 768, "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}  # fmt: skip
+VAE: Mapping[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2,
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+}  # fmt: skip
+
+
+def timed(work: Row, device: torch.device) -> float:
+    """Seconds of one call."""
+    if device.type != "cuda":
+        return seconds(lambda: work())
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    began.record()
+    work()
+    ended.record()
+    torch.cuda.synchronize()
+    return began.elapsed_time(ended) / 1000
+
+
+def compare(what: str, rows: Mapping[str, Row], rounds: int, device: torch.device) -> None:
+    said: dict[str, Tensor] = {}
+    prepared: dict[str, float] = {}
+    for name, row in rows.items():
+        began = time.perf_counter()
+        said[name] = row().float().cpu()
+        prepared[name] = time.perf_counter() - began
+    times: dict[str, list[float]] = {name: [] for name in rows}
+    for i in range(rounds):
+        for name, row in rows.items():
+            times[name].append(timed(row, device))
+            print(f"round {i + 1}/{rounds} {name}: {times[name][-1]:.3f} s", end="\033[K\r", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    first = next(iter(rows))
+    print(f"\n{what:42} {'best':>8} {'median':>8} {'faster':>7} {'error':>8} {'prepared':>9}")
+    for name, ts in times.items():
+        ratio = statistics.median(a / b for a, b in zip(times[first], ts))
+        error = float((said[name] - said[first]).norm() / said[first].norm())
+        shown = f"{min(ts):8.3f} {statistics.median(ts):8.3f} {ratio:7.2f} {error:8.1e} {prepared[name]:9.1f}"
+        print(f"{name:42} {shown}", flush=True)
+
+
+def steps(config: Mapping[str, Any], side: int, prepare: bool, device: torch.device) -> dict[str, Row]:
+    """The U-Net's rows; the reference first."""
+    import diffusers
+
+    torch.manual_seed(0)
+    with torch.device(device):
+        x, t, tokens = torch.randn(2, 4, side // 8, side // 8), torch.full((2,), 500), torch.randn(2, 77, 768)
+        theirs = diffusers.UNet2DConditionModel(**config, sample_size=side // 8).eval()
+    weights = theirs.state_dict()
+
+    def copy(last: bool) -> nn.Module:
+        with torch.device("meta"):
+            network = diffusers.UNet2DConditionModel.from_config(theirs.config).eval()
+        network.load_state_dict({k: v.bfloat16() for k, v in weights.items()}, assign=True)
+        return network.to(memory_format=torch.channels_last) if last else network
+
+    def call(network: nn.Module, last: bool = False) -> Row:
+        like = next(network.parameters()).dtype
+        a = x.to(like, memory_format=torch.channels_last) if last else x.to(like)
+        return lambda: network(a, t, tokens.to(like)).sample
+
+    with torch.device("meta"):
+        mine = unet_config({**theirs.config}).build().eval()
+    mine.load_state_dict(translate(AsType(weights, torch.bfloat16), UNET_TABLE, mine.state_dict()), assign=True)
+    single, half = call(theirs), call(copy(False))
+    cond = {"tokens": tokens}
+    rows: dict[str, Row] = {
+        "diffusers, float32": single,
+        "diffusers, bfloat16": half,
+        "diffusers, bfloat16, channels_last": call(copy(True), True),
+        "unnoise, bfloat16": lambda: mine(x, t / 1000, cond),
+    }
+    if prepare:
+        compiled = torch.compile(copy(True), options={"freezing": True} if device.type == "cpu" else None)
+        rows["diffusers, bfloat16, torch.compile"] = call(compiled, True)
+        if device.type == "cpu" and (vino := openvino_step(theirs, x, t, tokens)):
+            rows["OpenVINO, bfloat16"] = vino
+    return rows
+
+
+def openvino_step(network: nn.Module, x: Tensor, t: Tensor, tokens: Tensor) -> Row | None:
+    """Converted at its first call. None where it is not installed."""
+    try:
+        import openvino
+    except ImportError:
+        return None
+    settings = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+
+    @cache
+    def compiled() -> Any:
+        return openvino.Core().compile_model(openvino.convert_model(Said(network), example_input=(x, t, tokens)), "CPU", settings)
+
+    return lambda: torch.from_numpy(compiled()([x.numpy(), t.numpy(), tokens.numpy()])[0])
+
+
+class Said(nn.Module):
+    """diffusers' network with a tensor for its answer."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+        return self.network(x, t, tokens).sample
+
+
+def decodings(side: int, device: torch.device) -> dict[str, Row]:
+    import diffusers
+
+    torch.manual_seed(0)
+    with torch.device(device):
+        theirs = diffusers.AutoencoderKL(**VAE, sample_size=side).eval()
+        z = torch.randn(1, 4, side // 8, side // 8)
+    half = diffusers.AutoencoderKL.from_config(theirs.config).to(device, torch.bfloat16).eval()
+    half.load_state_dict(theirs.state_dict())
+    part = Part({**theirs.config, "_class_name": "AutoencoderKL"}, AsType(theirs.state_dict(), torch.bfloat16), "-")
+    config, weights = read_autoencoder(part, side, side)
+    with torch.device("meta"):
+        codec = config.build()
+    codec.load_state_dict(weights, assign=True)
+    return {
+        "diffusers, float32": lambda: theirs.decode(z).sample,
+        "diffusers, bfloat16": lambda: half.decode(z.bfloat16()).sample,
+        "unnoise, bfloat16": lambda: codec.autoencoder.decode(z),
+    }
+
+
+COLD = {
+    "import torch, weights read once": "import sys, torch; from safetensors import safe_open\n"
+    "for f in sys.argv[2:]:\n    with safe_open(f, 'pt') as o:\n        for k in o.keys(): o.get_tensor(k).sum()",
+    "unnoise": "import sys, torch, unnoise\n"
+    "unnoise.load(sys.argv[1], torch.bfloat16).sample('a', steps=STEPS, sampler='ddim', height=SIDE)",
+    "diffusers, bfloat16": "import sys, torch, diffusers\np = diffusers.StableDiffusionPipeline.from_pretrained(\n"
+    "    sys.argv[1], torch_dtype=torch.bfloat16, safety_checker=None)\n"
+    "p.scheduler = diffusers.DDIMScheduler.from_config(p.scheduler.config)\n"
+    "p('a', num_inference_steps=STEPS, height=SIDE, width=SIDE)",
+}
+"""Whole processes; SIDE and STEPS are put in."""
+
+
+def cold(config: Mapping[str, Any], side: int, steps: int, rounds: int) -> None:
+    """Wall seconds of whole processes on a folder of random weights in bfloat16; the disk cache is warm."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, __file__, "--write", folder, *(["--tiny"] if config is TINY else [])], check=True)
+        files = sorted(str(f) for f in Path(folder).rglob("*.safetensors"))
+        times: dict[str, list[float]] = {name: [] for name in COLD}
+        peaks = dict.fromkeys(COLD, 0.0)
+        for _ in range(rounds + 1):
+            for name, code in COLD.items():
+                code = code.replace("STEPS", str(steps)).replace("SIDE", str(side))
+                began = time.perf_counter()
+                process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, folder, *files], stderr=subprocess.DEVNULL)
+                _, status, usage = os.wait4(process.pid, 0)
+                if status:
+                    raise SystemExit(f"{name}: ended with {os.waitstatus_to_exitcode(status)}")
+                times[name].append(time.perf_counter() - began)
+                peaks[name] = max(peaks[name], usage.ru_maxrss / 2**20)
+    reference = next(iter(COLD))
+    what = f"cold start, {steps} steps of {side} x {side}, seconds"
+    print(f"\n{what:42} {'best':>8} {'median':>8} {'times the first':>16} {'peak GiB':>9}")
+    for name, ts in times.items():  # the first round fills the disk cache
+        ratio = statistics.median(b / a for a, b in zip(times[reference][1:], ts[1:]))
+        print(f"{name:42} {min(ts[1:]):8.2f} {statistics.median(ts[1:]):8.2f} {ratio:16.2f} {peaks[name]:9.2f}")
+
+
+def write(config: Mapping[str, Any], folder: str) -> None:
+    """A pipeline of random weights, with a tokenizer that knows single letters."""
+    import json
+
+    import diffusers
+    import transformers
+
+    letters = [chr(c) for c in range(97, 123)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{c}</w>" for c in letters)]
+    place = Path(folder) / "tokenizer"
+    place.mkdir()
+    (place / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    text = transformers.CLIPTextConfig(
+        vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    diffusers.StableDiffusionPipeline(
+        diffusers.AutoencoderKL(**VAE, sample_size=512),
+        transformers.CLIPTextModel(text),
+        transformers.CLIPTokenizer(str(place / "vocab.json"), str(place / "merges.txt"), model_max_length=77),
+        diffusers.UNet2DConditionModel(**config, sample_size=64),
+        diffusers.DDIMScheduler(1000, 0.00085, 0.012, "scaled_linear", clip_sample=False, steps_offset=1),
+        None, None, requires_safety_checker=False,
+    ).to(torch.bfloat16).save_pretrained(folder)  # fmt: skip
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--malloc", choices=("kept", "default"), default="kept")
+    parser.add_argument("--write", metavar="FOLDER", help="write the pipeline that --cold starts, and end")
+    for flag in ("--tiny", "--compile", "--cold"):
+        parser.add_argument(flag, action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    config, device = TINY if options.tiny else UNET, torch.device(options.device)
+    if options.write:
+        write(config, options.write)
+        return
+    speeds = ", ".join(f"{k} {v:.3f}" for k, v in matmul_probe().items())
+    print(f"{options.threads} threads, load {os.getloadavg()[0]:.1f}; matmul TFLOP/s on the CPU: {speeds}", flush=True)
+    if options.cold:
+        cold(config, options.side, options.steps, options.rounds)
+        return
+    size = f"{options.side} x {options.side}"
+    compare(f"seconds a step, {size}", steps(config, options.side, options.compile, device), options.rounds, device)
+    compare(f"seconds a decoding, {size}", decodings(options.side, device), options.rounds, device)
+
+
+if __name__ == "__main__":
+    if sys.platform == "linux" and "default" not in sys.argv and not KEEP_MEMORY.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_MEMORY)  # glibc reads these when it starts
+    main()
