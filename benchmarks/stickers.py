@@ -123,7 +123,7 @@ def judged(
         f"real pictures {theirs.value:6.1%} [{theirs.low:.1%}, {theirs.high:.1%}]",
         flush=True,
     )
-    save_png(args.out / f"{kind}.png", sheet(list(torch.from_numpy(made[:64])), list(said[:64]), columns=8, smallest=128))
+    save_png(args.out / f"{kind}.png", sheet(list(torch.from_numpy(made[:64])), list(said[:64]), columns=8, smallest=128), {})
 
 
 def nearest(
@@ -137,7 +137,7 @@ def nearest(
     among = torch.cdist(all_of[torch.tensor(rows)], all_of).topk(2, largest=False).values[:, 1]
     titles = [names[i] for i in rows] + [f"nearest: {names[i]}" for i in near]
     shown = [*torch.from_numpy(made), *(torch.from_numpy(drawings[i].pixels) for i in near)]
-    save_png(args.out / "nearest.png", sheet(shown, titles, columns=len(rows), smallest=128))
+    save_png(args.out / "nearest.png", sheet(shown, titles, columns=len(rows), smallest=128), {})
     scale = all_of.shape[1] ** 0.5
     print(
         f"nearest     samples to training drawings: median {float(distance.min(1).values.median()) / scale:.1f} levels rms; "

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unnoise.checkpoints.shipped import FOLDER, shipped, shipped_folder
+from unnoise.checkpoints.shipped import FOLDER, shipped, shipped_folder, suited
 from unnoise.cli.main import main
 from unnoise.core.errors import InputError
 from unnoise.model import load
@@ -12,9 +12,9 @@ ndimage = pytest.importorskip("scipy.ndimage")
 
 
 def test_they_are_small_and_say_where_they_come_from():
-    assert shipped() == ("scenes",)
-    assert sum(f.stat().st_size for f in FOLDER.rglob("*") if f.is_file()) <= 40e6
+    assert shipped() == ("scenes", "stickers")
     for name in shipped():
+        assert sum(f.stat().st_size for f in (FOLDER / name).iterdir()) <= 40e6
         card = (FOLDER / name / "README.md").read_text()
         assert "Licence: not stated" not in card
         assert "Trained on: not stated" not in card
@@ -54,7 +54,30 @@ def test_a_prompt_alone_goes_to_the_model_that_ships(tmp_path, capsys):
     assert (tmp_path / "a" / names[0]).exists()
 
 
+@pytest.mark.parametrize(
+    ("prompts", "name"),
+    [
+        (["three red apples left of a sign that says OPEN"], "scenes"),
+        (["red apple", "two stars above a house"], "scenes"),
+        (["a cat"], "stickers"),
+        (["red apple", "a dog wearing a top hat"], "stickers"),
+    ],
+)
+def test_prompts_go_to_the_model_that_understands_them(prompts, name):
+    assert suited(prompts) == name
+
+
+def test_stickers_are_transparent_and_have_the_colour_that_was_asked_for():
+    """Of 8 pictures of each, most of what is seen has more of that channel than of any other."""
+    model = load("stickers")
+    for prompt, channel in (("red heart", 0), ("green circle", 1), ("blue circle", 2)):
+        x = model.sample(prompt, n=8, seed=5).data.numpy().astype(int)
+        seen = x[..., 3] > 200
+        assert (~seen).mean() > 0.05
+        assert (x[..., :3][seen].argmax(-1) == channel).mean() > 0.5
+
+
 def test_names_of_none_are_refused(tmp_path):
     assert shipped_folder("nonesuch") is None
-    with pytest.raises(InputError, match="ship with unnoise: scenes"):
+    with pytest.raises(InputError, match="ship with unnoise: scenes, stickers"):
         load(tmp_path / "nonesuch")

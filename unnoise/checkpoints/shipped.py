@@ -1,10 +1,17 @@
-"""The models that lie in the package itself, in `unnoise/shipped`: they need no download."""
+"""The models that lie in the package itself, in `unnoise/shipped`: they need no download.
 
+scenes     counts, places, colours, sizes and words on signs, of sixteen kinds of things that it draws plainly and exactly
+stickers   anything that has a name: small pictures in the styles of emoji, with transparency
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
+from unnoise.core.errors import InputError
+from unnoise.modalities.image.scenes.grammar import parse
+
 FOLDER = Path(__file__).parent.parent / "shipped"
-DEFAULT = "scenes"
-"""The model that is asked where none is named."""
+EXACT, FREE = "scenes", "stickers"
 
 
 def shipped() -> tuple[str, ...]:
@@ -15,3 +22,16 @@ def shipped() -> tuple[str, ...]:
 def shipped_folder(name: str) -> Path | None:
     """The folder of the model with this name; None if none that ships has it."""
     return FOLDER / name if name in shipped() else None
+
+
+def suited(prompts: Sequence[str]) -> str:
+    """The name of the model that is asked where none is named: the exact one, if it understands every prompt."""
+    return EXACT if all(_understood(p) for p in prompts) else FREE
+
+
+def _understood(prompt: str) -> bool:
+    try:
+        parse(prompt)
+    except InputError:
+        return False
+    return True

@@ -20,8 +20,9 @@ class Demo:
 
 
 NEXT = """
-  {out}/scenes.png   what the model that ships draws for eight prompts
-  {out}/digits.png   what it draws for "zero" ... "nine"
+  {out}/scenes.png   what the models that ship draw for eight prompts each
+  {out}/stickers.png
+  {out}/digits.png   what the one trained here draws for "zero" ... "nine"
   {out}/path.png     two digits on their way out of the noise
   {out}/loss.png     the loss while it learnt
 

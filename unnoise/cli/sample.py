@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from unnoise.checkpoints.foreign.lora import low_rank, parse_lora
 from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
-from unnoise.checkpoints.shipped import DEFAULT
+from unnoise.checkpoints.shipped import suited
 from unnoise.cli.adapters import read_adapters
 from unnoise.cli.budget import budgeted
 from unnoise.cli.pictures import read_pictures
@@ -33,9 +33,9 @@ class Sample:
     """Make new data with a trained model: pictures with their prompt, seed and settings inside, or a table."""
 
     model: tyro.conf.Positional[Path]
-    """A model folder, a training run's folder, the name of a model that ships (scenes), or an open checkpoint: a folder in the
-    layout of diffusers, a single file (.safetensors, .gguf), or a name on the hub (OWNER/NAME). Left out before a prompt of several
-    words: scenes, which draws counts, colours, places and words on signs."""
+    """A model folder, a training run's folder, the name of a model that ships (scenes, stickers), or an open checkpoint: a
+    folder in the layout of diffusers, a single file (.safetensors, .gguf), or a name on the hub (OWNER/NAME). Left out before a
+    prompt of several words: scenes where it understands the prompts (counts, colours, places, words on signs), else stickers."""
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """What to make; several prompts give n samples each, none gives unconditional samples."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 4
@@ -131,7 +131,8 @@ class Sample:
 def run(argv: list[str]) -> None:
     args = parse(Sample, argv, "unnoise sample")
     if " " in str(args.model).strip() and not args.model.exists():  # a prompt, and no model named
-        args = replace(args, model=Path(DEFAULT), prompts=(str(args.model), *args.prompts))
+        asked = (str(args.model), *args.prompts)
+        args = replace(args, model=Path(suited(asked)), prompts=asked)
     refuse_existing(args.out, args.overwrite)
     if args.batch < 1:
         raise InputError(f"batch {args.batch}: at least 1")

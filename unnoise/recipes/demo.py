@@ -1,5 +1,5 @@
-"""The demonstration: eight prompts to the model that ships, at once; then learn to write digits from 1797 real ones, in a few
-minutes on two cores, and draw everything that happens."""
+"""The demonstration: eight prompts to each of the models that ship, at once; then learn to write digits from 1797 real ones, in a
+few minutes on two cores, and draw everything that happens."""
 
 import math
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from unnoise.checkpoints.shipped import DEFAULT
+from unnoise.checkpoints.shipped import EXACT, FREE
 from unnoise.core.errors import InputError
 from unnoise.core.state import State
 from unnoise.modalities.image.examples import DIGITS, write_digits
@@ -22,25 +22,34 @@ from unnoise.recipes.run import Run
 from unnoise.recipes.train import plan, start, step_seconds
 from unnoise.training.config import TrainConfig
 
-PROMPTS = (
-    "three red apples left of a sign that says OPEN", "ten small blue fish", "a pink star inside a yellow ring",
-    "two purple cups above three orange hearts", "a sign that says HELLO", "a large brown moon on a mint background",
-    "a green tree right of a blue house", "seven pink hearts",
-)  # fmt: skip
+PROMPTS = {
+    EXACT: (
+        "three red apples left of a sign that says OPEN", "ten small blue fish", "a pink star inside a yellow ring",
+        "two purple cups above three orange hearts", "a sign that says HELLO", "a large brown moon on a mint background",
+        "a green tree right of a blue house", "seven pink hearts",
+    ),
+    FREE: (
+        "a cat", "rocket, in the style of noto", "a blue banana", "grinning face wearing a crown", "sunset", "three strawberries",
+        "a green heart", "icon of anchor",
+    ),
+}  # fmt: skip
 SECONDS = 150.0
 """Training time that is aimed at, on whatever machine this is."""
 
 
 def demo(out: Path, overwrite: bool = False, steps: int | None = None) -> DiffusionModel:
-    """Fill the folder `out`: scenes.png, digits/ (the data), run/, samples/, digits.png, path.png, loss.png.
+    """Fill the folder `out`: scenes.png, stickers.png, digits/ (the data), run/, samples/, digits.png, path.png, loss.png.
 
     steps: optimiser steps; None fits them to SECONDS. Returns the trained model. Raises InputError if `out` has something in it
     (but an earlier demo, with `overwrite`).
     """
     _make_room(out, overwrite)
-    made = load(DEFAULT).sample(PROMPTS, n=1, seed=7)
-    save_png(out / "scenes.png", sheet(list(made.data), [str(p) for p in made.prompts], columns=4, smallest=128), made.settings)
-    print(f"{out / 'scenes.png'}: eight prompts to the model that ships; now one is trained here", flush=True)
+    for name, prompts in PROMPTS.items():
+        made = load(name).sample(prompts, n=1, seed=7)
+        file = out / f"{name}.png"
+        save_png(file, sheet(list(made.data), [str(p) for p in made.prompts], columns=4, smallest=128), made.settings)
+        print(f"{file}: eight prompts to {name}, which ships", flush=True)
+    print("Now a model is trained here:", flush=True)
     write_digits(out / "digits")
     planned = plan(str(out / "digits"), Options(batch=64))
     run = planned.run
@@ -63,7 +72,7 @@ def _shortened(run: Run, steps: int) -> Run:
 
 
 def _make_room(out: Path, overwrite: bool) -> None:
-    ours = {"scenes.png", "digits", "run", "samples", "digits.png", "path.png", "loss.png"}
+    ours = {*(f"{name}.png" for name in PROMPTS), "digits", "run", "samples", "digits.png", "path.png", "loss.png"}
     there = {p.name for p in out.iterdir()} if out.is_dir() else set()
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; the demo wants a folder")
