@@ -26,8 +26,9 @@ from torch.nn.functional import interpolate
 from unnoise.core import intervals
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams, derive
+from unnoise.loading import load
 from unnoise.modalities.image.enlarging import Enlarging
-from unnoise.model import DiffusionModel, load
+from unnoise.model import DiffusionModel
 from unnoise.recipes.runs import load_run
 from unnoise.recipes.sources import OpenPictures
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from unnoise.evaluation.two_sample import Energy, SlicedWasserstein, floor
+from unnoise.loading import load
 from unnoise.modalities.image.examples import DIGITS
 from unnoise.modalities.image.reading import read_pictures
-from unnoise.model import load
 
 
 def flat(pictures: Tensor) -> Tensor:

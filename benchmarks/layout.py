@@ -36,12 +36,13 @@ from unnoise.evaluation.prompt_suite.detector import train_detector
 from unnoise.evaluation.prompt_suite.lists import Prompt, prompts
 from unnoise.evaluation.prompt_suite.reader import train_reader
 from unnoise.evaluation.prompt_suite.score import Draw, Judge, right
+from unnoise.loading import load
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.data import PictureOptions
 from unnoise.modalities.image.scenes.rows import World
 from unnoise.modalities.image.scenes.source import read_scenes
 from unnoise.modalities.image.scenes.world import holds
-from unnoise.model import DiffusionModel, load
+from unnoise.model import DiffusionModel
 from unnoise.networks.patched import PatchedConfig
 from unnoise.recipes.options import Options
 from unnoise.recipes.run import fit_denoiser

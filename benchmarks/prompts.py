@@ -19,8 +19,9 @@ from unnoise.evaluation.prompt_suite.detector import train_detector
 from unnoise.evaluation.prompt_suite.lists import ASPECTS, Prompt, prompts
 from unnoise.evaluation.prompt_suite.reader import train_reader
 from unnoise.evaluation.prompt_suite.score import Draw, Judge, by_level, oracle, right, shuffled
+from unnoise.loading import load
 from unnoise.modalities.image.scenes.rows import World
-from unnoise.model import DiffusionModel, load
+from unnoise.model import DiffusionModel
 
 
 def main() -> None:

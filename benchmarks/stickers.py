@@ -8,6 +8,8 @@ FOLDER: as in `unnoise train stickers:FOLDER`. Printed, each with its 95 % inter
     names       of random emoji captions that were trained on: how often the network picks the right name out of 100
     colours     of things in colours that they never had in training ("a blue banana"), among 100 such
     wearing     of hats on heads that never wore them ("a cat wearing a crown"), among 100 such
+    held out    of names that no picture was trained on: how far samples lie from the real drawings of those names, in the network's
+                features, beside the floor: equally many real drawings of the trained names nearest in meaning
     warm        seconds for one picture, at the model's own number of steps
 
 beside what the same network says of real pictures of the same captions. In --out: sheets of samples, and of the training pictures
@@ -26,14 +28,18 @@ import torch
 from torch import Tensor
 
 from unnoise.core import intervals
-from unnoise.evaluation.retrieval import Names, load_retrieval
+from unnoise.evaluation.frechet import frechet
+from unnoise.evaluation.kernel import kid
+from unnoise.evaluation.manifold import precision_recall
+from unnoise.evaluation.retrieval import Names, Retrieval, load_retrieval
 from unnoise.evaluation.ssim import ssim
+from unnoise.loading import load
 from unnoise.modalities.image.scenes.split import Split
 from unnoise.modalities.image.scenes.vocabulary import COLOURS
 from unnoise.modalities.image.show import save_png, sheet
 from unnoise.modalities.image.sticker_set import Mix, read_drawings, sticker_folders
 from unnoise.modalities.image.stickers import Compositions, Sticker
-from unnoise.model import DiffusionModel, load
+from unnoise.model import DiffusionModel
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,9 @@ def main() -> None:
             asked[kind][0].append(said)
             asked[kind][1].append(unseen.make(number))
         number += 1
-    for kind, (said, shown) in asked.items():
-        judged(model, Names.of(judge, said), kind, said, np.stack(shown), args)
+    for kind, (captions, shown) in asked.items():
+        judged(model, Names.of(judge, captions), kind, captions, np.stack(shown), args)
+    held_out(model, judge, [s for s in drawings if mix.holds_out(s.facts.name)], pictures, args)
     nearest(model, pictures, names, rows[:8], args)
     warm(model)
 
@@ -124,6 +131,33 @@ def judged(
         flush=True,
     )
     save_png(args.out / f"{kind}.png", sheet(list(torch.from_numpy(made[:64])), list(said[:64]), columns=8, smallest=128), {})
+
+
+def held_out(
+    model: DiffusionModel, judge: Retrieval, held: Sequence[Sticker], trained: Sequence[Sticker], args: argparse.Namespace
+) -> None:
+    """Distances to real drawings of names never trained on: of samples for those names, and of the trained neighbours' drawings.
+
+    A neighbour is a drawing of the name that the network's words put nearest, by the same vendor where that costs little
+    likeness; none counts twice.
+    """
+    asked = [s.facts.name for s in held]
+    made = np.asarray(model.sample(asked, n=1, seed=args.seed, guidance=args.guidance).data)
+    near = judge.texts(asked) @ judge.texts([s.facts.name for s in trained]).T
+    same = torch.tensor([[a.facts.style == b.facts.style for b in trained] for a in held])
+    free, neighbours = torch.ones(len(trained), dtype=torch.bool), []
+    for scores, style in zip(near, same):
+        best = int((scores + style.float() * 0.5 - (~free).float() * 9).argmax())
+        free[best] = False
+        neighbours.append(trained[best].pixels)
+    real = judge.pictures(np.stack([s.pixels for s in held]))
+    for label, pixels in (("samples", made), ("neighbours", np.stack(neighbours))):
+        x = judge.pictures(pixels)
+        precision, recall = precision_recall(real, x)
+        measured = {"Frechet": frechet(x, real), "KID": kid(x, real), "precision": precision, "recall": recall}
+        said = ", ".join(f"{k} {v.value:.3f} [{v.low:.3f}, {v.high:.3f}]" for k, v in measured.items())
+        print(f"held out    {len(x)} {label:10} to real drawings: {said}", flush=True)
+    save_png(args.out / "held-out.png", sheet(list(torch.from_numpy(made[:64])), asked[:64], columns=8, smallest=128), {})
 
 
 def nearest(

@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "unnoise"
 FLOORS = [  # lowest first; rooms on one floor do not import each other
-    {"core", "networks"}, {"samplers", "modalities"}, {"control"}, {"checkpoints"}, {"model"}, {"training"}, {"evaluation"},
-    {"distillation", "serving"}, {"recipes"}, {"cli"}, {"", "__main__"},
+    {"core", "networks"}, {"samplers", "modalities"}, {"control"}, {"checkpoints"}, {"model"}, {"loading"}, {"training"},
+    {"evaluation"}, {"distillation", "serving"}, {"recipes"}, {"cli"}, {"", "__main__"},
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 LAZY = {"cli", "", "__main__"}  # stay fast to import: the command line and the package's own front

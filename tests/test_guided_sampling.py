@@ -14,7 +14,8 @@ from unnoise.control.rules import RULES, Linear, Projected, ZeroStar
 from unnoise.control.self_guidance import Internal, PerturbedAttention, SmoothedAttention, chosen
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
-from unnoise.model import DiffusionModel, ModelConfig, Weaker, load
+from unnoise.loading import load
+from unnoise.model import DiffusionModel, ModelConfig, Weaker
 
 PROMPTS, SEEDS = ["one", "two", "three"], [5, 6, 7]
 ONE_STEP = {"steps": 1, "sampler": "ddim", "grid": "uniform"}

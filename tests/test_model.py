@@ -9,9 +9,11 @@ import pytest
 import torch
 from tiny import tiny_model
 
+from unnoise.control.sampling import Sampling
 from unnoise.core.errors import InputError
+from unnoise.loading import load
 from unnoise.modalities.image.codec import PixelsConfig
-from unnoise.model import DiffusionModel, Sampling, load
+from unnoise.model import DiffusionModel
 
 PROMPTS = ["zero", "one", "two", "three", "zero", "one", "two", "three"]
 

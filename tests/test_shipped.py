@@ -6,7 +6,7 @@ import pytest
 from unnoise.checkpoints.shipped import FOLDER, shipped, shipped_folder, suited
 from unnoise.cli.main import main
 from unnoise.core.errors import InputError
-from unnoise.model import load
+from unnoise.loading import load
 
 ndimage = pytest.importorskip("scipy.ndimage")
 

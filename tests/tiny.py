@@ -2,12 +2,13 @@
 
 import torch
 
+from unnoise.control.sampling import Sampling
 from unnoise.core.preconditioning import EDM
 from unnoise.core.processes import Gaussian
 from unnoise.core.schedules import RectifiedFlow
 from unnoise.modalities.conditioning import TextConfig
 from unnoise.modalities.image.codec import PixelsConfig
-from unnoise.model import DiffusionModel, ModelConfig, Sampling
+from unnoise.model import DiffusionModel, ModelConfig
 from unnoise.networks.text import TextEncoderConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
 

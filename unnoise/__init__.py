@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from unnoise.control.sampling import Samples
     from unnoise.core.errors import InputError
-    from unnoise.model import DiffusionModel, Samples, load
+    from unnoise.loading import load
+    from unnoise.model import DiffusionModel
     from unnoise.recipes.train import train
 
 _HOME = {
     "DiffusionModel": "unnoise.model",
     "InputError": "unnoise.core.errors",
-    "Samples": "unnoise.model",
-    "load": "unnoise.model",
+    "Samples": "unnoise.control.sampling",
+    "load": "unnoise.loading",
     "train": "unnoise.recipes.train",
 }
 __all__ = ["DiffusionModel", "InputError", "Samples", "load", "train"]

@@ -1,4 +1,4 @@
-"""DiffusionModel: codec, conditioner, denoiser and how to sample it, put together, saved and loaded."""
+"""DiffusionModel: codec, conditioner, denoiser and how to sample it, put together, sampled and saved."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,39 +10,31 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from unnoise.checkpoints.allowed import ALLOWED
 from unnoise.checkpoints.card import About, card
-from unnoise.checkpoints.config import allow
-from unnoise.checkpoints.folder import load_weights, read_folder, tensors_hash, write_folder
-from unnoise.checkpoints.foreign.building import Built, build
+from unnoise.checkpoints.folder import tensors_hash, write_folder
+from unnoise.checkpoints.foreign.building import Built
 from unnoise.checkpoints.foreign.export import write_diffusers
-from unnoise.checkpoints.foreign.folder import licence
-from unnoise.checkpoints.foreign.opening import open_foreign
-from unnoise.checkpoints.foreign.parts import Foreign
-from unnoise.checkpoints.shipped import shipped, shipped_folder
 from unnoise.control.adapters import Attachment, Attachments, repeated
 from unnoise.control.asking import Asked, beside, in_stages, prepared, rows_of
 from unnoise.control.exact import MICRO_BATCH, microbatched
 from unnoise.control.guidance import bind, check, classifier_free, guided
 from unnoise.control.rules import Rule, rule_name
-from unnoise.control.sampling import Samples as Samples
-from unnoise.control.sampling import Sampling, Start
+from unnoise.control.sampling import Samples, Sampling, Start
 from unnoise.control.self_guidance import SelfGuidance, self_guidance_settings
 from unnoise.control.step_caching import CachedDenoiser, StepCaching
 from unnoise.control.switching import switched
 from unnoise.control.thresholding import thresholded
-from unnoise.core.codec import Buildable, Codec, Conditioner, Following, ToldGuidance, within
+from unnoise.core.codec import Buildable, Codec, Conditioner, ToldGuidance, within
 from unnoise.core.denoisers import Denoise, Denoiser, NetworkDenoiser
 from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.processes import Process
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import Cond, Shape, State, batch_size, tree_map
-from unnoise.modalities.image.codec import Pixels, resized
+from unnoise.modalities.image.codec import resized
 from unnoise.modalities.image.inpainting import Inpainting
 from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.words.emphasis import Emphatic
-from unnoise.modalities.words.settings import WithSizes
 from unnoise.samplers.loop import sample
 
 T = TypeVar("T")
@@ -61,10 +53,6 @@ class ModelConfig:
     def build(self) -> "DiffusionModel":
         """A model with freshly drawn weights (torch's global generator decides them)."""
         return DiffusionModel(self, self.codec.build(), self.conditioner.build(), self.network.build())
-
-
-MODEL_CLASSES = {**ALLOWED, **allow(ModelConfig, Sampling, About), "model.Sampling": Sampling, "model.About": About}
-"""All that a model's config.json may name; two classes by their former names too."""
 
 
 @dataclass(frozen=True)
@@ -336,27 +324,6 @@ class DiffusionModel:
         return self.conditioner({k: v.to(self.device) for k, v in told.items()})
 
 
-def following(model: DiffusionModel) -> Following:
-    """The conditioner of a model that goes on from what another one made. InputError for a model that does not."""
-    if not isinstance(model.conditioner, Following):
-        raise InputError(f"{model.path or model.config.about.name} goes on from no other model: it is told a prompt alone")
-    return model.conditioner
-
-
-def refines(model: DiffusionModel) -> bool:
-    """Whether a model goes on from another's pictures by starting from them: SDXL's refiner, which is told a score of taste."""
-    told = within(model.conditioner, WithSizes)
-    return told is not None and told.config.scores is not None
-
-
-def check_follows(model: DiffusionModel, codec: Codec) -> None:
-    """InputError if a model cannot go on from what this codec of another decodes."""
-    if not refines(model):
-        following(model).follows(codec)
-    elif not isinstance(codec, Pixels | Latents) or codec.config.channels != 3:
-        raise InputError(f"{model.path or model.config.about.name} refines pictures in colour, and is given something else")
-
-
 def inpainting(model: DiffusionModel) -> Inpainting:
     """The conditioner of a model that fills in pictures, whose `of` says what such a model is `given`. InputError for another."""
     if conditioner := within(model.conditioner, Inpainting):
@@ -380,52 +347,3 @@ def _per_sample(prompts: Sequence[str | None] | str | None, n: int) -> list[str 
 def _precision(network: nn.Module, bf16: bool) -> AbstractContextManager:
     first = next(network.parameters())
     return torch.autocast(first.device.type, dtype=torch.bfloat16) if bf16 and first.dtype != torch.bfloat16 else nullcontext()
-
-
-def load(
-    source: str | Path, dtype: torch.dtype | None = None, variant: str | None = None, beside: Sequence[str | Path] = ()
-) -> DiffusionModel:
-    """The model in a model folder or a training run's, one that ships by its name (see `shipped`), or an open checkpoint: a folder
-    of diffusers, a single file, or a name on the hub (OWNER/NAME), of which what is needed is fetched once.
-
-    The rest concerns open checkpoints. dtype: float32 or bfloat16, of the weights of network and autoencoder; None for float32.
-    variant, beside: see `open_foreign`. Raises InputError for what is not a model, was truncated or edited, comes from a later
-    version, is of a family that is not run here, or is not to be had from the hub.
-    """
-    folder = Path(source)
-    if not folder.exists():
-        folder = shipped_folder(str(source)) or folder
-    if foreign := open_foreign(folder, variant, beside):
-        model = _imported(foreign, dtype or torch.float32)
-    elif folder.is_dir():
-        model = _read(folder)
-    else:
-        raise InputError(
-            f"{folder}: no such folder; a model is a folder with config.json and model.safetensors, a run has one in model/, and "
-            f"these ship with unnoise: {', '.join(shipped())}"
-        )
-    model.parts.eval()
-    model.path = str(source)
-    return model
-
-
-def _read(folder: Path) -> DiffusionModel:
-    if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
-        folder = folder / "model"
-    config, tensors, _ = read_folder(folder, ModelConfig, MODEL_CLASSES)
-    model: DiffusionModel = config.build()
-    load_weights(model.parts, tensors, folder / "model.safetensors")
-    return model
-
-
-def _imported(foreign: Foreign, dtype: torch.dtype) -> DiffusionModel:
-    """An open checkpoint on our own networks."""
-    built, where = build(foreign, dtype), Path(foreign.where)
-    about = About(
-        where.stem if where.is_file() else where.name, f"not stated; an open checkpoint of {foreign.pipeline}", licence(where)
-    )
-    config = ModelConfig(
-        built.codec.config, built.conditioner_config, built.network_config, built.process, built.preconditioner,
-        built.sampling, about,
-    )  # fmt: skip
-    return DiffusionModel(config, built.codec, built.conditioner, built.network)

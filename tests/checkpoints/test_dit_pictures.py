@@ -16,7 +16,8 @@ from unnoise.control.step_caching import Every, StepCaching, Within
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import State
-from unnoise.model import MODEL_CLASSES, DiffusionModel, ModelConfig
+from unnoise.loading import MODEL_CLASSES
+from unnoise.model import DiffusionModel, ModelConfig
 
 diffusers = pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
 import checkpoints.foreign_pipelines as tiny  # noqa: E402

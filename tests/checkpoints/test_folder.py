@@ -10,7 +10,7 @@ from tiny import tiny_model
 
 import unnoise.checkpoints.folder as folder_module
 from unnoise.core.errors import InputError
-from unnoise.model import load
+from unnoise.loading import load
 
 
 @pytest.fixture

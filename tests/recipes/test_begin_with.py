@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from unnoise.core.errors import InputError
-from unnoise.model import load
+from unnoise.loading import load
 from unnoise.recipes.latent import LatentRun, codec_at
 from unnoise.recipes.options import Options
 from unnoise.recipes.run import Run

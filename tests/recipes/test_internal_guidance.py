@@ -14,7 +14,7 @@ from unnoise.core.errors import InputError
 from unnoise.core.objectives import Denoising, DenoisingTwice
 from unnoise.core.processes.gaussian import mean
 from unnoise.core.random import Streams
-from unnoise.model import load
+from unnoise.loading import load
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.recipes.options import Options
 from unnoise.recipes.train import plan, train

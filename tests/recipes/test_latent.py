@@ -18,10 +18,10 @@ from unnoise.checkpoints.codec import load_codec, save_codec
 from unnoise.core.codec import Unconditional
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
+from unnoise.loading import load
 from unnoise.modalities.image.data import PictureOptions
 from unnoise.modalities.image.latents import LatentsConfig
 from unnoise.modalities.image.reading import read_pictures
-from unnoise.model import load
 from unnoise.networks.autoencoder import AutoencoderConfig
 from unnoise.networks.bottlenecks import Code, KLConfig
 from unnoise.networks.features import PictureFeatures, feature_distance

@@ -10,7 +10,7 @@ from unnoise.control.layout.conditioner import Planned
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import Batch
-from unnoise.model import load
+from unnoise.loading import load
 from unnoise.recipes.options import Options
 from unnoise.recipes.run import Run
 from unnoise.recipes.train import Plan, plan

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from unnoise.core.errors import InputError
+from unnoise.loading import load
 from unnoise.modalities.words.spelling import SpelledConfig
-from unnoise.model import DiffusionModel, load
+from unnoise.model import DiffusionModel
 from unnoise.recipes.options import Options
 from unnoise.recipes.train import plan, train
 

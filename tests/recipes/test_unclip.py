@@ -14,9 +14,9 @@ from unnoise.core.processes.gaussian import mean
 from unnoise.core.random import Streams
 from unnoise.core.state import Batch
 from unnoise.core.weights import DataWeight
+from unnoise.loading import load
 from unnoise.modalities.conditioning import LabelsConfig
 from unnoise.modalities.image.data import InMemory, PictureData
-from unnoise.model import load
 from unnoise.recipes.cascade import Cascade
 from unnoise.recipes.options import Options
 from unnoise.recipes.sources import OpenPictures, PictureSource

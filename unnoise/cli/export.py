@@ -7,7 +7,7 @@ from typing import Literal
 import tyro
 
 from unnoise.cli.terminal import parse
-from unnoise.model import load
+from unnoise.loading import load
 
 
 @dataclass(frozen=True)

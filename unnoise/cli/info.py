@@ -13,8 +13,8 @@ from unnoise.checkpoints.folder import read_json
 from unnoise.cli.terminal import parse
 from unnoise.core.errors import InputError
 from unnoise.core.random import derive
+from unnoise.loading import load
 from unnoise.modalities.image.show import read_meta
-from unnoise.model import load
 
 
 @dataclass(frozen=True)

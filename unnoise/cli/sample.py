@@ -24,8 +24,9 @@ from unnoise.control.step_caching import Every, StepCaching, Within
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond, State
+from unnoise.loading import load
 from unnoise.modalities.image.codec import resized
-from unnoise.model import DiffusionModel, Weaker, check_follows, inpainting, load
+from unnoise.model import DiffusionModel, Weaker, inpainting
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,11 @@ def run(argv: list[str]) -> None:
         low_rank(model, dict(parse_lora(told) for told in args.lora))
     model = model.attached(*read_adapters(args.control, args.guess, args.picture_prompt, args.picture_encoder))
     later = [load(path) for path in args.then]
-    for before, stage in zip([model, *later], later):
-        check_follows(stage, before.codec)  # refuse what cannot before any work
+    if later:
+        from unnoise.recipes.cascade import check_follows, go_on  # recipes are slow to import
+
+        for before, stage in zip([model, *later], later):
+            check_follows(stage, before.codec)  # refuse what cannot before any work
     rule = find_rule(args.rule) if args.rule is not None else None
     inner = chosen(model.config.sampling.inner, args.inner, args.inner_scale, args.inner_interval, args.blocks)
     weaker = Weaker(load(args.weaker), args.weaker_scale) if args.weaker is not None else None
@@ -179,8 +183,6 @@ def run(argv: list[str]) -> None:
             original=args.original, start=start, given=given,
         )  # fmt: skip
     if later:
-        from unnoise.recipes.cascade import go_on  # recipes are slow to import
-
         samples = go_on(samples, later, exact=args.exact, bf16=args.bf16, batch=args.batch)
     if args.lora:
         samples = replace(samples, settings={**samples.settings, "lora": list(args.lora)})

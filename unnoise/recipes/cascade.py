@@ -12,14 +12,16 @@ from typing import Any
 
 import torch
 
-from unnoise.control.sampling import Start
-from unnoise.core.codec import Following
+from unnoise.control.sampling import Samples, Start
+from unnoise.core.codec import Codec, Following, within
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import Cond
-from unnoise.modalities.image.codec import PixelsConfig
+from unnoise.modalities.image.codec import Pixels, PixelsConfig
 from unnoise.modalities.image.enlarging import EnlargingConfig
-from unnoise.model import DiffusionModel, Samples, check_follows, following, refines
+from unnoise.modalities.image.latents import Latents
+from unnoise.modalities.words.settings import WithSizes
+from unnoise.model import DiffusionModel
 from unnoise.networks.onto import OntoPictureConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.recipes.options import Options
@@ -112,6 +114,27 @@ def go_on(made: Samples, models: Sequence[DiffusionModel], *, exact: bool = Fals
 
 REFINED = 0.3
 """The share of its steps that SDXL's refiner walks, from a picture of the base model, as in diffusers."""
+
+
+def following(model: DiffusionModel) -> Following:
+    """The conditioner of a model that goes on from what another one made. InputError for a model that does not."""
+    if not isinstance(model.conditioner, Following):
+        raise InputError(f"{model.path or model.config.about.name} goes on from no other model: it is told a prompt alone")
+    return model.conditioner
+
+
+def refines(model: DiffusionModel) -> bool:
+    """Whether a model goes on from another's pictures by starting from them: SDXL's refiner, which is told a score of taste."""
+    told = within(model.conditioner, WithSizes)
+    return told is not None and told.config.scores is not None
+
+
+def check_follows(model: DiffusionModel, codec: Codec) -> None:
+    """InputError if a model cannot go on from what this codec of another decodes."""
+    if not refines(model):
+        following(model).follows(codec)
+    elif not isinstance(codec, Pixels | Latents) or codec.config.channels != 3:
+        raise InputError(f"{model.path or model.config.about.name} refines pictures in colour, and is given something else")
 
 
 def _given(conditioner: Following, data: Any, seeds: Sequence[int], batch: int) -> Cond:

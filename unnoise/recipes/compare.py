@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from unnoise.control.sampling import Samples
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
 from unnoise.core.measure import Examples
@@ -26,7 +27,6 @@ from unnoise.evaluation.maker import prompts_like
 from unnoise.evaluation.plots import sheet
 from unnoise.evaluation.report import to_html
 from unnoise.evaluation.section import Drawing, Section
-from unnoise.model import Samples
 from unnoise.recipes.comparison import (
     FAMILIES,
     Comparison,

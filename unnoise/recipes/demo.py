@@ -13,9 +13,10 @@ from tqdm import tqdm
 from unnoise.checkpoints.shipped import EXACT, FREE
 from unnoise.core.errors import InputError
 from unnoise.core.state import State
+from unnoise.loading import load
 from unnoise.modalities.image.examples import DIGITS, write_digits
 from unnoise.modalities.image.show import path_strip, save_png, sheet
-from unnoise.model import DiffusionModel, load
+from unnoise.model import DiffusionModel
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.recipes.options import Options
 from unnoise.recipes.run import Run

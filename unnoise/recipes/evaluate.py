@@ -23,12 +23,13 @@ from unnoise.core.state import State
 from unnoise.evaluation.maker import Maker
 from unnoise.evaluation.report import write_report
 from unnoise.evaluation.section import Section
+from unnoise.loading import load
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.data import PictureOptions
 from unnoise.modalities.image.latents import LatentsConfig
 from unnoise.modalities.words.emphasis import Emphatic
 from unnoise.modalities.words.syntax import escaped
-from unnoise.model import DiffusionModel, load
+from unnoise.model import DiffusionModel
 from unnoise.recipes.runs import load_run
 from unnoise.recipes.sections import SECTIONS, Options, Subject, look
 from unnoise.recipes.sources import Opened, PictureSource, Source, source_of

@@ -17,9 +17,10 @@ from unnoise.core.errors import InputError
 from unnoise.core.objectives import Denoising, PerSample
 from unnoise.core.preconditioning import Data
 from unnoise.core.times import LogitNormal, LowDiscrepancy
+from unnoise.loading import load
 from unnoise.modalities.image.data import PictureData
 from unnoise.modalities.image.latents import Latents, LatentsConfig
-from unnoise.model import DiffusionModel, ModelConfig, load
+from unnoise.model import DiffusionModel, ModelConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.recipes.autoencoder import AutoencoderRun, autoencoder
 from unnoise.recipes.distil_text import DistilRun

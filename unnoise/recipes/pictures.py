@@ -12,7 +12,9 @@ edm2      Karras et al. 2024 (2312.02696): edm with the magnitude-preserving U-N
 import math
 from dataclasses import dataclass, replace
 
-from unnoise.core.codec import UnconditionalConfig
+from unnoise.checkpoints.card import About
+from unnoise.control.sampling import Sampling
+from unnoise.core.codec import Buildable, UnconditionalConfig
 from unnoise.core.coupling import Independent, OptimalTransport
 from unnoise.core.errors import InputError
 from unnoise.core.losses import SquaredError
@@ -30,7 +32,7 @@ from unnoise.modalities.words.distilled import DistilledConfig
 from unnoise.modalities.words.emphasis import EmphaticConfig
 from unnoise.modalities.words.spelling import SpelledConfig
 from unnoise.modalities.words.syntax import escaped
-from unnoise.model import About, Buildable, ModelConfig, Sampling
+from unnoise.model import ModelConfig
 from unnoise.networks.mp_unet import MPUNetConfig
 from unnoise.networks.text import TextEncoderConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig

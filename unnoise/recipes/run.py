@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 import torch
 
 from unnoise.checkpoints.folder import load_weights
+from unnoise.control.sampling import Samples
 from unnoise.core.codec import Following
 from unnoise.core.errors import InputError
 from unnoise.core.objectives import LearnedUncertainty, PerSample
-from unnoise.model import DiffusionModel, ModelConfig, Samples, load
+from unnoise.loading import load
+from unnoise.model import DiffusionModel, ModelConfig
 from unnoise.recipes.sources import Opened, OpenPictures, PictureSource, TableSource
 from unnoise.recipes.task import DenoisingTask
 from unnoise.recipes.text_encoders import fill, learn_by_heart

@@ -8,9 +8,9 @@ from unnoise.checkpoints.folder import VERSION, read_json
 from unnoise.core import bound, coupling, losses, objectives, times, weights
 from unnoise.core.errors import InputError
 from unnoise.evaluation.retrieval import RETRIEVAL_CLASSES
+from unnoise.loading import MODEL_CLASSES
 from unnoise.modalities.image.data import PictureOptions
 from unnoise.modalities.image.recaption import Recaption
-from unnoise.model import MODEL_CLASSES
 from unnoise.recipes.autoencoder import AutoencoderRun, ReconstructionLosses
 from unnoise.recipes.distil_text import DistilRun
 from unnoise.recipes.latent import GivenCodec, LatentRun

@@ -11,9 +11,11 @@ import itertools
 import string
 from dataclasses import replace
 
+from unnoise.checkpoints.card import About
 from unnoise.control.layout.conditioner import PlannedConfig
 from unnoise.control.layout.generator import LayoutGeneratorConfig
 from unnoise.control.layout.rows import LaidOut
+from unnoise.control.sampling import Sampling
 from unnoise.core.losses import SquaredError
 from unnoise.core.objectives import Denoising
 from unnoise.core.preconditioning import Data
@@ -26,7 +28,7 @@ from unnoise.modalities.image.data import PictureData
 from unnoise.modalities.image.scenes.outlines import Outlines
 from unnoise.modalities.image.scenes.shapes import Shapes
 from unnoise.modalities.image.scenes.sprites import Sprites
-from unnoise.model import About, ModelConfig, Sampling
+from unnoise.model import ModelConfig
 from unnoise.networks.patched import PatchedConfig
 from unnoise.networks.text import TextEncoderConfig
 from unnoise.networks.unet import UNetConfig

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unnoise.control.layout.conditioner import Planned
 from unnoise.control.layout.rows import LaidOut
+from unnoise.control.sampling import Samples
 from unnoise.core.codec import Codec, Conditioner, Following, Unconditional
 from unnoise.core.errors import InputError
 from unnoise.core.measure import Examples
@@ -30,7 +31,6 @@ from unnoise.modalities.table.data import TableData
 from unnoise.modalities.table.measure import TableRows
 from unnoise.modalities.table.read import read_like, read_table
 from unnoise.modalities.table.show import plot_marginals
-from unnoise.model import Samples
 from unnoise.training.data import DataSet
 
 

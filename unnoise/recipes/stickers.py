@@ -9,6 +9,8 @@ predicting the codes themselves. Half of the patches skip the middle blocks in t
 
 from dataclasses import replace
 
+from unnoise.checkpoints.card import About
+from unnoise.control.sampling import Sampling
 from unnoise.core.codec import Buildable
 from unnoise.core.errors import InputError
 from unnoise.core.losses import SquaredError
@@ -18,8 +20,9 @@ from unnoise.core.processes import Gaussian
 from unnoise.core.schedules import RectifiedFlow
 from unnoise.core.times import LogitNormal, LowDiscrepancy
 from unnoise.core.weights import VelocityWeight
+from unnoise.loading import load
 from unnoise.modalities.words.distilled import DistilledConfig
-from unnoise.model import About, ModelConfig, Sampling, load
+from unnoise.model import ModelConfig
 from unnoise.networks.bottlenecks import KLConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.recipes.autoencoder import AutoencoderRun, ReconstructionLosses, autoencoder_run

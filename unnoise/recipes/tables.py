@@ -6,13 +6,15 @@ network.
 
 import math
 
-from unnoise.core.codec import UnconditionalConfig
+from unnoise.checkpoints.card import About
+from unnoise.control.sampling import Sampling
+from unnoise.core.codec import Buildable, UnconditionalConfig
 from unnoise.core.losses import CategoricalBound, FieldLosses, Loss, SquaredError
 from unnoise.core.objectives import Denoising
 from unnoise.core.times import LowDiscrepancy, UniformTimes
 from unnoise.core.weights import EDMWeight
 from unnoise.modalities.conditioning import LabelsConfig
-from unnoise.model import About, Buildable, ModelConfig, Sampling
+from unnoise.model import ModelConfig
 from unnoise.networks.table import TableNetworkConfig
 from unnoise.recipes.options import Options
 from unnoise.recipes.run import Preview, Run

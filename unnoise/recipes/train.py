@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unnoise.core.errors import InputError
+from unnoise.loading import load
 from unnoise.modalities.image.data import InMemory, PictureData, PictureOptions
 from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.image.recaption import Recaption
@@ -19,7 +20,7 @@ from unnoise.modalities.image.sticker_set import are_stickers
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.modalities.table.columns import Categorical, Table
 from unnoise.modalities.table.data import TableData
-from unnoise.model import DiffusionModel, load
+from unnoise.model import DiffusionModel
 from unnoise.recipes.autoencoder import autoencoder, autoencoder_fsq, autoencoder_vq
 from unnoise.recipes.cascade import super_resolution
 from unnoise.recipes.distil_text import distil_text

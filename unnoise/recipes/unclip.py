@@ -24,8 +24,9 @@ from unnoise.core.schedules import Cosine
 from unnoise.core.times import LowDiscrepancy, UniformTimes
 from unnoise.core.weights import DataWeight
 from unnoise.evaluation.retrieval import Retrieval, load_retrieval
+from unnoise.loading import load
 from unnoise.modalities.image.embeddings import Embedded, EmbeddedConfig, Embeddings, EmbeddingsConfig
-from unnoise.model import DiffusionModel, ModelConfig, load
+from unnoise.model import DiffusionModel, ModelConfig
 from unnoise.networks.contrastive import PictureTowerConfig
 from unnoise.networks.sets import SetTransformerConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig

@@ -10,12 +10,13 @@ from PIL import Image, ImageOps
 from unnoise.core.codec import UnconditionalConfig
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
+from unnoise.loading import load
 from unnoise.modalities.conditioning import TextConfig
 from unnoise.modalities.image.data import PictureOptions
 from unnoise.modalities.image.decode import Target
 from unnoise.modalities.image.reading import read_pictures
 from unnoise.modalities.image.sizes import SizedNamesConfig, SizedWordsConfig, tell_apart, told_size
-from unnoise.model import DiffusionModel, load
+from unnoise.model import DiffusionModel
 from unnoise.networks.embedding import size_features
 from unnoise.networks.text import TextEncoderConfig
 from unnoise.recipes.options import Options
