@@ -18,6 +18,8 @@ from unnoise.core.processes import Gaussian
 from unnoise.core.random import Streams
 from unnoise.core.schedules import RectifiedFlow
 from unnoise.networks.flux import FluxConfig
+from unnoise.networks.mp_unet import MPUNetConfig
+from unnoise.networks.patched import PatchedConfig
 from unnoise.networks.pixart import PixArtConfig
 from unnoise.networks.sana import SanaConfig
 from unnoise.networks.sd3 import SD3Config
@@ -35,6 +37,8 @@ NETWORKS: Mapping[str, Any] = {
     "pixart": PixArtConfig(3, 2, 16, 2, 2, 10),
     "sana": SanaConfig(3, 1, 16, 2, 4, 2, 24, 10),
     "transformer": DiffusionTransformerConfig(3, 2, 16, 3, 2, 8, 6, 10),
+    "unet": UNetConfig(3, None, 8, (1, 2), 1, (1,), (0, 1), 6, 10, head_dim=4, groups=4),
+    "patched": PatchedConfig(UNetConfig(12, None, 8, (1, 1), 1, (), (1,), 6, 10, head_dim=4, groups=4)),
 }
 everything = pytest.mark.parametrize("name", NETWORKS)
 
@@ -91,16 +95,28 @@ def test_a_longer_interval_computes_less_and_says_something_else(name: str) -> N
 # -- against features put in place by hand ----------------------------------------------------------------------------------
 
 
-def test_deepcache_is_the_u_net_with_old_features_before_its_last_block() -> None:
-    network = build("sd_unet")
+@pytest.mark.parametrize(
+    ("name", "own", "last_of"),
+    [
+        ("sd_unet", 8, lambda network: network.up[-1].residuals[-1]),
+        ("unet", 8, lambda network: network.blocks[-1]),
+        ("patched", 8, lambda network: network.network.blocks[-1]),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_deepcache_is_the_u_net_with_old_features_before_its_last_block(
+    name: str, own: int, last_of: Callable[[Any], nn.Module]
+) -> None:
+    """own: channels of the first layer, whose features are always new."""
+    network = build(name)
     net, cond = denoiser(network), condition(2)
     cached = CachedDenoiser(net, StepCaching(Every(2)))
-    last, seen = network.up[-1].residuals[-1], []
+    last, seen = last_of(network), []
     x, y, t, s = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8), torch.full((2,), 0.9), torch.full((2,), 0.7)
     watching = last.register_forward_pre_hook(lambda m, given: seen.append(given[0]))
     cached(x, t, cond)
     watching.remove()
-    deep = seen[0].shape[1] - NETWORKS["sd_unet"].widths[0]
+    deep = seen[0].shape[1] - own
     swap = last.register_forward_pre_hook(lambda m, given: (torch.cat([seen[0][:, :deep], given[0][:, deep:]], 1), *given[1:]))
     expected = net(y, s, cond).x0
     swap.remove()
@@ -292,8 +308,8 @@ def test_adapters_residuals_may_change_with_every_step() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(InputError, match="a UNet has no deep part of its own"):
-        CachedDenoiser(denoiser(UNetConfig(3, None, 8, (1, 2), 1, (), (), head_dim=4, groups=4).build()), StepCaching())
+    with pytest.raises(InputError, match="a MPUNet has no deep part of its own"):
+        CachedDenoiser(denoiser(MPUNetConfig(3, None, 8, (1, 2), 1, (1,), 5, head_dim=4).build()), StepCaching())
     with pytest.raises(InputError, match="every 0-th call"):
         Every(0)
     with pytest.raises(InputError, match="budget -1"):

@@ -6,10 +6,12 @@ Its outer layers then cost 1 / patch^2 of what they did, and nothing is lost: fi
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from unnoise.networks import unet
 from unnoise.networks.layers import pad_to_multiple
 from unnoise.networks.unet import UNetConfig
 
@@ -41,9 +43,31 @@ class Patched(nn.Module):
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """x (B, C, H, W), noise_level (B,), cond: as the inner network, `picture` (B, picture_channels / patch^2, H, W) -> as x."""
+        entered = self.enter(x, noise_level, cond)
+        return self.leave(entered, self.deep(entered))
+
+    def enter(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> "Entered":
+        """Arguments as forward's."""
         p = self.config.patch
         told = dict(cond)
         if "picture" in told:
             told["picture"] = pixel_unshuffle(pad_to_multiple(told["picture"], p), p)
-        out = self.network(pixel_unshuffle(pad_to_multiple(x, p), p), noise_level, told)
-        return pixel_shuffle(out, p)[..., : x.shape[-2], : x.shape[-1]]
+        return Entered(self.network.enter(pixel_unshuffle(pad_to_multiple(x, p), p), noise_level, told), x.shape[-2], x.shape[-1])
+
+    def deep(self, entered: "Entered") -> Tensor:
+        return self.network.deep(entered.blocks)
+
+    def leave(self, entered: "Entered", deep: Tensor) -> Tensor:
+        return pixel_shuffle(self.network.leave(entered.blocks, deep), self.config.patch)[..., : entered.height, : entered.width]
+
+
+class Entered(NamedTuple):
+    """What the inner network knows of the blocks of pixels, and the size of the picture in pixels."""
+
+    blocks: unet.Entered
+    height: int
+    width: int
+
+    @property
+    def base(self) -> None:
+        return self.blocks.base

@@ -9,6 +9,7 @@ Level i works on 1 / 2^i of the size; sizes that do not divide are padded by rep
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -191,15 +192,24 @@ class UNet(nn.Module):
 
         Entries that this network was not built for are ignored, absent ones add nothing.
         """
-        height, width = x.shape[-2:]
-        dtype, levels = self.last.weight.dtype, range(len(self.config.multipliers))
+        entered = self.enter(x, noise_level, cond)
+        return self.leave(entered, self.deep(entered))
+
+    def enter(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> "Entered":
+        """Arguments as forward's."""
+        dtype, multiple = self.last.weight.dtype, 2 ** (len(self.config.multipliers) - 1)
         emb = silu(self.embedding(noise_level, cond.get("vector")))
         context = context_of(cond, dtype) if self.config.token_dim else None
-
-        h = self.first(pad_to_multiple(x.to(dtype), 2 ** levels[-1]))
+        first = self.first(pad_to_multiple(x.to(dtype), multiple))
         if self.picture is not None and "picture" in cond:
-            h = h + self.picture(pad_to_multiple(cond["picture"].to(dtype), 2 ** levels[-1]))
-        skips, blocks = [h], iter(self.blocks)
+            first = first + self.picture(pad_to_multiple(cond["picture"].to(dtype), multiple))
+        return Entered(first, emb, context, x)
+
+    def deep(self, entered: "Entered") -> Tensor:
+        """What the last block of the way up sees beside the first layer's features."""
+        h, emb, context, _ = entered
+        levels = range(len(self.config.multipliers))
+        skips, blocks = [h], iter(self.blocks[:-1])
         for level in levels:
             for _ in range(self.config.blocks):
                 h = run(next(blocks), self.checkpointing, h, emb, context)
@@ -210,8 +220,27 @@ class UNet(nn.Module):
         for _ in range(2):
             h = run(next(blocks), self.checkpointing, h, emb, context)
         for level in reversed(levels):
-            for _ in range(self.config.blocks + 1):
+            for _ in range(self.config.blocks + (level > 0)):
                 h = run(next(blocks), self.checkpointing, torch.cat([h, skips.pop()], 1), emb, context)
             if level > 0:
                 h = self.up[level - 1](h)
+        return h
+
+    def leave(self, entered: "Entered", deep: Tensor) -> Tensor:
+        first, emb, context, x = entered
+        height, width = x.shape[-2:]
+        h = run(self.blocks[-1], self.checkpointing, torch.cat([deep, first], 1), emb, context)
         return self.last(silu(self.norm(h)))[..., :height, :width].to(x.dtype)
+
+
+class Entered(NamedTuple):
+    """The first layer's features (B, width, H, W) of the picture x; emb (B, 4 width); tokens and their mask."""
+
+    first: Tensor
+    emb: Tensor
+    context: tuple[Tensor, Tensor] | None
+    x: Tensor
+
+    @property
+    def base(self) -> None:
+        return None
