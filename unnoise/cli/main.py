@@ -2,12 +2,11 @@
 
 import os
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
 
 from unnoise import __version__
-from unnoise.core.errors import InputError
+from unnoise.core.errors import InputError, nearest
 
 COMMANDS = {
     "train": "train a model on a folder, zip or npz of pictures, or on a csv table",
@@ -57,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
 def command(name: str) -> ModuleType:
     """The module of a command; it offers run(argv)."""
     if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=2)
+        near = nearest(name, COMMANDS, 2)
         hint = f"; did you mean {' or '.join(near)}?" if near else f"; the commands are {', '.join(COMMANDS)}"
         raise InputError(f"there is no command {name!r}{hint}")
     return import_module(f"unnoise.cli.{name}")

@@ -9,11 +9,10 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from unnoise.core.errors import InputError
+from unnoise.core.errors import InputError, nearest
 from unnoise.core.measure import FEWEST
 from unnoise.evaluation.families.adversarial import Adversarial
 from unnoise.evaluation.families.family import Contender, Family, Subject, fitted_size, flops_per_step, parameters
@@ -69,7 +68,7 @@ class Comparison:
     def __post_init__(self) -> None:
         for name in self.families:
             if name not in FAMILIES:
-                near = get_close_matches(name, FAMILIES, n=1)
+                near = nearest(name, FAMILIES, 1)
                 hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(FAMILIES)}"
                 raise InputError(f"there is no family {name!r}; {hint}")
         if not self.families or len(set(self.families)) != len(self.families):

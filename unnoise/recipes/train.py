@@ -3,13 +3,12 @@
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unnoise.core.errors import InputError
+from unnoise.core.errors import InputError, nearest
 from unnoise.loading import load
 from unnoise.modalities.image.data import InMemory, PictureData, PictureOptions
 from unnoise.modalities.image.latents import Latents
@@ -171,7 +170,7 @@ def example_run(recipe: str | None) -> AnyRun:
 
 
 def _no_recipe(name: str) -> InputError:
-    near = get_close_matches(name, RECIPES, n=2)
+    near = nearest(name, RECIPES, 2)
     return InputError(
         f"there is no recipe {name!r}; {'did you mean ' + ' or '.join(near) if near else 'there are ' + ', '.join(RECIPES)}"
     )

@@ -1,11 +1,10 @@
 """The samplers by name, each with the time grid that suits it. A new sampler is one file and one line here."""
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
-from unnoise.core.errors import InputError
+from unnoise.core.errors import InputError, nearest
 from unnoise.samplers.ancestral import Ancestral
 from unnoise.samplers.deis import DEIS
 from unnoise.samplers.deis_log import LogDEIS
@@ -89,6 +88,6 @@ def find(kind: str, name: str, table: Mapping[str, T]) -> T:
     """The entry of that name. Raises InputError, with the nearest names, if there is none; `kind` says what they name."""
     if name in table:
         return table[name]
-    near = get_close_matches(name.lower(), table, n=3, cutoff=0.4)
+    near = nearest(name, table)
     advice = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(table)}"
     raise InputError(f"unknown {kind} {name!r}; {advice}")
