@@ -49,6 +49,16 @@ def test_by_blocks_is_the_whole_of_long_bfloat16_attention_where_that_is_faster(
         assert error < 2e-2
 
 
+def test_attend_linearly() -> None:
+    """Term by term: every value weighed by what relu leaves of its key and of what is asked, over the sum of the weights."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 3, 4, 8).double(), torch.randn(2, 3, 5, 8).double(), torch.randn(2, 3, 5, 6).double()
+    weights = (q.clamp(min=0)[..., :, None, :] * k.clamp(min=0)[..., None, :, :]).sum(-1)  # (B, heads, N, M), as it must not be
+    expected = (weights[..., None] * v[..., None, :, :]).sum(-2) / weights.sum(-1, keepdim=True)
+    torch.testing.assert_close(attention.attend_linearly(q, k, v), expected)
+    assert not attention.attend_linearly(-q.abs(), k, v).any()
+
+
 def test_both_ways_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     mask = torch.rand(2, 9) < 0.7

@@ -6,7 +6,7 @@ are linear layers here).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -162,9 +162,9 @@ def sources_of(name: str, table: Table) -> list[str]:
     module, _, leaf = name.rpartition(".")
     for pattern, sources in table.items():
         if (numbers := _match(pattern, name)) is not None:  # a tensor, not a module
-            return [_filled(s, numbers) for s in sources]
+            return [filled(s, numbers) for s in sources]
         if (numbers := _match(pattern, module)) is not None:
-            return [f"{_filled(s, numbers)}.{leaf}" for s in sources]
+            return [f"{filled(s, numbers)}.{leaf}" for s in sources]
     raise InputError(f"no tensor of theirs is known for {name!r}")
 
 
@@ -179,10 +179,11 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(re.escape(pattern).replace(r"\*", r"(\d+)"))
 
 
-def _filled(source: str, numbers: tuple[str, ...]) -> str:
+def filled(pattern: str, numbers: Sequence[str]) -> str:
+    """The pattern with its stars replaced, one after another."""
     for n in numbers:
-        source = source.replace("*", n, 1)
-    return source
+        pattern = pattern.replace("*", n, 1)
+    return pattern
 
 
 def sd3_config(theirs: Mapping[str, Any]) -> SD3Config:

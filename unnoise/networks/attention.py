@@ -1,11 +1,11 @@
-"""softmax(q k^T / sqrt(d)) v: the one place that chooses how it is computed."""
+"""softmax(q k^T / sqrt(d)) v: the one place that chooses how it is computed. And attention without softmax."""
 
 from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import relu, scaled_dot_product_attention
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -55,6 +55,17 @@ def attend_if_any(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tenso
     return attend(q, k, v, mask | ~some) * some[:, :, None, None].to(v.dtype)
 
 
+def attend_linearly(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Without softmax, in time and memory linear in N (Katharopoulos et al. 2020, 2006.16236, eq. 5, with relu for phi):
+
+        relu(q_i) S / (relu(q_i) z),   S = sum_j relu(k_j)^T v_j,   z = sum_j relu(k_j)^T
+
+    q, k, v (B, heads, N, D), float32 at least for the sake of the sums -> the same; 0 where all that is asked is negative.
+    """
+    q, k = relu(q), relu(k)
+    return q @ (k.transpose(-2, -1) @ v) / (q @ k.sum(-2)[..., None] + 1e-15)
+
+
 def _plain(q: Tensor, k: Tensor) -> bool:
     """Whether two matrix products and a softmax beat the fused kernel.
 
@@ -71,9 +82,10 @@ def _in_blocks(q: Tensor, k: Tensor) -> bool:
     """Whether two matrix products by blocks beat the fused kernel, forward alone.
 
     In bfloat16 on an EPYC with its instructions (AVX-512), one thread, ms of the fused kernel / by blocks (batch 2, 8 heads):
-        4096 tokens of 40: 722 / 552    1024 of 80: 75 / 50    256 of 160: 9.1 / 6.4;    heads padded to 48: 737, to 64: 928
-    The fused kernel's products run at a quarter of the rate of torch's others there; in float32 they do not (671 / 841). With
-    AMX it has products of its own, and its cheaper exponentials count for more: it stays.
+        4096 tokens of 40: 722 / 552    1024 of 80: 72 / 51    256 of 160: 8.7 / 6.4;    heads padded to 48: 737, to 64: 928
+    and 714 / 627 for the first where other programs share its cache. The fused kernel's products run at a quarter of the rate of
+    torch's others there; in float32 they do not (671 / 841). With AMX it has products of its own, and its cheaper exponentials
+    count for more: it stays.
     """
     training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
     long = min(q.shape[-2], k.shape[-2]) >= 256 and len(q) > 0

@@ -3,7 +3,7 @@
     fine levels    residual blocks         x + norm(W2 silu(W1 x))
     coarse levels  EfficientViT's blocks (Cai et al. 2022, 2205.14756): linear attention of heads at several scales, then Sana's mlp
                        x + norm(W [a(q_s, k_s, v_s)]_s),   (q, k, v)_1 = W' x,   (q, k, v)_s = those mixed over s x s neighbours
-                       a_i(q, k, v) = relu(q_i) S / (relu(q_i) z),   S = sum_j relu(k_j)^T v_j,   z = sum_j relu(k_j)^T
+                       a without softmax (`attend_linearly`)
                        x + norm(mlp(x))                                                          (`sana.MixingMLP`)
     norm           w x / rms of its channels + b, position by position
 Levels, the code and the decoder's beginning have shortcuts without parameters, as in `autoencoder`, where convolutions learn what
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle, relu, silu
 
+from unnoise.networks.attention import attend_linearly
 from unnoise.networks.autoencoder import averaged, repeated
 from unnoise.networks.doubling import Doubling
 from unnoise.networks.layers import rms_normalise, wide
@@ -125,9 +126,7 @@ class MultiscaleAttention(nn.Module):
         qkv = _columns(self.qkv(_rows(x)))
         qkv = torch.cat([qkv, *(scale(qkv) for scale in self.scales)], 1).to(wide(x))
         q, k, v = qkv.flatten(2).unflatten(1, (-1, 3, self.head_dim)).transpose(-2, -1).unbind(2)  # (B, heads, N, head_dim)
-        q, k = relu(q), relu(k)
-        attended = q @ (k.transpose(-2, -1) @ v) / (q @ k.sum(-2)[..., None] + 1e-15)
-        attended = attended.permute(0, 2, 1, 3).flatten(2).unflatten(1, x.shape[2:])
+        attended = attend_linearly(q, k, v).permute(0, 2, 1, 3).flatten(2).unflatten(1, x.shape[2:])
         return _columns(self.norm(self.out(attended.to(x.dtype))))
 
 

@@ -204,6 +204,19 @@ def sincos_2d(height: int, width: int, dim: int, device: torch.device | None = N
     return torch.cat([g(a) for a in angles for g in (torch.sin, torch.cos)], -1)
 
 
+def sincos_stretched(rows: int, columns: int, unit: float, dim: int, device: torch.device | None = None) -> Tensor:
+    """Absolute positions of open transformers: sines and cosines of x, then of y, of all patches, row by row.
+
+    (rows * columns, dim), dim divisible by 4. Coordinates run from 0 to `unit` along either side: the i-th of n is i unit / n.
+    """
+
+    def along(n: int) -> Tensor:
+        cos, sin = number_features(torch.arange(n, device=device, dtype=torch.float64) * unit / n, dim // 2).chunk(2, -1)
+        return torch.cat([sin, cos], -1).float()
+
+    return torch.cat([along(columns).repeat(rows, 1), along(rows).repeat_interleave(columns, 0)], -1)
+
+
 def rotary_2d(height: int, width: int, dim: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """cos and sin of the angle of each pair of a head's `dim` channels (divisible by 4): two of (height * width, dim / 2)."""
     f = geometric(0.01, 1.0, dim // 4, device)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from unnoise.networks.attention import attend_if_any
-from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, TwoLayers, number_features
+from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, TwoLayers, number_features, sincos_stretched
 from unnoise.networks.layers import RMSNorm, context_of, pad_to_multiple, run, unpatchify, zeroed
 from unnoise.networks.mmdit import SelfAttention, mlp, modulated
 
@@ -85,7 +85,7 @@ class PixArt(nn.Module):
         dtype, config = self.out.weight.dtype, self.config
         h = self.patches(pad_to_multiple(x.to(dtype), config.patch))
         rows, columns = h.shape[-2:]
-        h = h.flatten(2).transpose(1, 2) + positions(rows, columns, config.unit, config.width, x.device).to(dtype)
+        h = h.flatten(2).transpose(1, 2) + sincos_stretched(rows, columns, config.unit, config.width, x.device).to(dtype)
         words, mask = words_of(cond, self.tokens, h)
         e = self.embedding(noise_level, None)
         if self.sizes is not None:
@@ -182,16 +182,6 @@ def words_of(cond: Mapping[str, Tensor], layers: nn.Module, x: Tensor) -> tuple[
     if context is None:
         return x[:, :0], None
     return layers(context[0]), context[1] if "mask" in cond else None
-
-
-def positions(rows: int, columns: int, unit: float, width: int, device: torch.device) -> Tensor:
-    """Sines and cosines of x, then of y, of all patches, row by row: (rows * columns, width); coordinates i unit / n."""
-
-    def along(n: int) -> Tensor:
-        cos, sin = number_features(torch.arange(n, device=device, dtype=torch.float64) * unit / n, width // 2).chunk(2, -1)
-        return torch.cat([sin, cos], -1).float()
-
-    return torch.cat([along(columns).repeat(rows, 1), along(rows).repeat_interleave(columns, 0)], -1)
 
 
 def channels_first(x: Tensor, p: int, channels: int) -> Tensor:

@@ -3,7 +3,7 @@
 Its modulation and its words are PixArt's (`pixart`); its attention to itself is linear in the number of patches, and its mlp mixes
 neighbours, which is what tells where a patch lies: there are no positions, but for pictures of 4096 pixels.
 
-    attention   q, k, v = W x,   a_i = relu(q_i) S / (relu(q_i) z),   S = sum_j relu(k_j)^T v_j,   z = sum_j relu(k_j)^T
+    attention   q, k, v = W x, without softmax (`attend_linearly`)
     mlp         (h, g) = conv3x3(silu(W1 x)), every channel by itself,   W2 (h * silu(g))
 """
 
@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu, silu
+from torch.nn.functional import silu
 
-from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps
+from unnoise.networks.attention import attend_linearly
+from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, sincos_stretched
 from unnoise.networks.layers import RMSNorm, pad_to_multiple, run, unpatchify, wide, zeroed
 from unnoise.networks.mmdit import modulated
-from unnoise.networks.pixart import Entered, WordsAttention, channels_first, positions, words_layers, words_of
+from unnoise.networks.pixart import Entered, WordsAttention, channels_first, words_layers, words_of
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Sana(nn.Module):
         rows, columns = h.shape[-2:]
         h = h.flatten(2).transpose(1, 2)
         if config.unit is not None:
-            h = h + positions(rows, columns, config.unit, config.width, x.device).to(dtype)
+            h = h + sincos_stretched(rows, columns, config.unit, config.width, x.device).to(dtype)
         words, mask = words_of(cond, self.tokens, h)
         guidance = cond["guidance"] if "guidance" in cond else torch.ones_like(noise_level)
         e = self.embedding(noise_level, None, None if config.guidance is None else guidance * config.guidance)
@@ -136,10 +137,8 @@ class LinearAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> the same. Sums over the patches are in float32 at least."""
         q, k, v = self.qkv(x).chunk(3, -1)
-        q, k = relu(self.q_norm(q)), relu(self.k_norm(k))
-        q, k, v = (h.unflatten(-1, (self.heads, -1)).transpose(1, 2).to(wide(x)) for h in (q, k, v))  # (B, heads, N, D)
-        attended = q @ (k.transpose(-2, -1) @ v) / (q @ k.sum(-2)[..., None] + 1e-15)
-        return self.out(attended.transpose(1, 2).flatten(2).to(x.dtype))
+        each = (h.unflatten(-1, (self.heads, -1)).transpose(1, 2).to(wide(x)) for h in (self.q_norm(q), self.k_norm(k), v))
+        return self.out(attend_linearly(*each).transpose(1, 2).flatten(2).to(x.dtype))
 
 
 class MixingMLP(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, number_features
+from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, sincos_stretched
 from unnoise.networks.layers import beside, context_of, pad_to_multiple, run, unpatchify, zeroed
 from unnoise.networks.mmdit import JointBlock, LastJointBlock, modulated
 from unnoise.networks.steering import steered
@@ -63,7 +63,7 @@ class SD3Stem(nn.Module, ABC):
         self.config, self.checkpointing = config, False
         c_in, width, p = config.channels + config.picture_channels, config.width, config.patch
         self.patches = nn.Conv2d(c_in, width, p, stride=p)
-        self.register_buffer("positions", positions(config.positions, config.unit, width))
+        self.register_buffer("positions", sincos_stretched(config.positions, config.positions, config.unit, width)[None])
         self.embedding = EmbeddingSum(config.features, 256, width, config.vector_dim)
         self.tokens = nn.Linear(config.token_dim, width)
 
@@ -152,11 +152,3 @@ def words_and_mask(cond: Mapping[str, Tensor], project: nn.Module, x: Tensor) ->
         return x[:, :0], None
     tokens, mask = context
     return project(tokens), torch.cat([mask, mask.new_ones(x.shape[:2])], 1) if "mask" in cond else None
-
-
-def positions(n: int, unit: int, width: int) -> Tensor:
-    """Sines and cosines of x, then of y, of n x n patches row by row: (1, n * n, width); coordinates i unit / n."""
-    at = torch.arange(n, dtype=torch.float64) * unit / n
-    cos, sin = number_features(at, width // 2).chunk(2, -1)
-    each = torch.cat([sin, cos], -1).float()
-    return torch.cat([each.repeat(n, 1), each.repeat_interleave(n, 0)], -1)[None]

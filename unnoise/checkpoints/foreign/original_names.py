@@ -12,14 +12,13 @@ Where there are several, each takes as many rows as the network is wide, and the
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise, product
 
+from unnoise.checkpoints.diffusers_names import Table, filled
 from unnoise.checkpoints.foreign.pieces import Piece, Shapes
 from unnoise.core.errors import InputError
-
-Table = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -80,20 +79,14 @@ def lookup(name: str, table: Table) -> tuple[str, list[str]] | None:
     parts = name.split(".")
     places = [i for i, part in enumerate(parts) if part.isdigit()]
     for starred in product((False, True), repeat=len(places)):
-        filled, numbers = list(parts), []
+        starry, numbers = list(parts), []
         for place, star in zip(places, starred):
             if star:
                 numbers.append(parts[place])
-                filled[place] = "*"
-        if (key := ".".join(filled)) in table:
-            return key, [_filled(target, numbers) for target in table[key]]
+                starry[place] = "*"
+        if (key := ".".join(starry)) in table:
+            return key, [filled(target, numbers) for target in table[key]]
     return None
-
-
-def _filled(target: str, numbers: list[str]) -> str:
-    for n in numbers:
-        target = target.replace("*", n, 1)
-    return target
 
 
 def _bounds(name: str, shape: tuple[int, ...], parts: int, width: int) -> list[tuple[int, int]]:
