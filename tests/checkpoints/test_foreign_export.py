@@ -1,6 +1,7 @@
 """What is written for diffusers, loaded by diffusers itself: the same pictures as the pipeline that it was read from."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ import torch
 from tiny import tiny_model
 
 import unnoise
+from unnoise.checkpoints.foreign.scheduler import read_scheduler
+from unnoise.checkpoints.foreign.theirs import scheduler_theirs
 from unnoise.cli.main import main
 from unnoise.core.errors import InputError
+from unnoise.core.processes import Gaussian
+from unnoise.core.schedules import Cosine
 
 diffusers = pytest.importorskip("diffusers", reason="what is written is read by diffusers")
 import checkpoints.foreign_pipelines as tiny  # noqa: E402
@@ -62,6 +67,53 @@ def test_a_model_trained_on_here_is_written(tmp_path: Path) -> None:
         ours = model.denoiser.get_submodule("network")(x, t, {"tokens": words})
         theirs = again.unet(x, t * 1000, words).sample
     assert float((ours - theirs).abs().max() / theirs.std()) < 1e-5
+
+
+BETAS = {**tiny.BETAS, "steps_offset": 1, "clip_sample": False}
+
+
+@pytest.mark.parametrize("betas", ["scaled_linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize(
+    "sampler", ["unipc", "unipc-2", "unipc-4", "unipc-bh2", "dpmpp-3m", "dpmpp-3m-sde", "dpmpp-2s", "deis-log"]
+)
+def test_another_sampler_is_written_as_its_own_class(sampler: str, betas: str) -> None:
+    """On the times of DPM-Solver's kin; diffusers makes the class, and says what was meant."""
+    config = {**BETAS, "beta_schedule": betas, "_class_name": "DPMSolverMultistepScheduler", "final_sigmas_type": "sigma_min"}
+    if sampler == "dpmpp-2s":
+        config["timestep_spacing"] = "linspace"
+    if sampler == "deis-log":
+        config["_class_name"] = "DEISMultistepScheduler"
+    read = read_scheduler(config)
+    written = scheduler_theirs(read.process, read.preconditioner, replace(read.sampling, sampler=sampler), "")
+    again = getattr(diffusers, written["_class_name"]).from_config(written)
+    kind, order, solver = CLASSES[sampler]
+    assert (type(again).__name__, again.config["solver_order"], again.config.get("solver_type", solver)) == (kind, order, solver)
+    again.set_timesteps(10)
+    told = read.sampling.choice().grid.times(10, read.process)[:10] * 1000 - 1
+    torch.testing.assert_close(told, again.timesteps.double(), rtol=0, atol=0.1)
+
+
+CLASSES = {
+    "unipc": ("UniPCMultistepScheduler", 2, "bh1"),  # our order counts the corrector's too
+    "unipc-2": ("UniPCMultistepScheduler", 1, "bh1"),
+    "unipc-4": ("UniPCMultistepScheduler", 3, "bh1"),
+    "unipc-bh2": ("UniPCMultistepScheduler", 2, "bh2"),
+    "dpmpp-3m": ("DPMSolverMultistepScheduler", 3, "midpoint"),
+    "dpmpp-3m-sde": ("DPMSolverMultistepScheduler", 3, "midpoint"),
+    "dpmpp-2s": ("DPMSolverSinglestepScheduler", 2, "midpoint"),
+    "deis-log": ("DEISMultistepScheduler", 2, "logrho"),
+}
+
+
+def test_samplers_that_diffusers_does_not_have_are_named() -> None:
+    read = read_scheduler({**BETAS, "_class_name": "DDIMScheduler"})
+    for sampler in ("deis", "restart", "pc", "euler-maruyama", "heun-churn"):
+        with pytest.raises(InputError, match=f"^{sampler}: no scheduler of diffusers walks so; choose another sampler"):
+            scheduler_theirs(read.process, read.preconditioner, replace(read.sampling, sampler=sampler), "")
+    with pytest.raises(InputError, match=r"sampled by .*LogSNR.*: no scheduler of diffusers says this; models that were read"):
+        scheduler_theirs(read.process, read.preconditioner, replace(read.sampling, grid="log-snr"), "")
+    with pytest.raises(InputError, match="no scheduler of diffusers is trained so"):
+        scheduler_theirs(Gaussian(Cosine()), read.preconditioner, read.sampling, "")
 
 
 def test_what_diffusers_does_not_have_is_refused(tmp_path: Path) -> None:

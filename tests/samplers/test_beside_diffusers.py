@@ -1,5 +1,6 @@
 """Every sampler that diffusers has too, step by step beside it; and where the two differ, which of them is right."""
 
+import inspect
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from foreign_walks import ROWS, SCALED, STABLE_DIFFUSION, Case, Posterior, noises, of_class
 from worlds import ode
 
+from unnoise.checkpoints.foreign.theirs import scheduler_theirs
 from unnoise.core.errors import InputError
 from unnoise.core.predictions import Mean
 from unnoise.core.processes import Gaussian
@@ -70,6 +72,20 @@ def test_step_by_step(case, monkeypatch):
     times, got = case.ours(ours, network, 20)
     assert len(got) == len(want) - (len(times) == 20)  # a last step of theirs may end where it begins
     torch.testing.assert_close(torch.stack(got), torch.stack(want)[: len(got)], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", SAME, ids=str)
+def test_written_for_diffusers_it_walks_the_same(case, monkeypatch):
+    """What `scheduler_theirs` says of what was read, made by their class: every x of the walk as before, bit for bit."""
+    theirs, ours, network = case.build()
+    config = scheduler_theirs(ours.process, ours.preconditioner, ours.sampling, case.pipeline)
+    cls = of_class(config["_class_name"])
+    assert set(config) - {"_class_name"} <= set(inspect.signature(cls).parameters), "nothing that their class would pass over"
+    again = cls.from_config(config)
+    if not case.settings.get("stochastic_sampling"):  # which has a class of its own
+        assert type(again) is type(theirs)
+    want, got = (case.theirs(each, network, 6, monkeypatch) for each in (theirs, again))
+    torch.testing.assert_close(torch.stack(got), torch.stack(want), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("order", [2, 3])

@@ -2,12 +2,12 @@
 `diffusers_names`, `vae_names` and `scheduler`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
-from unnoise.checkpoints.foreign.scheduler import read_scheduler
+from unnoise.checkpoints.foreign.scheduler import CURVES, Scheduled, read_scheduler
 from unnoise.control.sampling import Sampling
 from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import AtTimestep, Data, Noise, Preconditioner, V
@@ -18,7 +18,7 @@ from unnoise.networks.kl_autoencoder import KLAutoencoderConfig
 from unnoise.networks.sd3 import SD3Config
 from unnoise.networks.sd_unet import SDUNetConfig
 from unnoise.samplers.grids import Grid
-from unnoise.samplers.timesteps import ByTokens, FlowSteps, KarrasBetween, Leading, Linspace, Trailing
+from unnoise.samplers.timesteps import Between, ByTokens, Distilled, FlowSteps, Leading, Linspace, Trailing
 
 
 def unet_theirs(ours: SDUNetConfig, side: tuple[int, int], harmonics: int) -> dict[str, Any]:
@@ -119,24 +119,80 @@ def kl_theirs(ours: KLAutoencoderConfig, mean: Tensor, std: Tensor, side: int, s
 
 
 def scheduler_theirs(process: Process, preconditioner: Preconditioner, sampling: Sampling, pipeline: str) -> dict[str, Any]:
-    """scheduler_config.json that is read as these again (see `read_scheduler`). InputError where there is none."""
-    schedule = process.schedule if isinstance(process, Gaussian) else None
-    if isinstance(schedule, RectifiedFlow):
-        config = _flow(sampling.choice().grid)
-    elif isinstance(schedule, DiscreteVP | DiscreteCosine | ZeroTerminal) and isinstance(preconditioner, AtTimestep):
-        config = {**_betas(schedule), **_predicted(preconditioner), **_walked(sampling)}
-    else:
-        raise InputError(f"{process} with {preconditioner}: no scheduler of diffusers is trained so; {KNOWN}")
-    read = read_scheduler(config, pipeline)
-    same = read.process == process and read.preconditioner == preconditioner
-    if not same or read.sampling.choice() != sampling.choice():
-        raise InputError(
-            f"{process}, {preconditioner}, sampled by {sampling.choice()}: no scheduler of diffusers says this; {KNOWN}"
-        )
-    return config
+    """scheduler_config.json that is read as these again (see `read_scheduler`): of all their classes, the one for which it is.
+
+    Where several walk alike, it is the one that is read as the sampler's own name. InputError where there is none.
+    """
+    wanted, choice = (process, preconditioner), sampling.choice()
+    read = [(config, found) for config in _candidates(*wanted, choice.grid) if (found := _read(config, pipeline))]
+    alike = [(config, found) for config, found in read if found.sampling.choice().sampler == choice.sampler]
+    exact = [(c, f) for c, f in alike if (f.process, f.preconditioner) == wanted and f.sampling.choice() == choice]
+    named = sampling.sampler if isinstance(sampling.sampler, str) else choice.sampler
+    if not alike:
+        raise InputError(f"{named}: no scheduler of diffusers walks so; choose another sampler, as ddim, before writing")
+    if not exact:
+        raise InputError(f"{process}, {preconditioner}, sampled by {choice}: no scheduler of diffusers says this; {KNOWN}")
+    return min(exact, key=lambda pair: pair[1].sampling.sampler != sampling.sampler)[0]
 
 
 KNOWN = "models that were read from its layout, and trained on here, can be written"
+
+_TRAINED_AS_NOISE: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("DDIMScheduler", {"clip_sample": False}),
+    ("DDPMScheduler", {"clip_sample": False}),
+    ("PNDMScheduler", {"skip_prk_steps": True}),
+    ("EulerDiscreteScheduler", {}),
+    ("EulerAncestralDiscreteScheduler", {}),
+    ("HeunDiscreteScheduler", {}),
+    ("LMSDiscreteScheduler", {}),
+    ("KDPM2DiscreteScheduler", {}),
+    ("DPMSolverSDEScheduler", {}),
+    *(("DPMSolverMultistepScheduler", {"algorithm_type": kind, "solver_order": order})
+      for kind in ("dpmsolver++", "sde-dpmsolver++") for order in (1, 2, 3)),
+    ("DPMSolverSinglestepScheduler", {"solver_order": 2}),
+    *(("UniPCMultistepScheduler", {"solver_type": kind, "solver_order": order}) for kind in ("bh1", "bh2") for order in (1, 2, 3)),
+    *(("DEISMultistepScheduler", {"solver_order": order}) for order in (1, 2, 3)),
+    ("LCMScheduler", {"clip_sample": False}),
+    ("TCDScheduler", {"clip_sample": False}),
+)  # fmt: skip
+"""Their classes for discrete schedules, and what must be said beside."""
+
+_TRAINED_AS_FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
+_FOR_BOTH = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
+
+_ENDS_BY_ALPHA = ("DDIMScheduler", "PNDMScheduler")
+_ENDS_BY_SIGMA = (
+    "EulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+)
+_SPACED_BY_ITSELF = "DPMSolverSinglestepScheduler"
+
+
+def _candidates(process: Process, preconditioner: Preconditioner, grid: Grid) -> Iterator[dict[str, Any]]:
+    """What any of their classes could say of such a model. InputError for a training that none of them knows."""
+    schedule = process.schedule if isinstance(process, Gaussian) else None
+    if isinstance(schedule, RectifiedFlow):
+        for kind in _TRAINED_AS_FLOWS:
+            yield {"_class_name": kind, "num_train_timesteps": 1000, **_shifted(grid)}
+        for kind, told in _TRAINED_AS_NOISE:
+            if kind in _FOR_BOTH and isinstance(grid, FlowSteps):
+                flow = {"use_flow_sigmas": True, "flow_shift": grid.shift, "prediction_type": "flow_prediction"}
+                yield {"_class_name": kind, "num_train_timesteps": 1000, **flow, **told}
+    elif isinstance(schedule, DiscreteVP | DiscreteCosine | ZeroTerminal) and isinstance(preconditioner, AtTimestep):
+        for kind, told in _TRAINED_AS_NOISE:
+            yield {"_class_name": kind, **_betas(schedule), **_predicted(preconditioner), **told, **_spaced(kind, grid)}
+    else:
+        raise InputError(f"{process} with {preconditioner}: no scheduler of diffusers is trained so; {KNOWN}")
+
+
+def _read(config: Mapping[str, Any], pipeline: str) -> Scheduled | None:
+    """None for what no model can be."""
+    try:
+        return read_scheduler(config, pipeline)
+    except InputError:
+        return None
 
 
 def _betas(schedule: DiscreteVP | DiscreteCosine | ZeroTerminal) -> dict[str, Any]:
@@ -157,43 +213,28 @@ def _predicted(preconditioner: AtTimestep) -> dict[str, Any]:
     return {"prediction_type": names.get(type(preconditioner.target), "?")}
 
 
-CLASSES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False}),
-    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
-    "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "lms": ("LMSDiscreteScheduler", {}),
-    "dpmpp-2m": ("DPMSolverMultistepScheduler", {"solver_order": 2}),
-    "dpmpp-3m": ("DPMSolverMultistepScheduler", {"solver_order": 3}),
-    "dpmpp-2m-sde": ("DPMSolverMultistepScheduler", {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"}),
-    "unipc": ("UniPCMultistepScheduler", {"solver_order": 2}),
-}
-"""Our samplers -> their classes, and what must be said beside."""
+def _spaced(kind: str, grid: Grid) -> dict[str, Any]:
+    """Of their timesteps: the spacing, the curve of sigmas, where the walk ends."""
+    told: dict[str, Any] = {f"use_{name}_sigmas": True for name, curve in CURVES.items() if curve is type(grid)}
+    inner = grid.ends if isinstance(grid, Between) else grid
+    if isinstance(inner, Distilled):
+        return {**told, "original_inference_steps": inner.taught}
+    if not isinstance(inner, Leading | Trailing | Linspace):
+        return told
+    if kind != _SPACED_BY_ITSELF:
+        told["timestep_spacing"] = type(inner).__name__.lower()
+    if isinstance(inner, Leading):
+        told["steps_offset"] = inner.offset
+    if kind in _ENDS_BY_ALPHA:
+        told["set_alpha_to_one"] = inner.end == 0
+    if kind in _ENDS_BY_SIGMA:
+        told["final_sigmas_type"] = "zero" if inner.end == 0 else "sigma_min"
+    return told
 
 
-def _walked(sampling: Sampling) -> dict[str, Any]:
-    """The class, and the spacing of its timesteps."""
-    name, more = CLASSES.get(str(sampling.sampler), ("?", {}))
-    grid = sampling.grid
-    if isinstance(grid, KarrasBetween):
-        more, grid = {**more, "use_karras_sigmas": True}, grid.ends
-    if isinstance(grid, Leading):
-        more = {**more, "timestep_spacing": "leading", "steps_offset": grid.offset}
-    elif isinstance(grid, Trailing | Linspace):
-        more = {**more, "timestep_spacing": type(grid).__name__.lower()}
-    if name == "?" or not isinstance(grid, Leading | Trailing | Linspace):
-        raise InputError(f"{sampling.sampler} on {grid}: no scheduler of diffusers; {KNOWN}")
-    ends = {"set_alpha_to_one": grid.end == 0} if name in ("DDIMScheduler", "PNDMScheduler") else {}
-    return {"_class_name": name, **more, **ends}
-
-
-def _flow(grid: Grid) -> dict[str, Any]:
-    config: dict[str, Any] = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
+def _shifted(grid: Grid) -> dict[str, Any]:
+    """Of a flow's times."""
     if isinstance(grid, ByTokens):
         line = {"base_shift": grid.least, "max_shift": grid.most}
-        return {
-            **config, **line, "use_dynamic_shifting": True, "base_image_seq_len": grid.fewest, "max_image_seq_len": grid.many,
-        }  # fmt: skip
-    return {**config, "shift": grid.shift if isinstance(grid, FlowSteps) else 1.0}
+        return {**line, "use_dynamic_shifting": True, "base_image_seq_len": grid.fewest, "max_image_seq_len": grid.many}
+    return {"shift": grid.shift if isinstance(grid, FlowSteps) else 1.0}
