@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import tiny_config, tiny_model
 
-from unnoise.cli.info import command
+from unnoise.cli.again import command
 from unnoise.control.perturbed import perturbed
 from unnoise.control.rules import RULES, Linear, Projected, ZeroStar
 from unnoise.control.self_guidance import Internal, PerturbedAttention, SmoothedAttention, chosen

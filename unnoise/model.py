@@ -21,7 +21,7 @@ from unnoise.control.guidance import bind, check, classifier_free, guided
 from unnoise.control.rules import Rule, rule_name
 from unnoise.control.sampling import Samples, Sampling, Start
 from unnoise.control.self_guidance import SelfGuidance, self_guidance_settings
-from unnoise.control.step_caching import CachedDenoiser, StepCaching
+from unnoise.control.step_caching import CachedDenoiser, StepCaching, caching_settings
 from unnoise.control.switching import switched
 from unnoise.control.thresholding import thresholded
 from unnoise.core.codec import Buildable, Codec, Conditioner, ToldGuidance, within
@@ -203,6 +203,7 @@ class DiffusionModel:
         if start is not None:
             times, begin = start.times(times), codec.encode(start.data)
             rows_of("the start", batch_size(begin), len(wanted))
+        told = sorted(given) if given else None
         given = beside(self.conditioner, given, len(wanted), how, side, width, original, codec.shape())
         if negative is not None and within(self.conditioner, ToldGuidance) is not None:
             raise InputError(
@@ -247,7 +248,7 @@ class DiffusionModel:
             "model": self.config.about.name, "model_path": self.path, "model_hash": self.hash(), "seed": seed, "steps": how.steps,
             **how.named(), "guidance": how.guidance, "interval": list(how.interval),
             "rescale": how.rescale, "rule": rule_name(how.rule), "threshold": how.threshold, **self_guidance_settings(how.inner),
-            "caching": how.caching and str(how.caching),
+            **caching_settings(how.caching), "height": side, "width": width, "given": told,
             "weaker": weaker and weaker.model.path, "weaker_scale": weaker and weaker.scale,
             "negative": negative, "original": original, "strength": start and start.strength, "exact": exact, "bf16": bf16,
             "attached": self.attachments.settings() or None,

@@ -1,6 +1,7 @@
 """Adapters beside whole pipelines of diffusers', loaded from their files: from the same starting noise the same picture."""
 
 import copy
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +196,13 @@ def test_the_command_line(stable_diffusion: tuple, tmp_path: Path, capsys: pytes
         controlnet(tmp_path / "canny", PICTURES[0], 0.8, interval=(0.2, 1.0)), picture_prompt(file, PICTURES[1:], scale=0.6)
     )
     expected = attached.sample("a cat", steps=2)
-    made = Image.open(next(p for p in sorted((tmp_path / "out").iterdir()) if p.name != "sheet.png"))
-    assert np.array_equal(np.asarray(made), expected.data[0].numpy())
+    made = next(p for p in sorted((tmp_path / "out").iterdir()) if p.name != "sheet.png")
+    assert np.array_equal(np.asarray(Image.open(made)), expected.data[0].numpy())
+    capsys.readouterr()
+    main(["info", str(made)])
+    again = next(shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith("  unnoise sample"))
+    main([*again[1:-1], str(tmp_path / "again")])
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "again" / made.name)), expected.data[0].numpy())
     for told, message in (("canny", "--control 'canny': tell it as WHERE:PICTURE"), ("a:b:c", "WHERE:PICTURE:SCALE")):
         with pytest.raises(SystemExit):
             main([*asked, "--overwrite", "--control", told])

@@ -1,7 +1,6 @@
 """unnoise info WHAT: what a file, a model or a run is, and the command that makes it again."""
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 import tyro
 
 from unnoise.checkpoints.folder import read_json
+from unnoise.cli.again import command, files, missing, unsaid
 from unnoise.cli.terminal import parse
 from unnoise.core.errors import InputError
-from unnoise.core.random import derive
 from unnoise.loading import load
 from unnoise.modalities.image.show import read_meta
 
@@ -46,28 +45,11 @@ def _show(meta: Mapping[str, Any]) -> None:
     print(f"\nmake it again:\n  {command(meta)}")
     if not meta.get("exact"):
         print("  (the same to rounding; bit for bit where both are made with --exact)")
-
-
-def command(meta: Mapping[str, Any]) -> str:
-    """The shell command that makes a sample again."""
-    words = ["unnoise", "sample", str(meta.get("model_path") or meta.get("model"))]
-    seeds, prompts = meta.get("sample_seeds"), meta.get("prompts") or ([meta["prompt"]] if meta.get("prompt") is not None else [])
-    words += dict.fromkeys(prompts)
-    if seeds is None:  # one sample
-        words += ["--sample-seeds", str(meta["sample_seed"])]
-    elif list(seeds) == [derive(meta["seed"], i) for i in range(len(seeds))]:  # a whole call's
-        words += ["--seed", str(meta["seed"]), "-n", str(len(seeds) // max(1, len(dict.fromkeys(prompts))))]
-    else:
-        words += ["--sample-seeds", *(str(s) for s in seeds)]
-    for key in ("steps", "sampler", "grid", "guidance", "rescale", "rule", "threshold", "inner", "inner_scale", "weaker",
-                "weaker_scale", "negative"):  # fmt: skip
-        if meta.get(key) is not None:
-            words += [f"--{key.replace('_', '-')}", str(meta[key])]
-    for key in ("interval", "inner_interval", "blocks", "then"):
-        if meta.get(key):
-            words += [f"--{key.replace('_', '-')}", *(str(v) for v in meta[key])]
-    words += [f"--{key}" for key in ("exact", "bf16") if meta.get(key)]
-    return shlex.join([*words, "--out", "again"])
+    if read := files(meta):
+        absent = missing(read)
+        print(f"  (it reads {', '.join(read)} again{'; not found from here: ' + ', '.join(absent) if absent else ''})")
+    if lacking := unsaid(meta):
+        print(f"  (given in Python, and no part of the command: {'; '.join(lacking)})")
 
 
 def _folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ from unnoise.checkpoints.foreign.lora import low_rank, parse_lora
 from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
 from unnoise.checkpoints.shipped import suited
 from unnoise.cli.adapters import read_adapters
+from unnoise.cli.again import own, told
 from unnoise.cli.budget import budgeted
 from unnoise.cli.pictures import read_pictures
 from unnoise.cli.terminal import parse, refuse_existing
@@ -184,8 +185,7 @@ def run(argv: list[str]) -> None:
         )  # fmt: skip
     if later:
         samples = go_on(samples, later, exact=args.exact, bf16=args.bf16, batch=args.batch)
-    if args.lora:
-        samples = replace(samples, settings={**samples.settings, "lora": list(args.lora)})
+    samples = replace(samples, settings={**samples.settings, **told(args)}, own=own(args, total))
     files = samples.save(args.out)
     shown = f"{files[-1].name} shows them; " if files[-1].suffix == ".png" else ""
     print(f"{len(samples)} samples in {args.out}/ ({shown}unnoise info {files[0]} tells how they were made)")

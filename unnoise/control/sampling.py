@@ -1,7 +1,7 @@
 """How a model is sampled, and what that made."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +100,16 @@ class Samples:
     seeds: tuple[int, ...]
     settings: Mapping[str, Any]
     codec: Codec
+    own: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """What else a sample has of its own, by name: one value a row."""
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def meta(self) -> list[dict[str, Any]]:
-        """One row a sample: its prompt, its own seed, and the settings."""
-        return [{"prompt": p, "sample_seed": s, **self.settings} for p, s in zip(self.prompts, self.seeds)]
+        """One row a sample: its prompt, its own seed, what else is its own, and the settings."""
+        each = {"prompt": self.prompts, "sample_seed": self.seeds, **self.own}
+        return [{**{name: values[i] for name, values in each.items()}, **self.settings} for i in range(len(self))]
 
     def save(self, out: str | Path) -> list[Path]:
         """Write the samples, and a sheet that shows them, into the folder `out`; returns the files."""

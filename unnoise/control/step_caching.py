@@ -26,7 +26,7 @@ Every sample decides for itself, so that it comes out the same alone and in any 
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -176,6 +176,17 @@ class StepCaching:
     def __post_init__(self) -> None:
         if not 0 <= self.order <= 4:
             raise InputError(f"a forecast of order {self.order}: 0 to 4 are meant; 0 reuses, 1 and 2 follow the features' course")
+
+
+def caching_settings(how: StepCaching | None) -> dict[str, Any]:
+    """What a sample says of how it was made; also the options of the command line by name, where those can say it."""
+    when = None if how is None else how.when
+    every = when.n if isinstance(when, Every) and when == Every(when.n) else None
+    within = when.budget if isinstance(when, Within) and when == Within(when.budget) else None
+    said = every is not None or within is not None
+    return {
+        "caching": how and str(how), "cache": every, "cache_within": within, "cache_order": how.order if how and said else None,
+    }  # fmt: skip
 
 
 class CachedDenoiser(Denoiser):
