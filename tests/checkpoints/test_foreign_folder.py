@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import unnoise
 from unnoise.checkpoints.foreign.folder import licence, read_diffusers, weights_of
-from unnoise.checkpoints.foreign.hub import needed_files
+from unnoise.checkpoints.foreign.hub import fetch_part, needed_files
 from unnoise.cli.main import main
 from unnoise.control.sampling import Start
 from unnoise.core.errors import InputError
@@ -314,11 +315,9 @@ class Hub(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None: ...
 
 
-@pytest.mark.usefixtures("cache")
-def test_a_name_on_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is needed is asked for once, the rest of a file that broke off alone; the second time nothing is."""
-    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
-    (folder / "sd.ckpt").write_bytes(b"pickle")
+@contextmanager
+def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The folder as someone/something on a hub of our own."""
     Hub.folder, Hub.asked, Hub.broken = folder, [], False
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -326,14 +325,43 @@ def test_a_name_on_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(constants, "ENDPOINT", address)
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # what is kept of a broken file are whole pieces
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+        yield
+        server.shutdown()
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_name_on_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is needed is asked for once, the rest of a file that broke off alone; then nothing is, and nobody when offline."""
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "sd.ckpt").write_bytes(b"pickle")
+    with served(folder, monkeypatch):
         for _ in range(2):
             model = unnoise.load("someone/something")
-        server.shutdown()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert unnoise.load("someone/something").hash() == model.hash(), "what was fetched is enough"
     assert torch.equal(model.denoiser.network.first.weight, load_file(folder / UNET)["conv_in.weight"])
     whole = [a for a in Hub.asked if a.endswith("from 0")]
     assert len(whole) == len(set(whole))
     assert any(a.startswith(UNET) and not a.endswith("from 0") for a in Hub.asked)
     assert not [a for a in Hub.asked if ".bin" in a or ".ckpt" in a]
+
+
+@pytest.mark.usefixtures("cache")
+def test_one_network_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a ControlNet lies there: its configuration and its plain weights are fetched, once, and are there when offline."""
+    (tmp_path / "net" / "samples").mkdir(parents=True)
+    weights, name = {"conv.weight": torch.randn(3, 2)}, "diffusion_pytorch_model"
+    save_file(weights, tmp_path / "net" / f"{name}.safetensors")
+    for other in (f"{name}.fp16.safetensors", f"{name}.bin", "samples/a.png", "samples/config.json", "README.md"):
+        (tmp_path / "net" / other).write_bytes(b"not to be read")
+    (tmp_path / "net" / "config.json").write_text('{"_class_name": "ControlNetModel"}')
+    with served(tmp_path / "net", monkeypatch):
+        fetched = {fetch_part("someone/something") for _ in range(2)}
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (folder,) = fetched | {fetch_part("someone/something")}
+    assert sorted(Hub.asked) == ["config.json from 0", f"{name}.safetensors from 0"]
+    assert {p.name for p in folder.rglob("*")} == {"config.json", f"{name}.safetensors"}
+    assert torch.equal(load_file(folder / f"{name}.safetensors")["conv.weight"], weights["conv.weight"])
 
 
 def test_the_licence_in_the_card(tmp_path: Path) -> None:

@@ -58,14 +58,11 @@ def _fetched(name: str, sign: str, needed: Callable[[list[str]], list[str]]) -> 
 
 
 def _cached(hub: Any, name: str, sign: str, why: str) -> Path:
-    """The model as it was fetched before."""
-    try:
-        folder = Path(hub.snapshot_download(name, local_files_only=True))
-    except OSError as e:  # what the hub raises for an entry that is not there is one
-        raise InputError(f"{name}: no such folder, not in the cache of the hub, and {why}") from e
-    if not (folder / sign).is_file():
-        raise InputError(f"{name}: in the cache of the hub without its {sign}, and {why}")
-    return folder
+    """The model as it was fetched before: not all of its files, so that the client's own snapshots would call it incomplete."""
+    found = hub.try_to_load_from_cache(name, sign)
+    if not isinstance(found, str):
+        raise InputError(f"{name}: no such folder, not in the cache of the hub, and {why}")
+    return Path(found).parent
 
 
 def _first_line(e: Exception) -> str:
