@@ -27,6 +27,7 @@ from unnoise.control.thresholding import thresholded
 from unnoise.core.codec import Buildable, Codec, Conditioner, ToldGuidance, within
 from unnoise.core.denoisers import Denoise, Denoiser, NetworkDenoiser
 from unnoise.core.errors import InputError
+from unnoise.core.hashing import Remembered
 from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.processes import Process
 from unnoise.core.random import Streams, derive
@@ -82,6 +83,7 @@ class DiffusionModel:
         self.conditioner: Conditioner = conditioner
         self.denoiser: NetworkDenoiser = NetworkDenoiser(network, config.process, config.preconditioner)
         self.attachments = Attachments()
+        self._hash = Remembered()
 
     # -- weights -----------------------------------------------------------------------------------------------------------
 
@@ -91,7 +93,7 @@ class DiffusionModel:
 
     def hash(self) -> str:
         """The first 16 hexadecimal digits of the sha256 of the weights: it names the model in what it makes."""
-        return tensors_hash(self.parts.state_dict())[:16]
+        return self._hash.of(self.parts.state_dict())[:16]
 
     def to(self, device: torch.device | str) -> "DiffusionModel":
         self.parts.to(device)

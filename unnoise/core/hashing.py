@@ -6,6 +6,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+WORDS = 1024
+"""64-bit words of a block of `fold`."""
+BLOCKS = 128
+"""Blocks folded at once: 1 MiB, which a processor keeps near for the second look."""
+_M, _N = (torch.randint(-(2**63), 2**63 - 1, (WORDS,), generator=torch.Generator().manual_seed(s)) | 1 for s in (0, 1))
+
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     """sha256 over names, dtypes, shapes and bytes: the same for the same weights, wherever they lie."""
@@ -15,3 +21,52 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
         h.update(f"{name} {v.dtype} {tuple(v.shape)}".encode())
         h.update(v.reshape(-1).view(torch.uint8).numpy().data)
     return h.hexdigest()
+
+
+class Remembered:
+    """The hash of tensors that are asked for again and again: sha256 is computed anew only where a number among them changed.
+
+    What tells is a fold of all their bytes at every call. It takes a third of sha256's time, less than one call of the network,
+    which reads every weight too. Counters of versions would be free, but do not see what is written through `.data` or numpy, and
+    each of the library's own ways to change weights would have to say so. This needs no one's help.
+    """
+
+    def __init__(self) -> None:
+        self._seen = self._hash = ""
+
+    def of(self, tensors: Mapping[str, Tensor]) -> str:
+        """See `tensors_hash`."""
+        seen = hashlib.sha256()
+        for name in sorted(tensors):
+            v = tensors[name].detach()
+            seen.update(f"{name} {v.dtype} {tuple(v.shape)} {v.stride()}".encode())
+            seen.update(fold(v))
+        if seen.hexdigest() != self._seen:
+            self._seen, self._hash = seen.hexdigest(), tensors_hash(tensors)
+        return self._hash
+
+
+def fold(x: Tensor) -> bytes:
+    """All bytes of a tensor as they lie in memory, 8 KiB of them folded into 8; what is left over at the end as it is.
+
+    With w_i the block's 64-bit words, and v_i those that begin half a word later:
+
+        sum_i  m_i w_i + n_i v_i   mod 2^64        m, n drawn once, odd
+
+    This is the multilinear hash of Lemire and Kaser (2014, 1202.4961, section 2) in words of 32 bits: two blocks that differ have
+    the same sum with a chance of 2^-32. Half of every word is among the lower bits of w or of v, so that signs, the highest
+    bits, count too.
+    """
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        x = x.permute(0, 2, 3, 1)
+    memory = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    blocks = max(0, len(memory) - 4) // (8 * WORDS)
+    out = []
+    for at in range(0, blocks, BLOCKS):
+        shape, start = (min(BLOCKS, blocks - at), WORDS), 8 * WORDS * at
+        w, v = (
+            torch.frombuffer(memory.data, dtype=torch.int64, count=shape[0] * WORDS, offset=start + half).view(shape)
+            for half in (0, 4)
+        )
+        out.append((w @ _M + v @ _N).numpy().tobytes())
+    return b"".join(out) + memory[8 * WORDS * blocks :].tobytes()

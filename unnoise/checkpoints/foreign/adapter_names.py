@@ -41,6 +41,7 @@ from unnoise.networks.image_prompt import (
 )
 from unnoise.networks.steering import Steering
 from unnoise.networks.t2i_adapter import FullConfig, LightConfig, T2IAdapterConfig, XLConfig
+from unnoise.networks.unfilled import unfilled
 
 SteeringConfig = SDControlNetConfig | SD3ControlNetConfig | SD3PictureControlNetConfig | FluxControlNetConfig | T2IAdapterConfig
 
@@ -161,7 +162,7 @@ def steering(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
     if kind not in STEERING:
         raise InputError(f"a {kind}, which is not run here as an adapter; these are: {', '.join(STEERING)}")
     read, table = STEERING[kind]
-    with torch.device("meta"):
+    with unfilled():
         network = read(config).build()
     network.load_state_dict(translate(AsType(tensors, torch.float32), table, network.state_dict()), assign=True)
     return network
@@ -204,7 +205,7 @@ def image_prompt(tensors: Mapping[str, Tensor]) -> ImagePrompt:
             if theirs not in pairs:
                 raise InputError(f"the checkpoint lacks 'ip_adapter.{theirs}': it is incomplete")
             weights[f"{ours}.{k}.weight"] = pairs[theirs]
-    with torch.device("meta"):
+    with unfilled():
         made = ImagePromptConfig(config, tuple(len(weights[f"keys.{k}.weight"]) for k in range(layers))).build()
     own = translate(projection, table, made.projection.state_dict())
     made.load_state_dict({**{f"projection.{k}": v for k, v in own.items()}, **weights}, assign=True)

@@ -1,9 +1,10 @@
 """A foreign checkpoint as our parts: codec, conditioner, network, process, preconditioner, and how it is usually sampled.
 
-Networks are built without memory of their own (on the meta device) and take the checkpoint's weights as they lie in the file,
+Networks are built without memory of their own (`unfilled`) and take the checkpoint's weights as they lie in the file,
 unless another precision is asked for. What a network is told is decided by its family:
 
     Stable Diffusion 1, 2   CLIP                         SDXL     two CLIPs, sizes; its refiner one, sizes and an aesthetic score
+                            and students of guided sampling (LCM) its scale
     Stable Diffusion 3      two CLIPs and T5             FLUX.1   CLIP's summary, T5, in dev the guidance scale
     PixArt                  T5, in alpha at 1024 sizes   Sana     Gemma 2 behind an instruction
 """
@@ -51,6 +52,7 @@ from unnoise.networks.pixart import PixArtConfig
 from unnoise.networks.sana import SanaConfig
 from unnoise.networks.sd3 import SD3Config
 from unnoise.networks.sd_unet import SDUNetConfig
+from unnoise.networks.unfilled import unfilled
 
 NetworkConfig = SDUNetConfig | SD3Config | FluxConfig | PixArtConfig | SanaConfig
 SIDE = 128
@@ -133,6 +135,8 @@ def _usual(told: Told, sampling: Sampling) -> Sampling:
     sampling = replace(sampling, threshold=None)
     if isinstance(told.network, FluxConfig):
         return replace(sampling, guidance=3.5) if told.network.guidance else replace(sampling, steps=4)
+    if isinstance(told.network, SDUNetConfig) and told.network.guidance_dim:
+        return replace(sampling, steps=4, guidance=8.5)
     theirs = told.foreign.scheduler
     trailing = theirs.get("timestep_spacing") == "trailing" and theirs.get("prediction_type", "epsilon") == "epsilon"
     if trailing and str(theirs.get("_class_name")).startswith("Euler"):  # SD-Turbo and SDXL-Turbo
@@ -171,7 +175,7 @@ def _config(part: Part, family: Family) -> Any:
 
 
 def _network(part: Part, config: NetworkConfig, family: Family, dtype: torch.dtype) -> nn.Module:
-    with torch.device("meta"):
+    with unfilled():
         network = config.build()
     try:
         return _filled(network, translate(AsType(part.tensors, dtype), family.table, network.state_dict(), family.unused))
@@ -185,7 +189,7 @@ def _codec(part: Part, denoiser: Part, dtype: torch.dtype) -> Latents:
     size = denoiser.config.get("sample_size") or SIDE
     rows, columns = (size, size) if isinstance(size, int) else size
     config = replace(config, height=rows * config.autoencoder.factor, width=columns * config.autoencoder.factor)
-    with torch.device("meta"):
+    with unfilled():
         codec = config.build()
     _filled(codec, weights)
     return codec
@@ -253,6 +257,7 @@ def _unet_told(told: Told) -> EmphaticConfig:
         inner = zeroed if foreign.settings.get("force_zeros_for_empty_prompt", True) else zeroed.part
         scores = SCORES if foreign.settings.get("requires_aesthetics_score") else None
         inner = WithSizesConfig(inner, told.codec.height, told.codec.width, dim or 256, scores)
+    inner = WithGuidanceConfig(inner) if told.network.guidance_dim else inner
     return _masked(told, inner, CodedMaskConfig, told.network.channels + 1)
 
 

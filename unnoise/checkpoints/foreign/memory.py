@@ -24,6 +24,7 @@ from unnoise.checkpoints.foreign.parts import Foreign, Part
 from unnoise.checkpoints.foreign.pieces import Cut
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.latents import LatentsConfig
+from unnoise.networks.unfilled import unfilled
 
 KERNELS = 1.25
 RUNTIME = 400 << 20
@@ -73,7 +74,7 @@ class Need:
 
 def estimate(network: NetworkConfig, codec: LatentsConfig, plan: Plan, encoders: int = 0, tokens: int = 512) -> Need:
     """encoders: bytes of the text encoders (see `numbers`). tokens: the most that the words are made of."""
-    with torch.device("meta"):
+    with unfilled():
         denoiser = network.build().to(plan.dtype).eval()
         latents = replace(codec, height=plan.height, width=plan.width).build()
         latents.autoencoder.to(plan.dtype)

@@ -67,6 +67,9 @@ class MappedTensors(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self._file_of[name].get_tensor(name)
 
+    def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
+        return name in self._file_of
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._file_of)
 
@@ -90,6 +93,9 @@ class AsType(Mapping[str, Tensor]):
             return tensor
         last = tensor.ndim == 4 and self._dtype == torch.bfloat16
         return tensor.to(self._dtype, memory_format=torch.channels_last if last else torch.preserve_format)
+
+    def __contains__(self, name: object) -> bool:  # a Mapping's own would convert the tensor
+        return name in self._tensors
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

@@ -64,6 +64,9 @@ class Cut(Mapping[str, Tensor]):
         tensor = read[0] if len(read) == 1 else torch.cat(read)
         return (tensor.T.contiguous() if piece.turned else tensor).reshape(piece.shape)
 
+    def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
+        return name in self._pieces
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._pieces)
 
@@ -79,6 +82,9 @@ class And(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         return self._more[name] if name in self._more else self._tensors[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._more or name in self._tensors
 
     def __iter__(self) -> Iterator[str]:
         return iter({**dict.fromkeys(self._tensors), **dict.fromkeys(self._more)})

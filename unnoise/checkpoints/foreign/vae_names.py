@@ -19,6 +19,7 @@ from unnoise.networks.dc_autoencoder import DCAutoencoderConfig
 from unnoise.networks.kl_autoencoder import KLAutoencoderConfig
 from unnoise.networks.picture_autoencoder import PictureAutoencoderConfig
 from unnoise.networks.tiny_autoencoder import TinyAutoencoderConfig
+from unnoise.networks.unfilled import unfilled
 
 TILE = 1536
 """Pixels a side up to which a picture is coded whole, as their library does: tiles would not be quite the same."""
@@ -207,7 +208,7 @@ def read_autoencoder(part: Part, height: int, width: int) -> tuple[LatentsConfig
     kind = KINDS[part.kind]
     try:
         network = kind.config(part.config)
-        with torch.device("meta"):
+        with unfilled():
             ours = network.build().state_dict()
         weights = translate({_present_name(name): part.tensors[name] for name in part.tensors}, kind.table, ours)
         mean, std = latents_statistics(part.config, network.latent_channels, kind.scale)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import one_hot
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from unnoise.core.codec import Codec, Conditioner, UnconditionalConfig
@@ -26,6 +25,7 @@ from unnoise.modalities.conditioning import LabelsConfig
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.networks.gan import PictureShape
+from unnoise.networks.unfilled import unfilled
 from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
 from unnoise.training.data import Batch, DataSet
 from unnoise.training.task import Task
@@ -203,15 +203,6 @@ def parameters(modules: Sequence[nn.Module]) -> int:
     return sum(p.numel() for p in {id(p): p for m in modules for p in m.parameters()}.values())
 
 
-class _Unfilled(TorchFunctionMode):
-    """Leaves out drawing first weights, which takes longest where there is no memory to draw them into."""
-
-    fills = (Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in self.fills else func(*args, **(kwargs or {}))
-
-
 def fitted_size(build: Callable[[int], nn.Module], target: int, low: int = 2, high: int = 1024) -> int:
     """The size whose module has nearest to `target` parameters; their number must rise with the size, by and large.
 
@@ -219,7 +210,7 @@ def fitted_size(build: Callable[[int], nn.Module], target: int, low: int = 2, hi
     """
 
     def count(size: int) -> int:
-        with torch.device("meta"), _Unfilled():
+        with unfilled():
             return parameters([build(size)])
 
     a, b = low, high
