@@ -106,6 +106,7 @@ UNETS: dict[str, dict] = {
         "addition_time_embed_dim": 6,
         "projection_class_embeddings_input_dim": 46,
     },
+    "LCM": {"time_cond_proj_dim": 10},
 }
 
 
@@ -119,7 +120,10 @@ def test_the_u_net_of_stable_diffusion(name: str) -> None:
     cond = {"vector": torch.cat([summary, size_features(sizes, 6)], 1), "picture": x[:, 4:]}
     with torch.no_grad():
         added = {"text_embeds": summary, "time_ids": sizes} if "XL" in name else None
-        expected = theirs(x, TIMES * 1000, tokens, added_cond_kwargs=added).sample
+        scale = torch.tensor([1.0, 3.5, 8.5])
+        told = diffusers.LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, scale - 1, 10) if "LCM" in name else None
+        expected = theirs(x, TIMES * 1000, tokens, timestep_cond=told, added_cond_kwargs=added).sample
+        cond["guidance"] = scale
         close(ours(x[:, :4], TIMES, cond | {"tokens": tokens}), expected)
         close(ours(x[:, :4].to(memory_format=torch.channels_last), TIMES, cond | {"tokens": tokens}), expected)
         masked = {"tokens": torch.cat([tokens, tokens], 1), "mask": torch.arange(10).expand(3, 10) < 5}

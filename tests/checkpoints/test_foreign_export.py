@@ -29,6 +29,12 @@ PIPELINES: Mapping[str, tuple[Callable[[Path], Any], Mapping[str, Any]]] = {
         lambda folder: tiny.stable_diffusion(folder, scheduler=diffusers.DDIMScheduler(**V, timestep_spacing="trailing")),
         FEW,
     ),
+    "LCM": (
+        lambda folder: tiny.stable_diffusion(
+            folder, "LatentConsistencyModelPipeline", diffusers.LCMScheduler(**tiny.BETAS), time_cond_proj_dim=8
+        ),
+        FEW,
+    ),
     "SDXL": (tiny.sdxl, FEW),
     "Stable Diffusion 3": (tiny.sd3, {**FEW, "max_sequence_length": 64}),
     "FLUX.1": (tiny.flux, {**FEW, **SMALL, "max_sequence_length": 64}),

@@ -116,6 +116,25 @@ def test_the_few_steps_of_sdxl_turbo(tmp_path: Path) -> None:
     same(model, pipeline, expected, steps=1)
 
 
+@pytest.mark.parametrize("kind", ["Stable Diffusion 1", "SDXL"])
+def test_latent_consistency_models(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told the guidance scale, called once a step, given the noise that ours draws; SDXL runs with such a U-Net in its place."""
+    scheduler = diffusers.LCMScheduler(**tiny.BETAS)
+    if kind == "SDXL":
+        pipeline = tiny.sdxl(tmp_path / "parts", scheduler)
+        pipeline.register_modules(unet=tiny.xl_unet(40, 20, 6, time_cond_proj_dim=8))
+    else:
+        pipeline = tiny.stable_diffusion(tmp_path / "parts", "LatentConsistencyModelPipeline", scheduler, time_cond_proj_dim=8)
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    usual = model.config.sampling
+    assert (usual.sampler, usual.steps, usual.guidance) == ("lcm", 4, 8.5)
+    drawn = iter([Streams.each(SEEDS).scoped("sampler").at(i).normal("lcm", (4, 8, 8)) for i in range(3)])
+    monkeypatch.setattr("diffusers.schedulers.scheduling_lcm.randn_tensor", lambda *args, **kwargs: next(drawn))
+    same(model, pipeline, latents(pipeline, model, num_inference_steps=4, guidance_scale=6.0), steps=4, guidance=6.0)
+    with pytest.raises(InputError, match="is told the guidance scale, and led away from nothing"):
+        model.sample("a cat", negative="a dog")
+
+
 def test_sdxls_refiner_goes_on_from_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = tiny.refiner(tmp_path / "parts")
     model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))

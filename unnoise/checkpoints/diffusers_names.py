@@ -111,6 +111,7 @@ _UNET_PLACES = {"down.*": "down_blocks.*", "middle": "mid_block", "up.*": "up_bl
 UNET_TABLE: Table = {
     "embedding.noise.hidden": ("time_embedding.linear_1",),
     "embedding.noise.out": ("time_embedding.linear_2",),
+    "guidance": ("time_embedding.cond_proj",),
     "embedding.vector.hidden": ("add_embedding.linear_1",),
     "embedding.vector.out": ("add_embedding.linear_2",),
     "first": ("conv_in",),
@@ -240,7 +241,6 @@ _UNET_FIXED: Mapping[str, Any] = {
     "only_cross_attention": False,
     "resnet_time_scale_shift": "default",
     "reverse_transformer_layers_per_block": None,
-    "time_cond_proj_dim": None,
     "time_embedding_type": "positional",
 }
 """What a UNet2DConditionModel must have to be one of Stable Diffusion's."""
@@ -269,6 +269,7 @@ def unet_config(theirs: Mapping[str, Any]) -> SDUNetConfig:
         token_dim=theirs["cross_attention_dim"],
         groups=theirs["norm_num_groups"],
         picture_channels=theirs["in_channels"] - theirs["out_channels"],
+        guidance_dim=theirs.get("time_cond_proj_dim") or 0,
     )
 
 

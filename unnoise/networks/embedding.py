@@ -142,6 +142,18 @@ def size_features(sizes: Tensor, dim: int = 256) -> Tensor:
     return number_features(sizes.float(), dim).flatten(1)
 
 
+def guidance_features(scale: Tensor, dim: int) -> Tensor:
+    """What consistency students are told of the scale they stand for (Luo et al. 2023, 2310.04378, section 4.2): (B,) -> (B, dim).
+
+    Sines, then cosines, of 1000 (scale - 1) 10000^(-i / (n - 1)), i < n = dim / 2. All in float32, as they were trained: angles
+    reach thousands, where its rounding shows.
+    """
+    n, scale = dim // 2, scale.float()
+    f = torch.exp(torch.arange(n, device=scale.device, dtype=torch.float32) * -(scale.new_tensor(10_000.0).log() / (n - 1)))
+    angle = (scale[:, None] - 1) * 1000 * f
+    return torch.cat([angle.sin(), angle.cos()], -1)
+
+
 class NoiseEmbedding(nn.Module):
     """Features of the noise level, an MLP, and the condition's `vector` added: (B,), (B, vector_dim) -> (B, dim)."""
 
@@ -180,9 +192,15 @@ class EmbeddingSum(nn.Module):
         self.vector = TwoLayers(vector_dim, width) if vector_dim else None
         self.guidance = TwoLayers(c_features, width) if guidance else None
 
-    def forward(self, noise_level: Tensor, vector: Tensor | None, guidance: Tensor | None = None) -> Tensor:
-        """noise_level (B,); vector (B, vector_dim), zeros where absent; guidance (B,), 1 where absent -> (B, width)."""
-        emb = self.noise(self.features(noise_level))
+    def forward(
+        self, noise_level: Tensor, vector: Tensor | None, guidance: Tensor | None = None, more: Tensor | None = None
+    ) -> Tensor:
+        """noise_level (B,); vector (B, vector_dim), zeros where absent; guidance (B,), 1 where absent -> (B, width).
+
+        more (B, c_features): added to the features of the noise level.
+        """
+        features = self.features(noise_level)
+        emb = self.noise(features if more is None else features + more)
         if self.vector is not None:
             emb = emb + self.vector(emb.new_zeros(len(emb), self.vector_dim) if vector is None else vector)
         if self.guidance is not None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 
 from unnoise.networks.attention import SelfAttending, attend, attend_if_any
-from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps
+from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, guidance_features
 from unnoise.networks.layers import beside, context_of, pad_to_multiple, run, zeroed
 from unnoise.networks.norm import GroupNorm
 from unnoise.networks.steering import KeysValues, pictures_by_layer, steered
@@ -34,7 +34,8 @@ class SDUNetConfig:
     """channels: of the picture; vector_dim, token_dim, picture_channels: of the condition.
 
     For every level, the finest first, widths: channels; depths: blocks of its transformers, 0 for none; heads: of their attention.
-    blocks: residual blocks a level. middle: blocks of the transformer in the middle.
+    blocks: residual blocks a level. middle: blocks of the transformer in the middle. guidance_dim: features of the guidance scale
+    that consistency students are told (`embedding.guidance_features`), an even number above 2; 0 for none.
     """
 
     channels: int = 4
@@ -48,6 +49,7 @@ class SDUNetConfig:
     groups: int = 32
     dropout: float = 0.0
     picture_channels: int = 0
+    guidance_dim: int = 0
     features: NoiseFeatures = Timesteps()
 
     def __post_init__(self) -> None:
@@ -56,6 +58,8 @@ class SDUNetConfig:
         for width, heads in zip(self.widths, self.heads):
             if width % self.groups or width % heads:
                 raise ValueError(f"{width} channels do not divide into {self.groups} groups and {heads} heads")
+        if self.guidance_dim % 2 or self.guidance_dim == 2 or self.guidance_dim < 0:
+            raise ValueError(f"guidance_dim {self.guidance_dim} must be 0, or an even number above 2")
 
     def build(self) -> "SDUNet":
         return SDUNet(self)
@@ -212,6 +216,7 @@ class SDEncoder(nn.Module, ABC):
         self.config, self.checkpointing = config, False
         widths, n = config.widths, config.blocks
         self.embedding = EmbeddingSum(config.features, widths[0], 4 * widths[0], config.vector_dim)
+        self.guidance = zeroed(nn.Linear(config.guidance_dim, widths[0], bias=False)) if config.guidance_dim else None
         self.first = nn.Conv2d(config.channels + config.picture_channels, widths[0], 3, padding=1)
         self.down, self.skip_widths = nn.ModuleList(), [widths[0]]
         for level, w in enumerate(widths):
@@ -234,13 +239,20 @@ class SDEncoder(nn.Module, ABC):
     def begin(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor], hint: Tensor | None = None) -> tuple[Told, Tensor]:
         """What all blocks are told, and what the first layer makes of x. Arguments as `encode`'s."""
         dtype = self.first.weight.dtype
-        emb = silu(self.embedding(noise_level, cond.get("vector")))
+        emb = silu(self.embedding(noise_level, cond.get("vector"), more=self._scale(noise_level, cond)))
         told = Told(emb, self._heard(cond, x.new_zeros(len(x), 1, self.config.token_dim, dtype=dtype)), cond)
         multiple = 2 ** (len(self.down) - 1)
         h = self.first(pad_to_multiple(beside(x.to(dtype), cond, self.config.picture_channels), multiple))
         if hint is not None:
             h = h + pad_to_multiple(hint.to(dtype), multiple)
         return told, h
+
+    def _scale(self, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor | None:
+        """What the guidance scale adds to the features of the noise level (B, widths[0])."""
+        if self.guidance is None:
+            return None
+        scale = cond["guidance"] if "guidance" in cond else torch.ones_like(noise_level)
+        return self.guidance(guidance_features(scale, self.config.guidance_dim).to(self.guidance.weight.dtype))
 
     def descend(self, told: Told, first: Tensor) -> tuple[list[Tensor], Tensor]:
         """What each block hands over, and what leaves the middle."""

@@ -112,7 +112,8 @@ def _target(built: Built) -> Target:
         sizes, shape = within(built.conditioner, WithSizes), codec.shape()
         theirs = unet_theirs(config, (shape[1], shape[2]), sizes.config.dim if sizes else 0)
         if sizes is None:
-            kind = "StableDiffusionInpaintPipeline" if fills else "StableDiffusionPipeline"
+            student = "LatentConsistencyModelPipeline" if config.guidance_dim else "StableDiffusionPipeline"
+            kind = "StableDiffusionInpaintPipeline" if fills else student
             left_out = {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
             return Target(kind, "unet", theirs, UNET_TABLE, nothing, False, left_out)
         scored = sizes.config.scores is not None

@@ -49,6 +49,7 @@ def unet_theirs(ours: SDUNetConfig, side: tuple[int, int], harmonics: int) -> di
         "norm_num_groups": ours.groups,
         "use_linear_projection": True,
         **(told if ours.vector_dim else {}),
+        **({"time_cond_proj_dim": ours.guidance_dim} if ours.guidance_dim else {}),
     }
 
 
