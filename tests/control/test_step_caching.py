@@ -210,6 +210,16 @@ def test_a_forecast_of_order_m_is_exact_for_features_of_degree_m(degree: int, ba
         assert float((lower - truth).abs().max()) > 1e-3
 
 
+def test_forecasts_follow_the_noise_level_that_the_network_is_told() -> None:
+    """Features linear in log-SNR / 4, which is no polynomial in time, are forecast exactly."""
+    net = NetworkDenoiser(Curve(polynomial(1)), PROCESS, Velocity())
+    cached = CachedDenoiser(net, StepCaching(Every(4, first=2), 1))
+    for time in UNEVEN[1:]:
+        x, t = torch.randn(2, 3, dtype=torch.float64), torch.tensor([time, 0.7 * time], dtype=torch.float64)
+        torch.testing.assert_close(cached(x, t, {}).x0, net(x, t, {}).x0, rtol=1e-6, atol=1e-6)
+    assert cached.computed < cached.asked
+
+
 def test_the_error_of_a_forecast_is_newtons() -> None:
     """For f = t^3 and m = 2 the divided difference of order 3 is 1: the error is the product of the distances, exactly."""
     cached, truth = said(Every(4, first=3), 2, lambda t: t**3, UNEVEN[:6])

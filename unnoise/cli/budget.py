@@ -1,49 +1,42 @@
-"""--budget: what a call of this model's network costs here, and the walk that fits."""
+"""--budget and --error of unnoise sample: what they go with, and what was picked, told on the terminal."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+import sys
+from collections.abc import Callable
+from typing import Any
 
-import torch
-
-from unnoise.control.asking import beside, prepared
-from unnoise.control.budget import Plan, measure, plan
+from unnoise.control.budget import Way, faster_in_bfloat16
 from unnoise.core.errors import InputError
-from unnoise.core.processes import Gaussian
-from unnoise.core.random import Streams
-from unnoise.core.state import tree_map
-from unnoise.modalities.image.codec import resized
 from unnoise.model import DiffusionModel
 
+CHOSEN = ("steps", "sampler", "cache", "cache_within", "exact")
+LONGER = ("inner", "weaker", "then", "control", "picture_prompt", "start", "fill")
 
-@torch.no_grad()
-def budgeted(
-    model: DiffusionModel, seconds: float, prompts: Sequence[str], n: int, batch: int, side: tuple[int, int] | None,
-    guidance: float | None, bf16: bool,
-) -> Plan:  # fmt: skip
-    """For n samples of each prompt, `batch` at a time; side: height and width in pixels, None for the model's own. The measuring
-    takes two calls of the network and a decoding, which the seconds do not pay for.
 
-    Raises InputError for a model of other data than pictures and the like, and for a budget that nothing fits into.
-    """
-    process, usual = model.config.process, model.config.sampling
-    if not isinstance(process, Gaussian):
-        raise InputError("--budget is for models that take noise off, as those of pictures are; give --steps here")
-    codec = model.codec if side is None else resized(model.codec, *side)
-    total = n * max(1, len(prompts))
-    rows = min(total, batch)
-    streams = Streams.of(0, rows)
-    led = bool(prompts) and (usual.guidance if guidance is None else guidance) != 1
-    said: list[str | None] = [prompts[i % len(prompts)] if prompts else None for i in range(rows)]
-    height, width = side or (None, None)
-    told = {
-        **prepared(model.conditioner, said, streams),
-        **beside(model.conditioner, None, rows, usual, height, width, None, codec.shape()),
-    }
-    cond = model.conditioner({k: v.to(model.device) for k, v in told.items()})
-    x = process.prior(codec.shape(), streams, model.device)
-    if led:  # both sides of guidance go through the network together
-        x, cond = torch.cat([x, x]), {k: torch.cat([v, v]) for k, v in cond.items()}
-    half = bf16 and next(model.denoiser.parameters()).dtype != torch.bfloat16
-    with torch.autocast(model.device.type, torch.bfloat16) if half else nullcontext():
-        costs = measure(model.denoiser, x, cond, lambda x: codec.decode(tree_map(lambda a: a[:1], x)))
-    return plan(seconds, usual, costs, total, -(-total // batch))
+def check_beside(args: Any) -> None:
+    """InputError where they stand beside what they choose, or what makes another walk than they measure."""
+    asked = [f"--{name}" for name in ("budget", "error") if getattr(args, name) is not None]
+    beside = [f"--{name.replace('_', '-')}" for name in (*CHOSEN, *LONGER) if getattr(args, name) not in (None, False, ())]
+    if asked and beside:
+        raise InputError(
+            f"{' and '.join(asked)} with {', '.join(beside)}: they choose steps, sampler and caching of a plain walk; leave one out"
+        )
+
+
+def fit(
+    model: DiffusionModel, half: Callable[[], DiffusionModel], usual: Way, prompts: tuple[str, ...], n: int, batch: int,
+    side: tuple[int, int] | None, seconds: float | None, error: float | None, trials: int,
+) -> tuple[Way, DiffusionModel]:  # fmt: skip
+    """How to draw, and the model for it; arguments as `fitted`'s and `Order`'s. half: the model for bfloat16, opened where it is
+    faster here."""
+    from unnoise.recipes.speed import Order, fitted  # recipes are slow to import
+
+    order = Order(usual, prompts, n, batch, side)
+    faster = not usual.bf16 and faster_in_bfloat16(model.device)
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    plan, chosen = fitted(model, half if faster else None, order, seconds, error, trials, say)
+    asked = [f"budget {seconds:g} s" if seconds is not None else "", f"error {error:g}" if error is not None else ""]
+    say(f"{', '.join(filter(None, asked))}: {plan}")
+    return plan.way, chosen

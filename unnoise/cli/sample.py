@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -14,10 +14,10 @@ from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
 from unnoise.checkpoints.shipped import suited
 from unnoise.cli.adapters import read_adapters
 from unnoise.cli.again import own, told
-from unnoise.cli.budget import budgeted
+from unnoise.cli.budget import check_beside, fit
 from unnoise.cli.pictures import read_pictures
 from unnoise.cli.terminal import parse, refuse_existing
-from unnoise.control.budget import faster_in_bfloat16, parse_seconds
+from unnoise.control.budget import Way, parse_seconds
 from unnoise.control.rules import find_rule
 from unnoise.control.sampling import Start
 from unnoise.control.self_guidance import chosen
@@ -53,8 +53,12 @@ class Sample:
     steps: int | None = None
     """Sampler steps, at least 1. Not given: as the model was saved."""
     budget: str | None = None
-    """Seconds or minutes to draw in, such as 10s, once the model is loaded and timed: picks precision, steps, sampler and caching,
-    and says whether anything had to be left out."""
+    """Seconds or minutes to draw in, such as 10s, once the model is loaded and timed: picks precision, steps, sampler and caching
+    that are off by the least, and says by how much. What ways to draw are off by is measured once for a model."""
+    error: float | None = None
+    """What pictures may be off by from the usual ones, root mean square, of 0 to 1, such as 0.01: picks the fastest within it."""
+    trials: int = 9
+    """Of --budget and --error: pictures to measure on; with m of them, m of m + 1 pictures stay within what is said."""
     sampler: str | None = None
     """ddpm, ddim, euler, heun, dpmpp-2m, dpmpp-3m, dpmpp-2m-sde, unipc, deis, euler-maruyama, pc, restart ..."""
     grid: str | None = None
@@ -138,15 +142,9 @@ def run(argv: list[str]) -> None:
     refuse_existing(args.out, args.overwrite)
     if args.batch < 1:
         raise InputError(f"batch {args.batch}: at least 1")
-    seconds = _seconds(args)
-    if seconds is not None and not args.bf16:
-        args = replace(args, bf16=faster_in_bfloat16())
-    model = load(args.model, torch.bfloat16 if args.bf16 else None, args.variant, args.beside)
-    for file in args.embedding:
-        textual_inversion(model, file)
-    if args.lora:
-        low_rank(model, dict(parse_lora(told) for told in args.lora))
-    model = model.attached(*read_adapters(args.control, args.guess, args.picture_prompt, args.picture_encoder))
+    check_beside(args)
+    seconds = None if args.budget is None else parse_seconds(args.budget)
+    model = _opened(args, args.bf16).attached(*read_adapters(args.control, args.guess, args.picture_prompt, args.picture_encoder))
     later = [load(path) for path in args.then]
     if later:
         from unnoise.recipes.cascade import check_follows, go_on  # recipes are slow to import
@@ -163,12 +161,16 @@ def run(argv: list[str]) -> None:
     total = n * max(1, len(args.prompts))
     start, given = _begun(args, model, total), _filled(args, model, total)
     caching = _caching(args)
-    if seconds is not None:
-        fitted = budgeted(model, seconds, args.prompts, n, args.batch, _side(args), args.guidance, args.bf16)
-        print(f"budget {args.budget}: {fitted}", file=sys.stderr)
-        how, usual = fitted.sampling, model.config.sampling.sampler
-        name = how.sampler if isinstance(how.sampler, str) and how.sampler != usual else None
-        args, caching = replace(args, steps=how.steps, sampler=name), how.caching
+    if seconds is not None or args.error is not None:
+        settings: dict[str, Any] = {"grid": args.grid, "guidance": args.guidance, "interval": args.interval, "rescale": args.rescale,
+                    "rule": rule, "threshold": args.threshold, "inner": inner}  # fmt: skip
+        usual = replace(model.config.sampling, **{k: v for k, v in settings.items() if v is not None})
+        way, model = fit(
+            model, lambda: _opened(args, True), Way(usual, args.bf16), args.prompts, n, args.batch, _side(args), seconds,
+            args.error, args.trials,
+        )  # fmt: skip
+        args = replace(args, steps=way.sampling.steps, sampler=way.sampling.named()["sampler"], bf16=way.bf16)
+        caching = way.sampling.caching
     batches = total if args.exact else -(-total // args.batch)
     with tqdm(unit="step", desc=f"sampling {total}", disable=None, file=sys.stderr) as bar:
 
@@ -191,29 +193,14 @@ def run(argv: list[str]) -> None:
     print(f"{len(samples)} samples in {args.out}/ ({shown}unnoise info {files[0]} tells how they were made)")
 
 
-def _seconds(args: Sample) -> float | None:
-    """Of --budget. InputError beside what it chooses, and what it cannot foretell the time of."""
-    if args.budget is None:
-        return None
-    names = (
-        "steps",
-        "sampler",
-        "cache",
-        "cache_within",
-        "exact",
-        "inner",
-        "weaker",
-        "then",
-        "control",
-        "picture_prompt",
-        "start",
-        "fill",
-    )
-    if beside := [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False, ())]:
-        raise InputError(
-            f"--budget with {', '.join(beside)}: it chooses steps, sampler and caching, for a plain walk; leave one out"
-        )
-    return parse_seconds(args.budget)
+def _opened(args: Sample, bf16: bool) -> DiffusionModel:
+    """The model with what is merged into its weights."""
+    model = load(args.model, torch.bfloat16 if bf16 else None, args.variant, args.beside)
+    for file in args.embedding:
+        textual_inversion(model, file)
+    if args.lora:
+        low_rank(model, dict(parse_lora(told) for told in args.lora))
+    return model
 
 
 def _caching(args: Sample) -> StepCaching | None:

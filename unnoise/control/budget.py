@@ -1,18 +1,24 @@
-"""A walk that fits into a given time: steps, sampler and step caching chosen from what a network call was measured to cost.
+"""How to draw within a time, within an error, or both: chosen among ways to walk whose error was measured on the model itself.
 
     seconds = passes (c calls_run + f calls_forecast) + d samples,   calls_run = first + floor((calls - first) / n)
 
-for a call c, a forecast one f (`step_caching`) and a decoded sample d. What is left out of the usual walk, as much as is needed:
+for a call c, a forecast one f (`step_caching`) and a decoded sample d, in the precision of the way.
 
-    1. nothing                                                          the picture is that of the usual walk
-    2. deep features at every 2nd, then every 3rd call                  the same walk, with an error of the network's words
-    3. fewer steps, by DPM-Solver++(2M), from `FEW` on; at every 2nd    another walk to nearly the same picture (2211.01095)
-       call while they are at least `SMOOTH`, where a forecast is fair
+    error = max_{i <= m} e_i,   e_i = sqrt(mean((way(z_i) - usual(z_i))^2)),   P(e_{m+1} > error) <= 1 / (m + 1)
+
+over m samples z_i (a prompt and its noise), their pictures in 0 ... 1, drawn the way and as usual. The largest of m + 1 errors is
+equally likely to be that of any sample, however errors are distributed: a sample like those that were measured stays within the
+error of a way with probability m / (m + 1) (split conformal prediction: Papadopoulos et al. 2002; Angelopoulos & Bates 2021,
+2107.07511). It holds for one way; of several whose errors are close, the chosen one is a little worse than it looks.
+
+    within a time            the way of the least error, of those that take no longer
+    within an error          the fastest way, of those that are off by no more
+    within both              as within the error, refused where that takes longer
 """
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,11 +31,46 @@ from unnoise.core.errors import InputError
 from unnoise.core.state import Cond, State, batch_size, leaf
 from unnoise.networks.splitting import Splitting
 
-FEW, SMOOTH, LEAST = 24, 14, 6
-"""Steps: to begin with where the usual ones do not fit; from which forecasts are made; below which no picture is right."""
-SAMPLER = "dpmpp-2m"
+SAMPLERS = ("dpmpp-2m", "dpmpp-3m", "unipc")
+"""Of fewer steps than usual; which of them is off by the least depends on the model. Features are forecast for the first."""
+STEPS = (30, 20, 15, 10, 8, 6)
 MARGIN = 1.1
 """Times vary, and what lies between calls takes some, too."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to draw. bf16: whether the network runs in bfloat16 where it would not by itself."""
+
+    sampling: Sampling
+    bf16: bool = False
+
+    def __str__(self) -> str:
+        how = self.sampling
+        said = f"{how.steps} steps of {how.named()['sampler'] or type(how.sampler).__name__}"
+        if how.caching is not None and isinstance(how.caching.when, Every):
+            said += f", deep features at every {how.caching.when.n}. call"
+        return f"{said}, in bfloat16" if self.bf16 else said
+
+
+def ways(usual: Way, forecasts: bool, faster: bool) -> Iterator[Way]:
+    """All ways but the usual one. forecasts: whether the network can; faster: bfloat16 is, and all of them run in it."""
+    how, bf16 = usual.sampling, usual.bf16 or faster
+    if bf16 != usual.bf16:
+        yield Way(how, bf16)
+    forecasts = forecasts and how.inner is None and how.caching is None
+    if forecasts:
+        yield from (Way(replace(how, caching=_every(n)), bf16) for n in (2, 3))
+    for steps in (n for n in STEPS if n < how.steps):
+        for sampler in SAMPLERS:
+            fewer = replace(how, steps=steps, sampler=sampler, caching=None)
+            yield Way(fewer, bf16)
+            if forecasts and sampler == SAMPLERS[0]:
+                yield Way(replace(fewer, caching=_every(2)), bf16)
+
+
+def _every(n: int) -> StepCaching:
+    return StepCaching(Every(n, first=2), order=1)
 
 
 @dataclass(frozen=True)
@@ -44,63 +85,73 @@ class Costs:
         if not (self.call > 0 and self.decode >= 0 and (self.forecast is None or self.forecast >= 0)):
             raise InputError(f"{self}: a call takes time, and nothing takes less than none")
 
+    def seconds(self, way: Way, samples: int = 1, passes: int = 1) -> float:
+        """passes: batches, one after another, that the samples are made in."""
+        return MARGIN * (passes * self._walk(way.sampling) + self.decode * samples)
+
+    def _walk(self, how: Sampling) -> float:
+        calls = how.choice().sampler.calls(how.steps)
+        if how.caching is None or not isinstance(how.caching.when, Every) or self.forecast is None:
+            return calls * self.call
+        every = how.caching.when
+        first = min(every.first, calls)
+        run = first + (calls - first) // every.n
+        return run * self.call + (calls - run) * self.forecast
+
 
 @dataclass(frozen=True)
 class Plan:
-    """How to sample, the seconds it is expected to take, and whether the picture is that of the usual walk."""
+    """A way to draw, the seconds that it is expected to take, and what its pictures were off by: one error a measured sample, none
+    for the usual way."""
 
-    sampling: Sampling
+    way: Way
     seconds: float
-    whole: bool
+    errors: tuple[float, ...] = ()
+
+    @property
+    def error(self) -> float:
+        """As defined above: 0 for the usual way."""
+        return max(self.errors, default=0.0)
 
     def __str__(self) -> str:
-        how = self.sampling
-        said = f"{how.steps} steps of {how.named()['sampler'] or type(how.sampler).__name__}"
-        if how.caching is not None and isinstance(how.caching.when, Every):
-            said += f", deep features at every {how.caching.when.n}. call"
-        differs = (
-            "nothing left out" if self.whole else "the picture will differ from that of the usual walk, by how much is not known"
-        )
-        return f"{said}; about {self.seconds:.1f} s; {differs}"
+        m = len(self.errors)
+        off = f"off by at most {self.error:.2g} of 1 (root mean square) in {m} of {m + 1} pictures, as measured on {m}"
+        return f"{self.way}; about {self.seconds:.1f} s; {off if m else 'nothing left out'}"
 
 
-def plan(seconds: float, usual: Sampling, costs: Costs, samples: int = 1, passes: int = 1) -> Plan:
-    """The first of the walks above that fits. passes: batches, one after another, that the samples are made in.
+Errors = Callable[[Sequence[Way]], Sequence[tuple[float, ...]]]
+"""Measures what each of some ways is off by."""
 
-    Raises InputError where none fits, and says how long the shortest takes.
+
+def choose(usual: Plan, others: Sequence[Plan], errors: Errors, seconds: float | None, error: float | None) -> Plan:
+    """The plan within a time in seconds, an error, or both; the usual one within neither. others: not measured yet.
+
+    Only what may be chosen is measured: what is faster than usual and within the time. Raises InputError where nothing is within
+    the time, or both, and says what would be.
     """
-    if not seconds > 0:
-        raise InputError(f"a budget of {seconds} s: it is above 0")
-    least = float("inf")
-    for sampling in _walks(usual, costs.forecast is not None):
-        needed = MARGIN * (passes * _walk_seconds(sampling, costs) + costs.decode * samples)
-        if needed <= seconds:
-            return Plan(sampling, needed, sampling == usual)
-        least = min(least, needed)
-    raise InputError(f"a budget of {seconds:g} s: the shortest walk that makes a picture takes about {least:.1f} s here")
-
-
-def _walks(usual: Sampling, forecasts: bool) -> Iterator[Sampling]:
-    yield usual
-    if forecasts and usual.caching is None and usual.inner is None and usual.steps >= SMOOTH:
-        yield from (replace(usual, caching=_every(n)) for n in (2, 3))
-    for steps in range(min(usual.steps - 1, FEW), LEAST - 1, -1):
-        smooth = forecasts and usual.inner is None and steps >= SMOOTH
-        yield replace(usual, steps=steps, sampler=SAMPLER, caching=_every(2) if smooth else None)
-
-
-def _every(n: int) -> StepCaching:
-    return StepCaching(Every(n, first=2), order=1)
-
-
-def _walk_seconds(how: Sampling, costs: Costs) -> float:
-    calls = how.choice().sampler.calls(how.steps)
-    if how.caching is None or not isinstance(how.caching.when, Every) or costs.forecast is None:
-        return calls * costs.call
-    every = how.caching.when
-    first = min(every.first, calls)
-    run = first + (calls - first) // every.n
-    return run * costs.call + (calls - run) * costs.forecast
+    if seconds is not None and not seconds > 0:
+        raise InputError(f"a budget of {seconds:g} s: it is above 0")
+    if error is not None and not error >= 0:
+        raise InputError(f"an error of {error:g}: it is 0 or above; pictures lie in 0 ... 1, and 0.01 is hardly seen")
+    limit = float("inf") if seconds is None else seconds
+    if error is None and usual.seconds <= limit:
+        return usual
+    fast = [plan for plan in others if plan.seconds <= min(limit, usual.seconds)]
+    if usual.seconds > limit and not fast:
+        least = min(plan.seconds for plan in (usual, *others))
+        raise InputError(f"a budget of {limit:g} s: the shortest walk that makes a picture takes about {least:.1f} s here")
+    plans = [replace(plan, errors=off) for plan, off in zip(fast, errors([plan.way for plan in fast]), strict=True)]
+    if usual.seconds <= limit:
+        plans.append(usual)
+    least_off = min(plans, key=lambda plan: (plan.error, plan.seconds))
+    if error is None:
+        return least_off
+    if least_off.error > error:
+        raise InputError(
+            f"a budget of {limit:g} s within an error of {error:g}: in that time {least_off.error:.2g} is the least here "
+            f"({least_off.way}); nothing left out takes about {usual.seconds:.1f} s"
+        )
+    return min((plan for plan in plans if plan.error <= error), key=lambda plan: (plan.seconds, plan.error))
 
 
 @torch.no_grad()

@@ -3,9 +3,13 @@
     network = leave(e, F),   F = deep(e),   e = enter(x, noise_level, cond)                             `networks.splitting`
     what is kept is G = F - base(e): what a transformer's blocks add to its patches; F itself in a U-Net
 
-Between computations G is the polynomial in time through the last of them, at t_0 < t_1 < ... < t_m:
+Between computations G is the polynomial in the noise level that the network is told (its c_noise: log-SNR / 4, or an open
+checkpoint's timestep) through the last of them, at u_0, u_1, ..., u_m, the newest first:
 
-    G(t) = sum_j w_j(t) G(t_j),   w_j(t) = prod_{i != j} (t - t_i) / (t_j - t_i)
+    G(u) = sum_j w_j(u) G(u_j),   w_j(u) = prod_{i != j} (u - u_i) / (u_j - u_i)
+
+Networks are smooth in what they are told, embeddings being functions of it: in t itself, whose steps shrink by a factor each where
+log-SNR moves evenly, forecasts reach twice too far.
 
     m = 0   G as it was: DeepCache in U-Nets (Ma et al. 2023, 2312.00858), TeaCache's residual in transformers (2411.19108)
     m > 0   a forecast: TaylorSeer (Liu et al. 2025, 2503.06923). Its derivatives are backward differences on even steps, and exact
@@ -14,9 +18,9 @@ Between computations G is the polynomial in time through the last of them, at t_
 When to compute: every n-th call (`Every`), or within a budget (`Within`), as TeaCache does by a fitted law; here the law is the
 forecast's own error. At every computation the forecast that would have been made is compared with the truth:
 
-    error = |leave(e, forecast) - leave(e, F)| / |leave(e, F)|,   C = error / prod_j |t - t_j|
+    error = |leave(e, forecast) - leave(e, F)| / |leave(e, F)|,   C = error / prod_j |u - u_j|
 
-and features are computed anew once C prod_j |t - t_j|, with the largest of the last three C, exceeds the budget at the time asked
+and features are computed anew once C prod_j |u - u_j|, with the largest of the last three C, exceeds the budget at the level asked
 for. So the budget is of the relative error of what the network says at one call, as estimated from the calls before: it is no
 bound, and errors of several calls may add up in the picture.
 
@@ -48,13 +52,14 @@ LOOK_BACK = 3
 class Memory:
     """What one walk remembers of its B samples; m + 1 computations of each, the newest first.
 
-    times: (m + 1, B), nan where there is none. kept: G at these times, up to m + 1 of (B, ...). calls: (B,) so far; skipped: (B,)
-    of them since the last computation; constants: (LOOK_BACK, B) the last C, nan where there is none. told: the condition.
-    shape: of the network's input.
+    levels: (m + 1, B), nan where there is none. kept: G at these levels, up to m + 1 of (B, ...). newest: (B,) the time of the
+    newest. calls: (B,) so far; skipped: (B,) of them since the last computation; constants: (LOOK_BACK, B) the last C, nan where
+    there is none. told: the condition. shape: of the network's input.
     """
 
     shape: torch.Size
-    times: Tensor
+    levels: Tensor
+    newest: Tensor
     calls: Tensor
     skipped: Tensor
     constants: Tensor
@@ -63,62 +68,63 @@ class Memory:
 
     @staticmethod
     def empty(order: int, shape: torch.Size, t: Tensor, told: Cond) -> "Memory":
-        nothing, zero = torch.full_like(t, torch.nan), torch.zeros_like(t, dtype=torch.int64)
-        times, constants = nothing.repeat(order + 1, 1), nothing.repeat(LOOK_BACK, 1)
-        return Memory(shape, times, zero, zero.clone(), constants, told)
+        nothing, zero = torch.full_like(t, torch.nan, dtype=torch.float64), torch.zeros_like(t, dtype=torch.int64)
+        levels, constants = nothing.repeat(order + 1, 1), nothing.repeat(LOOK_BACK, 1)
+        return Memory(shape, levels, nothing, zero, zero.clone(), constants, told)
 
     def forget(self, rows: Tensor) -> None:
         """rows: (B,) bool."""
-        self.times = self.times.masked_fill(rows, torch.nan)
+        self.levels, self.newest = self.levels.masked_fill(rows, torch.nan), self.newest.masked_fill(rows, torch.nan)
         self.constants = self.constants.masked_fill(rows, torch.nan)
         self.calls, self.skipped = self.calls.masked_fill(rows, 0), self.skipped.masked_fill(rows, 0)
 
-    def remember(self, rows: Tensor, t: Tensor, computed: Tensor) -> None:
-        """computed (R, ...) of the rows (R,) at their times (R,). A second one at the same time replaces the first."""
-        again = t == self.times[0, rows]
-        if len(rows) == self.times.shape[1] and not bool(again.any()):
-            self.kept = [computed, *self.kept[: len(self.times) - 1]]
-            self.times = torch.cat([t[None], self.times[:-1]])
+    def remember(self, rows: Tensor, t: Tensor, level: Tensor, computed: Tensor) -> None:
+        """computed (R, ...) of the rows (R,) at times and levels (R,). A second one at the same level replaces the first."""
+        again = level == self.levels[0, rows]
+        if len(rows) == self.levels.shape[1] and not bool(again.any()):
+            self.kept = [computed, *self.kept[: len(self.levels) - 1]]
+            self.levels = torch.cat([level[None], self.levels[:-1]])
         else:
-            self._replace(rows, rows[~again], t, computed)
+            self._replace(rows, rows[~again], level, computed)
+        self.newest = self.newest.index_copy(0, rows, t.to(self.newest.dtype))
         self.skipped = self.skipped.index_fill(0, rows, 0)
 
-    def _replace(self, rows: Tensor, pushed: Tensor, t: Tensor, computed: Tensor) -> None:
-        if len(self.kept) < len(self.times):
+    def _replace(self, rows: Tensor, pushed: Tensor, level: Tensor, computed: Tensor) -> None:
+        if len(self.kept) < len(self.levels):
             self.kept.append(torch.zeros_like(self.kept[-1]))
         for j in range(len(self.kept) - 1, 0, -1):
             self.kept[j] = self.kept[j].index_copy(0, pushed, self.kept[j - 1][pushed])
         self.kept[0] = self.kept[0].index_copy(0, rows, computed)
-        self.times[1:, pushed] = self.times[:-1, pushed]
-        self.times[0, rows] = t
+        self.levels[1:, pushed] = self.levels[:-1, pushed]
+        self.levels[0, rows] = level
 
     def measured(self, rows: Tensor, constant: Tensor) -> None:
         """constant: (R,) of the rows (R,)."""
         self.constants[1:, rows] = self.constants[:-1, rows]
         self.constants[0, rows] = constant
 
-    def forecast(self, t: Tensor) -> Tensor:
-        """G at the times t (B,)."""
+    def forecast(self, level: Tensor) -> Tensor:
+        """G at the levels (B,)."""
         if len(self.kept) == 1:
             return self.kept[0]
-        w = lagrange(t, self.times)
+        w = lagrange(level, self.levels)
         like = self.kept[0]
         return sum((expand(c, k.to(wide(k))) * k.to(wide(k)) for c, k in zip(w, self.kept)), torch.zeros(())).to(like.dtype)
 
-    def distance(self, t: Tensor) -> Tensor:
-        """prod_j |t - t_j| over what is remembered: (B,)."""
-        return torch.where(self.times.isnan(), 1, (t - self.times).abs()).prod(0)
+    def distance(self, level: Tensor) -> Tensor:
+        """prod_j |u - u_j| over what is remembered: (B,)."""
+        return torch.where(self.levels.isnan(), 1, (level - self.levels).abs()).prod(0)
 
     @property
     def full(self) -> Tensor:
         """(B,): whether all m + 1 are there."""
-        return ~self.times.isnan().any(0)
+        return ~self.levels.isnan().any(0)
 
 
-def lagrange(t: Tensor, times: Tensor) -> Tensor:
-    """w_j(t): t (B,), times (J, B), nan where there is none -> (J, B), 0 there; they add up to 1."""
-    known, one = ~times.isnan(), torch.eye(len(times), dtype=torch.bool, device=t.device)[..., None]
-    ratio = (t - times) / (times[:, None] - times)  # [j, i]
+def lagrange(u: Tensor, levels: Tensor) -> Tensor:
+    """w_j(u): u (B,), levels (J, B), nan where there is none -> (J, B), 0 there; they add up to 1."""
+    known, one = ~levels.isnan(), torch.eye(len(levels), dtype=torch.bool, device=u.device)[..., None]
+    ratio = (u - levels) / (levels[:, None] - levels)  # [j, i]
     return torch.where(known, torch.where(one | ~known, 1, ratio).prod(1), 0)
 
 
@@ -128,8 +134,8 @@ class When(ABC):
     measures: ClassVar[bool]
 
     @abstractmethod
-    def due(self, memory: Memory, t: Tensor) -> Tensor:
-        """(B,) bool, of samples that are asked about at times t and remember something."""
+    def due(self, memory: Memory, level: Tensor) -> Tensor:
+        """(B,) bool, of samples that are asked about at noise levels (B,) and remember something."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ class Every(When):
         if self.n < 1 or self.first < 1:
             raise InputError(f"features computed at every {self.n}-th call and the first {self.first}: both are at least 1")
 
-    def due(self, memory: Memory, t: Tensor) -> Tensor:
+    def due(self, memory: Memory, level: Tensor) -> Tensor:
         return (memory.calls < self.first) | (memory.skipped + 1 >= self.n)
 
 
@@ -160,9 +166,9 @@ class Within(When):
         if not self.budget >= 0 or self.most < 0:
             raise InputError(f"budget {self.budget} and most {self.most} of forecasts: neither may be negative; 0.02 is 2 %")
 
-    def due(self, memory: Memory, t: Tensor) -> Tensor:
+    def due(self, memory: Memory, level: Tensor) -> Tensor:
         constant = memory.constants.nan_to_num(-torch.inf).amax(0)
-        small = (constant >= 0) & (constant * memory.distance(t) <= self.budget)
+        small = (constant >= 0) & (constant * memory.distance(level) <= self.budget)
         return ~small | (memory.skipped >= self.most)
 
 
@@ -214,15 +220,15 @@ class CachedDenoiser(Denoiser):
         return after(self.process, self._said(inputs, noise_level, t, cond), x_t, t)
 
     def _said(self, x: Tensor, noise_level: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        memory, network = self._memory(x, t, cond), self.network
-        due = memory.times[0].isnan() | self.how.when.due(memory, t)
+        memory, network, level = self._memory(x, t, cond), self.network, noise_level.double()
+        due = memory.newest.isnan() | self.how.when.due(memory, level)
         rows = due.nonzero()[:, 0]
         memory.calls, memory.skipped = memory.calls + 1, memory.skipped + 1
         self.asked, self.computed = self.asked + len(t), self.computed + len(rows)
         entered = network.enter(x, noise_level, cond)
         guess = None
         if memory.kept and (len(rows) < len(t) or self.how.when.measures):
-            guess = network.leave(entered, _above(entered, memory.forecast(t)))
+            guess = network.leave(entered, _above(entered, memory.forecast(level)))
         if guess is not None and len(rows) == 0:
             return guess
         there = entered
@@ -231,8 +237,8 @@ class CachedDenoiser(Denoiser):
         deep = network.deep(there)
         said = network.leave(there, deep)
         if guess is not None and self.how.when.measures:
-            self._measure(memory, rows, t, guess[rows], said)
-        memory.remember(rows, t[rows], deep if there.base is None else deep - there.base)
+            self._measure(memory, rows, level, guess[rows], said)
+        memory.remember(rows, t[rows], level[rows], deep if there.base is None else deep - there.base)
         return said if guess is None or len(rows) == len(t) else guess.index_copy(0, rows, said)
 
     def _memory(self, x: Tensor, t: Tensor, cond: Cond) -> Memory:
@@ -241,7 +247,7 @@ class CachedDenoiser(Denoiser):
         said = {k: v for k, v in cond.items() if k in SAID}
         if memory is None or x.shape != memory.shape or not _alike(said, memory.told):
             memory = self.memory = Memory.empty(self.how.order, x.shape, t, said)
-        anew = t > memory.times[0]
+        anew = t > memory.newest
         for k, v in said.items():
             anew = anew | (v != memory.told[k]).flatten(1).any(1)
         if bool(anew.any()):
@@ -249,10 +255,10 @@ class CachedDenoiser(Denoiser):
             memory.told = said
         return memory
 
-    def _measure(self, memory: Memory, rows: Tensor, t: Tensor, guess: Tensor, said: Tensor) -> None:
+    def _measure(self, memory: Memory, rows: Tensor, level: Tensor, guess: Tensor, said: Tensor) -> None:
         """The constants C of samples that could have been forecast, by how far the guess was from what the network says."""
         error = (guess - said).flatten(1).norm(dim=1) / said.flatten(1).norm(dim=1)
-        distance = memory.distance(t)[rows]
+        distance = memory.distance(level)[rows]
         fair = memory.full[rows] & (distance > 0)
         memory.measured(rows[fair], error.to(distance.dtype)[fair] / distance[fair])
 

@@ -1,0 +1,195 @@
+"""Drawing within a time or an error: a model whose walks are known in closed form, so that what is measured has a truth."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_config
+from torch import Tensor, nn
+
+from unnoise.control.budget import Way
+from unnoise.control.sampling import Sampling
+from unnoise.control.step_caching import Every, StepCaching
+from unnoise.core.errors import InputError
+from unnoise.core.preconditioning import Data
+from unnoise.core.random import Streams, derive
+from unnoise.model import DiffusionModel
+from unnoise.recipes.speed import SEED, Order, difference, draw, fitted
+
+STD = 0.3
+USUAL = Way(Sampling(24, "dpmpp-2m"))
+
+
+@dataclass
+class Parts:
+    x: Tensor
+    level: Tensor
+    base: None = None
+
+
+class Wiener(nn.Module):
+    """The best denoiser of pixels of N(0, STD^2) from x_t = (1 - t) x_0 + t e: x0 = STD gain(t) times the unit-variance input, told
+    u = log-SNR / 4 = ln((1 - t) / t) / 2. The gain is its deep feature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        entered = self.enter(x, noise_level, cond)
+        return self.leave(entered, self.deep(entered))
+
+    def enter(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Parts:
+        return Parts(x, noise_level)
+
+    def deep(self, entered: Parts) -> Tensor:
+        return self.weight * STD * torch.tensor([gain(u) for u in entered.level.tolist()])[:, None, None, None]
+
+    def leave(self, entered: Parts, deep: Tensor) -> Tensor:
+        return deep * entered.x
+
+
+def gain(u: float) -> float:
+    """a STD / sqrt(a^2 STD^2 + s^2) with a / s = e^(2u)."""
+    ratio = STD * math.exp(2 * u)
+    return ratio / math.hypot(1, ratio)
+
+
+def shrunk(way: Way) -> float:
+    """What a walk multiplies its starting noise by: DPM-Solver++(2M) of Lu et al. 2022, algorithm 2, in plain numbers."""
+    steps, caching = way.sampling.steps, way.sampling.caching
+    lams = [-4.5 + i * 9.5 / (steps - 1) for i in range(steps)]  # ln(a / s)
+    times = [1.0, *[1 / (1 + math.exp(v)) for v in lams[1:]], 0.0]
+    x, known, last = 1.0, [], None
+    for i, (t, s) in enumerate(pairwise(times)):
+        u = max(-5.0, lams[i] / 2) if i else -5.0
+        if caching is None or i < 2 or (i - 1) % caching.when.n == 0:
+            g = gain(u)
+            known = [*known[-1:], (u, g)]
+        else:
+            (u0, g0), (u1, g1) = known
+            g = g1 + (g1 - g0) / (u1 - u0) * (u - u1)
+        a, x0 = 1 - t, STD * g * x / math.hypot((1 - t) * STD, t)
+        d = x0
+        if last is not None and s > 0 and last[0] is not None:
+            r = (lams[i] - last[0]) / (lams[i + 1] - lams[i])
+            d = x0 + (x0 - last[1]) / (2 * r)
+        x = s / t * x + ((1 - s) - s * a / t) * d
+        last = (lams[i] if i else None, x0)
+    return x
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> DiffusionModel:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = replace(tiny_config(), preconditioner=Data(STD), sampling=USUAL.sampling).build()
+    made.denoiser.network = Wiener()
+    return made
+
+
+def noise(model: DiffusionModel, seeds: list[int]) -> Tensor:
+    return model.config.process.prior(model.codec.shape(), Streams.each(seeds))
+
+
+def true_error(model: DiffusionModel, way: Way, trials: int) -> Tensor:
+    """|a - b| times the noise's root mean square, over 2 since pictures go from -1 to 1."""
+    seeds = [derive(SEED, i) for i in range(trials)]
+    size = noise(model, seeds).double().flatten(1).square().mean(1).sqrt()
+    return abs(shrunk(way) - shrunk(USUAL)) / 2 * size
+
+
+ROUNDING = math.sqrt(2 / 12) / 255
+"""Both pictures are rounded to 1 / 255."""
+
+
+def test_the_oracle_is_the_exact_solution_in_the_limit() -> None:
+    """The probability flow of Gaussian data takes noise z to STD z."""
+    assert shrunk(Way(Sampling(2000))) == pytest.approx(STD, rel=2e-3)
+
+
+@pytest.mark.parametrize("caching", [None, StepCaching(Every(2, 2), 1), StepCaching(Every(3, 2), 1)], ids=str)
+@pytest.mark.parametrize("steps", [6, 14, 24])
+def test_a_picture_is_what_the_closed_form_says(model: DiffusionModel, steps: int, caching: StepCaching | None) -> None:
+    way, seeds = Way(Sampling(steps, caching=caching)), [3, 4]
+    expected = (shrunk(way) * noise(model, seeds)).clamp(-1, 1)
+    made = draw(model, way, Order(USUAL), seeds).permute(0, 3, 1, 2).double() / 127.5 - 1
+    assert float((made - expected).abs().max()) < 1.01 / 255
+
+
+def test_measured_errors_are_the_true_ones(model: DiffusionModel) -> None:
+    """To rounding; and what is picked is right by the true errors."""
+    asked: list[str] = []
+    bound, trials = 0.012, 5
+    plan, chosen = fitted(model, None, Order(USUAL, batch=trials), None, bound, trials, asked.append)
+    assert chosen is model
+    assert len(asked) == 1
+    assert "on 5 pictures" in asked[0]
+    (file,) = (Path(asked[0].split("(")[-1].rstrip(")")),)
+    kept = json.loads(file.read_text())
+    compared = 0
+    for steps in (6, 8, 10, 15, 20):
+        for caching in (None, StepCaching(Every(2, 2), 1)):
+            way = Way(replace(USUAL.sampling, steps=steps, caching=caching))
+            if repr(way) in kept:
+                off = true_error(model, way, trials)
+                torch.testing.assert_close(torch.tensor(kept[repr(way)]).double(), off, rtol=0.02, atol=2 * ROUNDING)
+                compared += float(off.max()) > 3 * ROUNDING
+    assert compared >= 4
+    assert plan.error <= bound
+    assert max(plan.errors) == plan.error
+
+
+def test_errors_are_measured_once(model: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    first, _ = fitted(model, None, Order(USUAL), None, 0.02, 2, said.append)
+    again, _ = fitted(model, None, Order(USUAL), None, 0.02, 2, said.append)
+    assert len(said) == 1
+    assert first.errors == again.errors or first.way != again.way  # the seconds are measured anew, and may change what is fastest
+    model.denoiser.network.weight.data.mul_(0.9)
+    fitted(model, None, Order(USUAL), None, 0.02, 2, said.append)
+    assert len(said) == 2, "other weights have other errors"
+
+
+def test_time_enough_needs_no_measuring(model: DiffusionModel) -> None:
+    said: list[str] = []
+    plan, _ = fitted(model, None, Order(USUAL), 10_000, None, 3, said.append)
+    assert (plan.way, plan.errors, said) == (USUAL, (), [])
+    assert "nothing left out" in str(plan)
+
+
+def test_bfloat16_is_a_way_of_its_own(model: DiffusionModel) -> None:
+    """Its model is opened once, and drawn with where it is picked; the reference stays in float32."""
+    opened: list[DiffusionModel] = []
+
+    def half() -> DiffusionModel:
+        opened.append(model)
+        return model
+
+    plan, _ = fitted(model, half, Order(USUAL), None, 0.5, 1)
+    assert len(opened) == 1
+    assert plan.way.bf16
+    assert "in bfloat16" in str(plan)
+
+
+def test_difference_by_hand() -> None:
+    a, b = torch.zeros(2, 1, 2, 1, dtype=torch.uint8), torch.zeros(2, 1, 2, 1, dtype=torch.uint8)
+    b[1, 0, 0, 0] = 255
+    assert difference(a, b).tolist() == pytest.approx([0, math.sqrt(1 / 2)])
+    clear = torch.tensor([[[[200, 100, 0, 0]]]], dtype=torch.uint8)
+    other = torch.tensor([[[[0, 0, 0, 0]]]], dtype=torch.uint8)
+    assert float(difference(clear, other)) == 0, "colours of what is not seen do not count"
+
+
+def test_bad_input(model: DiffusionModel) -> None:
+    with pytest.raises(InputError, match="on 0 pictures"):
+        fitted(model, None, Order(USUAL), None, 0.1, 0)
+    said: list[str] = []
+    fitted(model, None, Order(USUAL), None, 0.1, 1, said.append)
+    Path(said[0].split("(")[-1].rstrip(")")).write_text("[]")
+    with pytest.raises(InputError, match="remove it"):
+        fitted(model, None, Order(USUAL), None, 0.1, 1)

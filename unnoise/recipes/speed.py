@@ -1,0 +1,173 @@
+"""A model drawn within a time or an error: what its network's calls cost here, and what every way to draw is off by.
+
+Errors are measured once for a model, a size of picture and the settings beside steps and sampler, and kept in the user's cache.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from unnoise.control.asking import beside, prepared
+from unnoise.control.budget import Costs, Plan, Way, choose, measure, ways
+from unnoise.core.errors import InputError
+from unnoise.core.processes import Gaussian
+from unnoise.core.random import Streams, derive
+from unnoise.core.state import tree_map
+from unnoise.modalities.image.alpha import premultiplied
+from unnoise.modalities.image.codec import resized
+from unnoise.model import DiffusionModel
+from unnoise.networks.splitting import Splitting
+from unnoise.training.files import atomically
+
+SEED = 0xE44
+"""Of the samples that errors are measured on: not one that users begin with."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """n samples of each prompt, `batch` at a time; side: height and width in pixels, None for the model's own. usual: how they
+    would be drawn."""
+
+    usual: Way
+    prompts: tuple[str, ...] = ()
+    n: int = 1
+    batch: int = 64
+    side: tuple[int, int] | None = None
+
+    @property
+    def samples(self) -> int:
+        return self.n * max(1, len(self.prompts))
+
+    @property
+    def rows(self) -> int:
+        """That go through the network together."""
+        return min(self.samples, self.batch)
+
+
+def fitted(
+    model: DiffusionModel,
+    half: Callable[[], DiffusionModel] | None,
+    order: Order,
+    seconds: float | None,
+    error: float | None,
+    trials: int = 9,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[Plan, DiffusionModel]:
+    """The plan for an order, and the model to draw it with.
+
+    half: gives the model for drawing in bfloat16, None where that is no faster; it may be the same one. trials: pictures that
+    errors are measured on. Measuring is not in the seconds. Raises InputError for a model of other data than pictures, and for
+    what nothing keeps within.
+    """
+    if not isinstance(model.config.process, Gaussian):
+        raise InputError("--budget and --error are for models that take noise off, as those of pictures are; give --steps here")
+    if trials < 1:
+        raise InputError(f"errors measured on {trials} pictures: at least 1; on m, m of m + 1 pictures stay within them")
+    usual, samples, passes = order.usual, order.samples, -(-order.samples // order.batch)
+    costs = {usual.bf16: _costs(model, order, usual.bf16)}
+    plain = Plan(usual, costs[usual.bf16].seconds(usual, samples, passes))
+    if error is None and seconds is not None and plain.seconds <= seconds:
+        return plain, model
+    other = model
+    if half is not None:
+        other = half()
+        costs[True] = _costs(other, order, True)
+    others = [
+        Plan(way, costs[way.bf16].seconds(way, samples, passes))
+        for way in ways(usual, isinstance(model.denoiser.network, Splitting), half is not None)
+    ]
+
+    def errors(some: Sequence[Way]) -> list[tuple[float, ...]]:
+        file = _file(model, order, trials)
+        kept = _read(file)
+        if missing := [way for way in some if repr(way) not in kept]:
+            took = sum(costs[way.bf16].seconds(way, trials, -(-trials // order.rows)) for way in [usual, *missing])
+            say(f"measuring what {len(missing)} ways to draw are off by, on {trials} pictures: about {took:.0f} s, once ({file})")
+            kept |= _measured(model, other, order, missing, trials)
+            with atomically(file) as partial:
+                partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+        return [kept[repr(way)] for way in some]
+
+    plan = choose(plain, others, errors, seconds, error)
+    return plan, other if plan.way.bf16 else model
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """Root mean square over pixels and channels, in 0 ... 1: uint8 (B, H, W, C) twice -> (B,). Colours count by their opacity."""
+    x, y = (p.permute(0, 3, 1, 2).double() / 255 for p in (a, b))
+    if x.shape[1] == 4:
+        x, y = premultiplied(x), premultiplied(y)
+    return (x - y).flatten(1).square().mean(1).sqrt()
+
+
+def draw(model: DiffusionModel, way: Way, order: Order, seeds: Sequence[int]) -> Tensor:
+    """Pictures (len(seeds), H, W, C) of the order's prompts, or else the model's examples, in turn. InputError for other data."""
+    how = way.sampling
+    names = how.named()
+    prompts = list(islice(cycle(model.config.about.examples or order.prompts), len(seeds))) if order.prompts else None
+    height, width = order.side or (None, None)
+    made = model.sample(
+        prompts, 1 if prompts else len(seeds), sample_seeds=seeds, steps=how.steps, sampler=names["sampler"], grid=names["grid"],
+        guidance=how.guidance, interval=how.interval, rescale=how.rescale, rule=how.rule, threshold=how.threshold,
+        inner=how.inner, caching=how.caching, bf16=way.bf16, batch=order.rows, height=height, width=width,
+    )  # fmt: skip
+    if not isinstance(made.data, Tensor) or made.data.dtype != torch.uint8 or made.data.ndim != 4:
+        raise InputError(f"what {model.config.about.name} makes are no pictures, of which alone errors are measured; give --steps")
+    return made.data
+
+
+def _measured(
+    model: DiffusionModel, half: DiffusionModel, order: Order, some: Sequence[Way], trials: int
+) -> dict[str, tuple[float, ...]]:
+    seeds = [derive(SEED, i) for i in range(trials)]
+    whole = draw(model, order.usual, order, seeds)
+    bar = tqdm(some, desc="measuring errors", unit="way", disable=None, file=sys.stderr)
+    return {repr(way): tuple(difference(draw(half if way.bf16 else model, way, order, seeds), whole).tolist()) for way in bar}
+
+
+def _file(model: DiffusionModel, order: Order, trials: int) -> Path:
+    """Where the errors of this model, drawn like this, are kept."""
+    what = (model.hash(), model.config.process, order.usual, order.side, bool(order.prompts), trials)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "unnoise" / f"errors-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.json"
+
+
+def _read(file: Path) -> dict[str, tuple[float, ...]]:
+    """The errors that are kept; none where there is no file."""
+    if not file.exists():
+        return {}
+    try:
+        return {way: tuple(map(float, off)) for way, off in json.loads(file.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError, TypeError) as e:
+        raise InputError(f"{file}: not the errors that were kept there; remove it, and they are measured anew") from e
+
+
+@torch.no_grad()
+def _costs(model: DiffusionModel, order: Order, bf16: bool) -> Costs:
+    """Two calls of the network, a forecast one, and a decoding."""
+    codec = model.codec if order.side is None else resized(model.codec, *order.side)
+    usual, rows = order.usual.sampling, order.rows
+    streams = Streams.of(0, rows)
+    said: list[str | None] = [order.prompts[i % len(order.prompts)] if order.prompts else None for i in range(rows)]
+    height, width = order.side or (None, None)
+    told = {
+        **prepared(model.conditioner, said, streams),
+        **beside(model.conditioner, None, rows, usual, height, width, None, codec.shape()),
+    }
+    cond = model.conditioner({k: v.to(model.device) for k, v in told.items()})
+    x = model.config.process.prior(codec.shape(), streams, model.device)
+    if order.prompts and usual.guidance != 1:  # both sides of guidance go through the network together
+        x, cond = tree_map(lambda a: torch.cat([a, a]), x), {k: torch.cat([v, v]) for k, v in cond.items()}
+    half = bf16 and next(model.denoiser.parameters()).dtype != torch.bfloat16
+    with torch.autocast(model.device.type, torch.bfloat16) if half else nullcontext():
+        return measure(model.denoiser, x, cond, lambda x: codec.decode(tree_map(lambda a: a[:1], x)))
