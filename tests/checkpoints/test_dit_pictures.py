@@ -1,5 +1,6 @@
 """Folders that diffusers' pipelines of PixArt and Sana saved, run here: from the same starting noise the same picture as theirs."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,21 @@ def same(pipeline: Any, folder: Path, **theirs: Any) -> None:
 
 def test_pixart_sigma(tmp_path: Path) -> None:
     same(pixart(tmp_path / "parts", "PixArtSigmaPipeline"), tmp_path / "model")
+
+
+def test_pixart_as_it_was_published(tmp_path: Path) -> None:
+    """Its files are older than its class: they name another, which diffusers has for it by its kind of norm, and so do we."""
+    pipeline = pixart(tmp_path / "parts", "PixArtAlphaPipeline", norm_type="ada_norm_single")
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    file = tmp_path / "model" / "transformer" / "config.json"
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps({**told, "_class_name": "Transformer2DModel"}))
+    remapped = diffusers.Transformer2DModel.from_pretrained(tmp_path / "model", subfolder="transformer")
+    assert type(remapped) is diffusers.PixArtTransformer2DModel
+    assert unnoise.load(tmp_path / "model").hash() == model.hash()
+    file.write_text(json.dumps({**told, "_class_name": "Transformer2DModel", "norm_type": "ada_norm_zero"}))
+    with pytest.raises(InputError, match="a Transformer2DModel of a PixArtAlphaPipeline"):
+        unnoise.load(tmp_path / "model")
 
 
 def test_pixart_alpha_is_told_the_size_that_is_asked_for(tmp_path: Path) -> None:

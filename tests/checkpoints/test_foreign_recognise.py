@@ -110,13 +110,13 @@ def test_a_lora_in_place_of_a_model(names: list[str], tmp_path: Path) -> None:
         ("AnimateDiffPipeline", "AnimateDiff"), ("WanPipeline", "Wan"), ("HunyuanVideoPipeline", "HunyuanVideo"),
         ("CogVideoXPipeline", "CogVideoX"), ("LTXPipeline", "LTX-Video"), ("MochiPipeline", "Mochi"),
         ("StableAudioPipeline", "Stable Audio"), ("AudioLDM2Pipeline", "AudioLDM"), ("KandinskyV22Pipeline", "Kandinsky"),
-        ("PixArtAlphaPipeline", "PixArt-alpha"), ("WuerstchenCombinedPipeline", "Würstchen"), ("IFPipeline", "DeepFloyd IF"),
+        ("WuerstchenCombinedPipeline", "Würstchen"), ("IFPipeline", "DeepFloyd IF"),
         ("StableCascadeCombinedPipeline", "Stable Cascade"), ("QwenImagePipeline", "Qwen-Image"), ("ZImagePipeline", "Z-Image"),
         ("HiDreamImagePipeline", "HiDream"), ("Lumina2Pipeline", "Lumina"), ("AuraFlowPipeline", "AuraFlow"),
         ("ChromaPipeline", "Chroma"), ("StableVideoDiffusionPipeline", "Stable Video Diffusion"), ("Flux2Pipeline", "FLUX.2"),
         ("StableUnCLIPPipeline", "Stable unCLIP"),
         ("StableDiffusionPipeline", None), ("StableDiffusionXLPipeline", None), ("StableDiffusion3Pipeline", None),
-        ("FluxPipeline", None), ("PixArtSigmaPipeline", None), ("SanaPipeline", None),
+        ("FluxPipeline", None), ("PixArtSigmaPipeline", None), ("PixArtAlphaPipeline", None), ("SanaPipeline", None),
     ],
 )  # fmt: skip
 def test_families_by_the_class_of_their_pipeline(kind: str, family: str | None) -> None:

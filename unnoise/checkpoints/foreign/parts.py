@@ -17,6 +17,9 @@ from torch import Tensor
 
 from unnoise.core.errors import InputError
 
+FORMERLY: Mapping[tuple[str, str], str] = {("Transformer2DModel", "ada_norm_single"): "PixArtTransformer2DModel"}
+"""Classes by the names that published files still give them, and what told them apart (norm_type)."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -31,7 +34,8 @@ class Part:
     @property
     def kind(self) -> str:
         """The class of theirs, such as UNet2DConditionModel."""
-        return str(self.config.get("_class_name", (self.config.get("architectures") or ["?"])[0]))
+        name = str(self.config.get("_class_name", (self.config.get("architectures") or ["?"])[0]))
+        return FORMERLY.get((name, str(self.config.get("norm_type"))), name)
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,6 @@ OTHERS = (
 """In order: the first that fits counts."""
 
 _LORA = (
-    ".lora_up.",
     ".lora_down.",
     ".lora_A.",
     ".lora_B.",
@@ -150,7 +149,6 @@ _CLASSES = {
     "MotionAdapter": "AnimateDiff",
     "MusicLDM": "MusicLDM",
     "OmniGen": "OmniGen",
-    "PixArtAlpha": "PixArt-alpha",
     "QwenImage": "Qwen-Image",
     "ShapE": "Shap-E",
     "StableAudio": "Stable Audio",
