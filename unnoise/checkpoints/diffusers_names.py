@@ -159,7 +159,7 @@ def translate(
 
 
 def sources_of(name: str, table: Table) -> list[str]:
-    """The tensors of theirs that make up our tensor `name`, in order."""
+    """The tensors of theirs that make up our tensor `name`, in order. InputError for one that the table does not know."""
     module, _, leaf = name.rpartition(".")
     for pattern, sources in table.items():
         if (numbers := _match(pattern, name)) is not None:  # a tensor, not a module
@@ -188,7 +188,7 @@ def filled(pattern: str, numbers: Sequence[str]) -> str:
 
 
 def sd3_config(theirs: Mapping[str, Any]) -> SD3Config:
-    """From the config.json of an SD3Transformer2DModel."""
+    """From the config.json of an SD3Transformer2DModel. InputError for queries and keys normalised otherwise."""
     if theirs.get("qk_norm") not in (None, "rms_norm"):
         raise InputError(f"qk_norm {theirs['qk_norm']!r}: queries and keys are normalised by 'rms_norm' here, or not at all")
     return SD3Config(

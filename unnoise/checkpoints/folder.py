@@ -64,6 +64,7 @@ def write_folder(folder: Path, config: object, tensors: Mapping[str, Tensor], ca
 
 
 def read_json(path: Path) -> Any:
+    """What a JSON file says. InputError for one that is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

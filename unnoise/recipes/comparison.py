@@ -139,6 +139,7 @@ class Plan:
 
     @staticmethod
     def load(file: Path) -> "Plan":
+        """What `save` wrote. InputError for a file that is damaged."""
         try:
             plain = json.loads(file.read_text(encoding="utf-8"))
             entries = {
@@ -150,6 +151,7 @@ class Plan:
 
 
 def refuse(out: Path) -> None:
+    """InputError for a folder that holds something else than a comparison."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; --out wants a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / "plan.json").is_file():
@@ -157,6 +159,7 @@ def refuse(out: Path) -> None:
 
 
 def read(asked: Comparison) -> Data:
+    """The data, parted. Raises InputError for what cannot be read, and for too few rows."""
     source = source_of(asked.data, PictureOptions(size=asked.size), asked.condition)
     opened = source.open(progress=True)
     n = len(opened.told())
@@ -189,7 +192,10 @@ def read(asked: Comparison) -> Data:
 
 
 def planned(asked: Comparison, data: Data, out: Path, say: Callable[[str], None]) -> Plan:
-    """The plan of an earlier call, if it is the same comparison, or a new one, with the diffusion model's size and the compute."""
+    """The plan of an earlier call, or a new one, with the diffusion model's size and the compute.
+
+    InputError if the earlier call was another comparison.
+    """
     amount, counted = budget_of(asked.budget)
     same = {
         "data": data.train.fingerprint(), "budget": amount, "counted": counted, "condition": asked.condition,

@@ -45,6 +45,7 @@ class Diffusion(Family):
         return f"the default recipe's diffusion {kind}, {how.sampler} in {how.steps} steps at guidance {how.guidance:g}"
 
     def contender(self, subject: Subject, size: int) -> "DiffusionContender":
+        """GRAIN size wide, told classes by number. InputError for a network that has no width to choose."""
         width, network = GRAIN * size, self.run.model.network
         told = subject.told(width)
         if isinstance(network, DiffusionTransformerConfig):

@@ -60,6 +60,7 @@ class DistilRun(AnyRun):
         return f"train with it: unnoise train DATA --text-encoder {out}"
 
     def fit(self, opened: Opened, out: Path, resume: bool) -> Distilled:
+        """The student with averaged weights; it lies in out/model. InputError for data without pictures."""
         if not isinstance(opened, OpenPictures):
             raise InputError(f"{self.data.path}: a text encoder learns from pictures with captions")
         teacher = self.teacher.build()
@@ -83,6 +84,7 @@ class DistilRun(AnyRun):
 
 
 def distil_text(opened: OpenPictures, source: PictureSource, options: Options) -> DistilRun:
+    """InputError for a teacher that is no sentence encoder with word pieces."""
     name = options.text_encoder or TEACHER
     config = read_encoder(name)
     if not isinstance(config, SentenceConfig):

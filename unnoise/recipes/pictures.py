@@ -163,6 +163,7 @@ def edm(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
 
 
 def edm2(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
+    """InputError for captions of free text, which this network is not told."""
     data = opened.pictures
     if any(data.captions) and not data.classes:
         raise InputError(

@@ -65,6 +65,7 @@ class RetrievalRun(AnyRun):
         return f"judge with: unnoise evaluate MODEL --data DATA --retrieval {out}"
 
     def fit(self, opened: Opened, out: Path, resume: bool) -> Retrieval:
+        """The network with averaged weights; it lies in out/model. InputError for data without pictures."""
         if not isinstance(opened, OpenPictures):
             raise InputError(f"{self.data.path}: a retrieval network learns from pictures with captions")
         share = self.data.options.held_out
@@ -88,6 +89,7 @@ class RetrievalRun(AnyRun):
 
 
 def retrieval(opened: OpenPictures, source: PictureSource, options: Options) -> RetrievalRun:
+    """InputError for pictures that are all called the same, or nothing."""
     data = opened.pictures
     captions = {c for several in data.captions for c in several}
     if len({c[0] for c in data.captions if c}) < 2:

@@ -80,7 +80,7 @@ class Subject:
 
     @cached_property
     def group(self) -> str:
-        """The attribute of the training rows that groups are made of, and that classifiers learn."""
+        """The attribute of the training rows that groups are made of, and that classifiers learn. InputError where there is none."""
         known = [a.name for a in self.train.attributes()]
         wanted = self.options.group
         if not known:
@@ -108,7 +108,7 @@ class Subject:
 
     @cached_property
     def bits(self) -> tuple[Tensor, Tensor]:
-        """Bits per dimension of as many held-out and training rows, at most a thousand each."""
+        """Bits per dimension of as many held-out and training rows, at most a thousand each. InputError for samples alone."""
         if self.model is None:
             raise InputError("the likelihood and the losses need the model, not samples of it")
         n = min(len(self.held), len(self.train), 1000)

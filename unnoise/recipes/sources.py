@@ -69,7 +69,10 @@ class Opened(ABC):
         """For each row one thing that a model may be told of it: a caption, a class, a column's value; None: nothing is known."""
 
     def before(self, conditioner: Following, n: int, seed: int) -> tuple[list[str | None], Cond]:
-        """For at most n rows, evenly spread: what is said of them, and what another model would have made on the way to them."""
+        """For at most n rows, evenly spread: what is said of them, and what another model would have made on the way to them.
+
+        InputError for data that no model goes on from.
+        """
         raise InputError(f"a {type(conditioner).__name__} goes on from pictures, and a {type(self).__name__} holds none")
 
     @abstractmethod

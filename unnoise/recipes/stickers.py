@@ -48,6 +48,7 @@ CHANNELS = 16
 
 
 def stickers(opened: OpenPictures, source: PictureSource, options: Options) -> LatentRun:
+    """InputError for pictures that are not transparent."""
     data = opened.pictures
     if data.channels != 4:
         raise InputError(f"recipe 'stickers' is for transparent pictures; give it stickers:FOLDER, and not {source.path}")

@@ -187,7 +187,8 @@ def train(
     """Train a model on `data`, as the command `unnoise train` does; `options` are the fields of `Options`.
 
     out: the run's folder (runs/NAME by default). Returns what was trained, which also lies in out/model: a DiffusionModel, unless
-    the recipe trains another thing.
+    the recipe trains another thing. Raises InputError for data, options and recipes that cannot be right, and for an `out` that
+    holds something.
     """
     known = {f.name for f in fields(Options)}
     if unknown := sorted(set(options) - known):
@@ -199,7 +200,7 @@ def train(
 
 
 def step_seconds(planned: Plan) -> float:
-    """Seconds that one optimiser step of a diffusion model's plan takes here, as measured."""
+    """Seconds that one optimiser step of a diffusion model's plan takes here, as measured. InputError for plans of other things."""
     run = planned.run
     if not isinstance(run, Run):
         raise InputError(f"recipe {planned.recipe!r} trains more than one thing, or no diffusion model: it has no one step to time")

@@ -111,6 +111,7 @@ class EmbeddedRun(AnyRun):
 
 
 def unclip_prior(opened: OpenPictures, source: PictureSource, options: Options) -> EmbeddedRun:
+    """InputError for pictures of which nothing is said."""
     run, (embedder, tower) = plain(opened, source, options), _embedder(opened, source, options)
     told = run.model.network
     assert isinstance(told, DiffusionTransformerConfig)

@@ -114,7 +114,10 @@ def controlnet_config(theirs: Mapping[str, Any]) -> SDControlNetConfig:
 
 
 def sd3_controlnet_config(theirs: Mapping[str, Any]) -> SD3ControlNetConfig | SD3PictureControlNetConfig:
-    """From the config.json of an SD3ControlNetModel; without words (for Stable Diffusion 3.5 large) if it has no width for them."""
+    """From the config.json of an SD3ControlNetModel; without words (for Stable Diffusion 3.5 large) if it has no width for them.
+
+    InputError for one that is told a mask, and for one of no known kind.
+    """
     if theirs.get("extra_conditioning_channels"):
         raise InputError("extra_conditioning_channels: a ControlNet that is told a mask beside its picture cannot be run")
     summary = not theirs.get("force_zeros_for_pooled_projection", True)
@@ -131,7 +134,7 @@ def sd3_controlnet_config(theirs: Mapping[str, Any]) -> SD3ControlNetConfig | SD
 
 
 def flux_controlnet_config(theirs: Mapping[str, Any]) -> FluxControlNetConfig:
-    """From the config.json of a FluxControlNetModel."""
+    """From the config.json of a FluxControlNetModel. InputError for one whose picture enters as pixels."""
     if theirs.get("conditioning_embedding_channels"):
         raise InputError("conditioning_embedding_channels: a ControlNet whose picture enters as pixels (XLabs) cannot be run")
     return FluxControlNetConfig(flux_config(theirs), theirs.get("num_mode") or 0)
@@ -141,7 +144,7 @@ _T2I: Mapping[str, type[T2IAdapterConfig]] = {"full_adapter": FullConfig, "full_
 
 
 def t2i_adapter_config(theirs: Mapping[str, Any]) -> T2IAdapterConfig:
-    """From the config.json of a T2IAdapter."""
+    """From the config.json of a T2IAdapter. InputError for a kind that is not known."""
     kind = _T2I.get(theirs["adapter_type"])
     if kind is None:
         raise InputError(f"adapter_type {theirs['adapter_type']!r} is none of {', '.join(_T2I)}")

@@ -78,6 +78,7 @@ def picture_prompt(
     """An IP-Adapter (plain, plus, plus face, full face) with the pictures that prompt it, all of them together.
 
     encoder: the CLIP that it was trained with, a folder or a name on the hub; by default the folder image_encoder near the file.
+    Raises InputError for a file that is none, no pictures, and an encoder that is missing or another adapter's.
     """
     file, network = Path(file), _image_prompt(Path(file))
     if not pictures:
@@ -90,7 +91,10 @@ def picture_prompt(
 
 
 def face_prompt(file: str | Path, embeddings: Tensor, scale: float = 1.0, interval: Interval = (0.0, 1.0)) -> PicturePrompt:
-    """An IP-Adapter that is told embeddings (n, D) as they are, such as a recogniser's of faces, and 0 for no picture."""
+    """An IP-Adapter that is told embeddings (n, D) as they are, such as a recogniser's of faces, and 0 for no picture.
+
+    Raises InputError for a file that is none, and for embeddings of another width.
+    """
     network = _image_prompt(Path(file))
     return PicturePrompt(Path(file).stem, network, embeddings, torch.zeros_like(embeddings), scale, interval)
 

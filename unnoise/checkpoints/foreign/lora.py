@@ -104,6 +104,7 @@ def low_rank(model: Model, files: Mapping[str | Path, Weight]) -> AdaptedModel:
 
 
 def network_of(denoiser: Denoiser) -> nn.Module:
+    """The one network that a denoiser calls. InputError for a denoiser of several, or of none."""
     if not isinstance(denoiser, NetworkDenoiser):
         raise InputError(f"a {type(denoiser).__name__} has no one network that LoRA files could change")
     return denoiser.network

@@ -38,7 +38,7 @@ Reading = Callable[[Shapes], tuple[Config, Layout]]
 
 
 def unet(shapes: Shapes) -> tuple[Config, Layout]:
-    """A U-Net of Stable Diffusion 1, 2 or XL."""
+    """A U-Net of Stable Diffusion 1, 2 or XL. InputError for another, as by all readings here."""
     config, levels = _way_down(shapes)
     depths = [_count(shapes, f"input_blocks.{1 + (blocks + 1) * i}.1.transformer_blocks.") for i, (blocks, _) in enumerate(levels)]
     mirrored = [_count(shapes, f"output_blocks.{(blocks + 1) * i}.1.transformer_blocks.") for i, (blocks, _) in enumerate(levels)]
@@ -100,6 +100,7 @@ def _way_down(shapes: Shapes) -> tuple[Config, tuple[tuple[int, bool], ...]]:
 
 
 def sd3(shapes: Shapes) -> tuple[Config, Layout]:
+    """The transformer of Stable Diffusion 3 or 3.5."""
     depth = _count(shapes, "joint_blocks.")
     width, channels, patch, _ = shapes["x_embedder.proj.weight"]
     positions = math.isqrt(shapes["pos_embed"][1])
@@ -123,6 +124,7 @@ def sd3(shapes: Shapes) -> tuple[Config, Layout]:
 
 
 def flux(shapes: Shapes) -> tuple[Config, Layout]:
+    """The transformer of FLUX.1."""
     width, channels = shapes["img_in.weight"]
     head = shapes["double_blocks.0.img_attn.norm.query_norm.scale"][0]
     out = shapes["final_layer.linear.weight"][0]
