@@ -80,7 +80,7 @@ class Subject:
 
     @cached_property
     def group(self) -> str:
-        """The attribute of the training rows that groups are made of, and that classifiers learn. InputError where there is none."""
+        """The attribute of the training rows that groups are made of, and that classifiers learn. InputError for none."""
         known = [a.name for a in self.train.attributes()]
         wanted = self.options.group
         if not known:
