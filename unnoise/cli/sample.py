@@ -162,8 +162,10 @@ def run(argv: list[str]) -> None:
     start, given = _begun(args, model, total), _filled(args, model, total)
     caching = _caching(args)
     if seconds is not None or args.error is not None:
-        settings: dict[str, Any] = {"grid": args.grid, "guidance": args.guidance, "interval": args.interval, "rescale": args.rescale,
-                    "rule": rule, "threshold": args.threshold, "inner": inner}  # fmt: skip
+        settings: dict[str, Any] = {
+            "grid": args.grid, "guidance": args.guidance, "interval": args.interval, "rescale": args.rescale, "rule": rule,
+            "threshold": args.threshold, "inner": inner,
+        }  # fmt: skip
         usual = replace(model.config.sampling, **{k: v for k, v in settings.items() if v is not None})
         way, model = fit(
             model, lambda: _opened(args, True), Way(usual, args.bf16), args.prompts, n, args.batch, _side(args), seconds,
