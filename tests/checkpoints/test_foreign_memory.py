@@ -73,6 +73,7 @@ def test_halves_take_half_and_pictures_add_up() -> None:
     whole, half = (estimate(UNET, codec, Plan(256, 256, dtype)) for dtype in (torch.float32, torch.bfloat16))
     assert half.step == pytest.approx(whole.step / 2, rel=0.05)
     assert half.weights == pytest.approx(whole.weights / 2, rel=0.01)
+    assert [estimate(UNET, codec, Plan(256, 256, d), 10).encoders for d in (torch.float32, torch.bfloat16)] == [40, 20]
     four = estimate(UNET, codec, Plan(256, 256, batch=4))
     assert four.step == pytest.approx(4 * whole.step, rel=0.05)
     assert estimate(UNET, codec, Plan(256, 256, guided=False)).step == pytest.approx(whole.step / 2, rel=0.05)
@@ -139,7 +140,7 @@ def test_a_checkpoint_is_refused_before_it_is_loaded(monkeypatch: pytest.MonkeyP
         parts = {"unet": UNET.build().state_dict(), "vae": codec.autoencoder.build().state_dict()}
         parts["text_encoder"] = {"weight": torch.zeros(10**6, 100)}
     foreign = Foreign("P", {name: Part({}, tensors, name) for name, tensors in parts.items()}, {}, {}, "model.safetensors")
-    need = estimate(UNET, codec, Plan(256, 256), 4 * 10**8)
+    need = estimate(UNET, codec, Plan(256, 256), 10**8)
     monkeypatch.setattr(memory, "free_memory", lambda: need.total)
     check_fits(foreign, UNET, codec, torch.float32)
     monkeypatch.setattr(memory, "free_memory", lambda: need.total - 10**6)

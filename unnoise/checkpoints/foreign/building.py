@@ -42,7 +42,7 @@ from unnoise.core.processes import Process
 from unnoise.modalities.image.inpainting import CodedMaskConfig, WholeMaskConfig
 from unnoise.modalities.image.latents import Latents, LatentsConfig
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
-from unnoise.modalities.words.frozen import CLIPTextConfig, T5TextConfig
+from unnoise.modalities.words.frozen import CLIPTextConfig, T5TextConfig, clip_class
 from unnoise.modalities.words.gemma import read_gemma
 from unnoise.modalities.words.joined import SilentConfig, ZeroedConfig, flux, pixart, sd3, sdxl
 from unnoise.modalities.words.settings import WithGuidanceConfig, WithShapeConfig, WithSizesConfig
@@ -85,6 +85,7 @@ class Told(NamedTuple):
     network: Any
     theirs: Mapping[str, Any]
     codec: LatentsConfig
+    half: bool  # whether text encoders are held in bfloat16
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Family:
 
 
 def build(foreign: Foreign, dtype: torch.dtype = torch.float32) -> Built:
-    """dtype: of the weights of network and autoencoder, float32 or bfloat16; text encoders stay in float32.
+    """dtype: of all weights, those of text encoders among them: float32 or bfloat16.
 
     Raises InputError for a family that is not known here, for parts that are missing, and for those of different models.
     """
@@ -114,7 +115,7 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32) -> Built:
         raise InputError(f"{foreign.where}: parts of different models: {both}")
     check_fits(foreign, network_config, codec.config, dtype)
     network = _network(part, network_config, family, dtype)
-    told = Told(foreign, network_config, part.config, codec.config)
+    told = Told(foreign, network_config, part.config, codec.config, dtype == torch.bfloat16)
     conditioner_config = family.told(told)
     conditioner = conditioner_config.build()
     _check_fit(conditioner, network_config, foreign)
@@ -215,24 +216,25 @@ def _check_fit(conditioner: Emphatic, network: NetworkConfig, foreign: Foreign) 
 # -- what each family is told ----------------------------------------------------------------------------------------------
 
 
-def clip(foreign: Foreign, name: str, projected: bool = False) -> CLIPTextConfig:
-    source, opened = _encoder(foreign, name, "CLIPTextModelWithProjection" if projected else "CLIPTextModel", CLIP_TOKENIZER)
-    return CLIPTextConfig(source, opened.hash, opened.network.config.hidden_size, projected=projected)
+def clip(told: Told, name: str, projected: bool = False) -> CLIPTextConfig:
+    source, opened = _encoder(told, name, clip_class(projected), CLIP_TOKENIZER)
+    return CLIPTextConfig(source, opened.hash, opened.network.config.hidden_size, projected=projected, half=told.half)
 
 
-def t5(foreign: Foreign, name: str) -> T5TextConfig:
-    source, opened = _encoder(foreign, name, "T5EncoderModel", T5_TOKENIZER)
-    return T5TextConfig(source, opened.hash, opened.network.config.d_model)
+def t5(told: Told, name: str) -> T5TextConfig:
+    source, opened = _encoder(told, name, "T5EncoderModel", T5_TOKENIZER)
+    return T5TextConfig(source, opened.hash, opened.network.config.d_model, half=told.half)
 
 
-def _encoder(foreign: Foreign, name: str, architecture: str, tokenizer: str) -> tuple[str, Opened]:
+def _encoder(told: Told, name: str, architecture: str, tokenizer: str) -> tuple[str, Opened]:
     """A text encoder and its source: its folder, or the file that it is part of. tokenizer: where no folder has one."""
+    foreign = told.foreign
     part = needed(foreign, name)
     if Path(part.where).is_dir():
         source = str(Path(part.where).resolve())  # a model that is saved here finds it again from anywhere
-        return source, open_encoder(source, architecture)
+        return source, open_encoder(source, architecture, told.half)
     source, beside = f"{part.where}/{name}", foreign.tokenizers.get(name.replace("text_encoder", "tokenizer"))
-    opened = lend(source, architecture, part.config, part.tensors, str(beside or tokenizer))
+    opened = lend(source, architecture, part.config, part.tensors, str(beside or tokenizer), told.half)
     if beside is None and part.config.get("hidden_act") == "gelu":  # OpenCLIP's pad with their first token
         opened.tokenizer.pad_token = "!"
     return source, opened
@@ -247,11 +249,11 @@ def _unet_told(told: Told) -> EmphaticConfig:
     foreign, dim = told.foreign, told.theirs.get("addition_time_embed_dim")
     inner: EmphaticConfig
     if not told.network.vector_dim:
-        inner = clip(foreign, "text_encoder")
+        inner = clip(told, "text_encoder")
     else:
-        second = clip(foreign, "text_encoder_2", projected=True)
+        second = clip(told, "text_encoder_2", projected=True)
         if "text_encoder" in foreign.parts:
-            zeroed = sdxl(clip(foreign, "text_encoder"), second)
+            zeroed = sdxl(clip(told, "text_encoder"), second)
         else:
             zeroed = ZeroedConfig(replace(second, skip=2, normed=False))
         inner = zeroed if foreign.settings.get("force_zeros_for_empty_prompt", True) else zeroed.part
@@ -262,25 +264,25 @@ def _unet_told(told: Told) -> EmphaticConfig:
 
 
 def _sd3_told(told: Told) -> EmphaticConfig:
-    first, second = (clip(told.foreign, name, projected=True) for name in ("text_encoder", "text_encoder_2"))
+    first, second = (clip(told, name, projected=True) for name in ("text_encoder", "text_encoder_2"))
     has = "text_encoder_3" in told.foreign.parts
-    third = t5(told.foreign, "text_encoder_3") if has else SilentConfig(T5TextConfig.length, told.network.token_dim)
+    third = t5(told, "text_encoder_3") if has else SilentConfig(T5TextConfig.length, told.network.token_dim)
     return _masked(told, sd3(first, second, third), CodedMaskConfig, told.network.channels + 1)
 
 
 def _flux_told(told: Told) -> EmphaticConfig:
-    words = flux(clip(told.foreign, "text_encoder"), t5(told.foreign, "text_encoder_2"))
+    words = flux(clip(told, "text_encoder"), t5(told, "text_encoder_2"))
     inner = WithGuidanceConfig(words) if told.network.guidance else words
     return _masked(told, inner, WholeMaskConfig, told.network.channels + told.codec.autoencoder.factor**2)
 
 
 def _pixart_told(told: Told) -> EmphaticConfig:
-    words = pixart(t5(told.foreign, "text_encoder"), ALPHA_WORDS if told.foreign.pipeline.startswith("PixArtAlpha") else 300)
+    words = pixart(t5(told, "text_encoder"), ALPHA_WORDS if told.foreign.pipeline.startswith("PixArtAlpha") else 300)
     return WithShapeConfig(words, told.codec.height, told.codec.width) if told.network.sizes else words
 
 
 def _sana_told(told: Told) -> EmphaticConfig:
-    return read_gemma(needed(told.foreign, "text_encoder").where)
+    return read_gemma(needed(told.foreign, "text_encoder").where, half=told.half)
 
 
 def _sana_config(theirs: Mapping[str, Any]) -> SanaConfig:

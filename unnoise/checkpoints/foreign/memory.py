@@ -73,7 +73,7 @@ class Need:
 
 
 def estimate(network: NetworkConfig, codec: LatentsConfig, plan: Plan, encoders: int = 0, tokens: int = 512) -> Need:
-    """encoders: bytes of the text encoders (see `numbers`). tokens: the most that the words are made of."""
+    """encoders: how many weights the text encoders have (see `numbers`). tokens: the most that the words are made of."""
     with unfilled():
         denoiser = network.build().to(plan.dtype).eval()
         latents = replace(codec, height=plan.height, width=plan.width).build()
@@ -87,7 +87,7 @@ def estimate(network: NetworkConfig, codec: LatentsConfig, plan: Plan, encoders:
         z = torch.zeros(at_once, channels, min(rows, side), min(columns, side))
         step = peak(lambda: denoiser(x, torch.full((n,), 0.5), cond))
         decode = peak(lambda: latents.autoencoder.decode(z))
-    return Need(held(denoiser) + held(latents), encoders, step, decode)
+    return Need(held(denoiser) + held(latents), encoders * plan.dtype.itemsize, step, decode)
 
 
 def held(module: nn.Module) -> int:
@@ -201,14 +201,14 @@ def check_memory(where: str, need: Callable[[Plan], Need], plan: Plan, free: int
 def check_fits(foreign: Foreign, network: NetworkConfig, codec: LatentsConfig, dtype: torch.dtype) -> None:
     """InputError where a checkpoint, with weights of this precision, will not fit into memory at its usual size.
 
-    Text encoders stay in float32. Where twice the weights are free nothing is run: a step and a decode take less than they do.
+    Where twice the weights are free nothing is run: a step and a decode take less than they do.
     """
     sizes = {name: numbers(part) for name, part in foreign.parts.items()}
     words = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
-    weights, encoders, free = (sum(sizes.values()) - words) * dtype.itemsize, 4 * words, free_memory()
-    if free is not None and 2 * weights + encoders + 2 * RUNTIME > free:
+    weights, free = (sum(sizes.values()) - words) * dtype.itemsize, free_memory()
+    if free is not None and 2 * weights + words * dtype.itemsize + 2 * RUNTIME > free:
         plan = Plan(codec.height, codec.width, dtype)
-        check_memory(foreign.where, lambda p: estimate(network, codec, p, encoders), plan, free)
+        check_memory(foreign.where, lambda p: estimate(network, codec, p, words), plan, free)
 
 
 def _smaller(plan: Plan) -> Iterator[Plan]:

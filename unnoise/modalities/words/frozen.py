@@ -15,7 +15,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import Field, dataclass, replace
+from dataclasses import Field, dataclass, field, replace
 from itertools import groupby
 from pathlib import PurePath
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -184,6 +184,7 @@ class CLIPTextConfig(EmphaticConfig):
     source: see `source`; hash: of its weights, and width: of its tokens, as `read_encoder` finds them. skip: the hidden layer, from
     the end: 1 the last, 2 the one before ("clip skip 2"). normed: with the final normalisation after it. projected: the vector is
     the end token's projection into the space shared with pictures; otherwise the end token itself. most: windows a prompt.
+    half: the weights are held in bfloat16, of which the hash is then; embeddings are float32 all the same.
     """
 
     source: str
@@ -193,14 +194,20 @@ class CLIPTextConfig(EmphaticConfig):
     normed: bool = True
     projected: bool = False
     most: int = 10
+    half: bool = field(default=False, repr=False)  # no part of `identity`: the hash tells embeddings in bfloat16 apart
 
     def build(self) -> "CLIPText":
         return CLIPText(self)
 
 
+def clip_class(projected: bool) -> str:
+    """transformers' class of a CLIP's text half."""
+    return "CLIPTextModelWithProjection" if projected else "CLIPTextModel"
+
+
 class CLIPText(Frozen):
     def __init__(self, config: CLIPTextConfig) -> None:
-        opened = open_encoder(config.source, "CLIPTextModelWithProjection" if config.projected else "CLIPTextModel")
+        opened = open_encoder(config.source, clip_class(config.projected), config.half)
         told = opened.network.config
         super().__init__(config, opened, told.hidden_size, told.max_position_embeddings, padded=True)
         self.skip, self.normed, self.projected = config.skip, config.normed, config.projected
@@ -213,12 +220,12 @@ class CLIPText(Frozen):
         if self.normed:
             network = self.opened.network
             tokens = getattr(network, "text_model", network).final_layer_norm(tokens)
-        return Row(scaled_keeping_mean(tokens, weights), out.text_embeds if self.projected else out.pooler_output)
+        return Row(scaled_keeping_mean(tokens.float(), weights), out.text_embeds if self.projected else out.pooler_output)
 
 
 @dataclass(frozen=True)
 class T5TextConfig(EmphaticConfig):
-    """The encoder of a T5 (Raffel et al. 2020, 1910.10683). source, hash, width, most: as CLIPTextConfig's.
+    """The encoder of a T5 (Raffel et al. 2020, 1910.10683). source, hash, width, most, half: as CLIPTextConfig's.
 
     length: places of a window. padded: fill it, and let everything look at the padding, as SD3 and FLUX do; otherwise only the
     text's own tokens are told.
@@ -230,6 +237,7 @@ class T5TextConfig(EmphaticConfig):
     length: int = 256
     padded: bool = False
     most: int = 10
+    half: bool = field(default=False, repr=False)
 
     def build(self) -> "T5Text":
         return T5Text(self)
@@ -239,11 +247,11 @@ class T5Text(Frozen):
     config: T5TextConfig
 
     def __init__(self, config: T5TextConfig) -> None:
-        opened = open_encoder(config.source, _T5[model_type(config.source)])
+        opened = open_encoder(config.source, _T5[model_type(config.source)], config.half)
         super().__init__(config, opened, opened.network.config.d_model, config.length, config.padded)
 
     def encode(self, ids: Tensor, weights: Tensor) -> Row:
-        tokens = self.opened.network(input_ids=ids).last_hidden_state
+        tokens = self.opened.network(input_ids=ids).last_hidden_state.float()
         return Row(scaled(tokens, weights), tokens.new_zeros(len(ids), 0))
 
 

@@ -10,7 +10,7 @@ Those of the instruction are not told. Nothing, and what guidance leads away fro
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ ENHANCE = "\n".join(
 
 @dataclass(frozen=True)
 class GemmaTextConfig(EmphaticConfig):
-    """source, hash, width, most: as CLIPTextConfig's. length: places of a window, the start among them, the instruction not."""
+    """source, hash, width, most, half: as CLIPTextConfig's. length: places of a window, with the start, without the instruction."""
 
     source: str
     hash: str
@@ -54,6 +54,7 @@ class GemmaTextConfig(EmphaticConfig):
     instruction: str = ""
     length: int = 300
     most: int = 10
+    half: bool = field(default=False, repr=False)
 
     def build(self) -> "GemmaText":
         return GemmaText(self)
@@ -63,7 +64,7 @@ class GemmaText(Frozen):
     """Every prompt behind the same instruction, whose last token, a space, becomes part of the prompt's first."""
 
     def __init__(self, config: GemmaTextConfig) -> None:
-        opened = open_encoder(config.source, "Gemma2Model")
+        opened = open_encoder(config.source, "Gemma2Model", config.half)
         super().__init__(config, opened, opened.network.config.hidden_size, config.length, padded=False)
         self.instruction = config.instruction
         self._hidden = self._ids(config.instruction)[:-1]
@@ -75,7 +76,7 @@ class GemmaText(Frozen):
         return [(i, weight) for i in ids] + super()._spoken(more)
 
     def encode(self, ids: Tensor, weights: Tensor) -> Row:
-        tokens = scaled(self.opened.network(input_ids=ids).last_hidden_state, weights)
+        tokens = scaled(self.opened.network(input_ids=ids).last_hidden_state.float(), weights)
         start = len(self._start) - len(self._hidden)
         return Row(torch.cat([tokens[:, :start], tokens[:, len(self._start) :]], 1), tokens.new_zeros(len(ids), 0))
 
@@ -113,12 +114,13 @@ class Instructed(Emphatic):
         return prepared
 
 
-def read_gemma(source: str, instruction: str = ENHANCE) -> LowerCaseConfig:
+def read_gemma(source: str, instruction: str = ENHANCE, half: bool = False) -> LowerCaseConfig:
     """How Sana is told its prompts, by the Gemma 2 at `source` (see `source`), whose weights are read once, for their hash.
 
     Raises InputError for a source that is missing or is another encoder.
     """
     if (kind := model_type(source)) != "gemma2":
         raise InputError(f"{source}: a {kind}, where Sana has a gemma2")
-    opened = open_encoder(source, "Gemma2Model")
-    return LowerCaseConfig(InstructedConfig(GemmaTextConfig(source, opened.hash, opened.network.config.hidden_size, instruction)))
+    opened = open_encoder(source, "Gemma2Model", half)
+    width = opened.network.config.hidden_size
+    return LowerCaseConfig(InstructedConfig(GemmaTextConfig(source, opened.hash, width, instruction, half=half)))

