@@ -28,7 +28,7 @@ def load(
     """The model in a model folder or a training run's, one that ships by its name (see `shipped`), or an open checkpoint: a folder
     of diffusers, a single file, or a name on the hub (OWNER/NAME), of which what is needed is fetched once.
 
-    The rest concerns open checkpoints. dtype: float32 or bfloat16, of the weights of network and autoencoder; None for float32.
+    The rest concerns open checkpoints. dtype: float32 or bfloat16, of the weights, text encoders' too; None for float32.
     variant, beside: see `open_foreign`. Raises InputError for what is not a model, was truncated or edited, comes from a later
     version, is of a family that is not run here, or is not to be had from the hub.
     """
