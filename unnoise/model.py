@@ -17,7 +17,7 @@ from unnoise.checkpoints.foreign.export import write_diffusers
 from unnoise.control.adapters import Attachment, Attachments, repeated
 from unnoise.control.asking import Asked, beside, in_stages, prepared, rows_of
 from unnoise.control.exact import MICRO_BATCH, microbatched
-from unnoise.control.guidance import bind, check, classifier_free, guided
+from unnoise.control.guidance import bind, check, classifier_free_twice, guided
 from unnoise.control.rules import Rule, rule_name
 from unnoise.control.sampling import Samples, Sampling, Start
 from unnoise.control.self_guidance import SelfGuidance, self_guidance_settings
@@ -34,6 +34,7 @@ from unnoise.core.random import Streams, derive
 from unnoise.core.state import Cond, Shape, State, batch_size, tree_map
 from unnoise.modalities.image.codec import resized
 from unnoise.modalities.image.inpainting import Inpainting
+from unnoise.modalities.image.instructing import Instructed
 from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.words.emphasis import Emphatic
 from unnoise.samplers.loop import sample
@@ -164,6 +165,7 @@ class DiffusionModel:
         batch: int = 64,
         watch: Callable[[int, int, State], None] | None = None,
         given: Cond | None = None,
+        picture_guidance: float | None = None,
         height: int | None = None,
         width: int | None = None,
         original: tuple[int, int] | None = None,
@@ -176,7 +178,8 @@ class DiffusionModel:
         bfloat16. batch: how many go through the network together. watch: called with (step, steps, x) for each batch.
         steps ... caching: in place of the model's usual ones, see `Sampling`. weaker: a model to lead away from, on every side.
         given: for a model that goes on from what another made, that, prepared (`Following.from_made`), one row a sample; for one
-        that fills in pictures, these and their masks (`Inpainting.of`). start: data to begin with, in place of noise.
+        that fills in pictures, these and their masks (`Inpainting.of`); for one that changes pictures, these (`Instructed.of`), to
+        which picture_guidance leads. start: data to begin with, in place of noise.
         height, width: in pixels, of pictures of another size than the model's; one alone asks for a square.
         original: height and width that a model that is told sizes takes the pictures to have been before they were resized; by
         default they are as large as they are drawn.
@@ -186,7 +189,7 @@ class DiffusionModel:
         how = Sampling(
             _or(steps, usual.steps), _or(sampler, usual.sampler), _or(grid, usual.grid), _or(guidance, usual.guidance),
             _or(interval, usual.interval), _or(rescale, usual.rescale), _or(rule, usual.rule), _or(threshold, usual.threshold),
-            _or(inner, usual.inner), _or(caching, usual.caching),
+            _or(inner, usual.inner), _or(caching, usual.caching), _or(picture_guidance, usual.picture_guidance),
         )  # fmt: skip
         if exact and how.caching is not None:
             raise InputError("step caching with exact, which cuts batches up: a sample comes out the same with one or the other")
@@ -213,8 +216,12 @@ class DiffusionModel:
             )
         if how.threshold is not None and self.codec.bound is None:
             raise InputError(f"threshold {how.threshold}: the states of a {type(self.codec).__name__} codec have no bound to keep")
+        if how.picture_guidance != 1 and within(self.conditioner, Instructed) is None:
+            raise InputError(f"picture guidance {how.picture_guidance}: {self.config.about.name} changes no pictures")
         if weaker is not None:
             self._check_weaker(weaker.model)
+            if how.picture_guidance != 1:
+                raise InputError("a weaker model with picture guidance: one or the other leads a model that changes pictures")
         self.parts.eval()
         more = self.attachments.prepare(codec)
         for _, said, not_said in in_stages(
@@ -251,6 +258,7 @@ class DiffusionModel:
             **how.named(), "guidance": how.guidance, "interval": list(how.interval),
             "rescale": how.rescale, "rule": rule_name(how.rule), "threshold": how.threshold, **self_guidance_settings(how.inner),
             **caching_settings(how.caching), "height": side, "width": width, "given": told,
+            "picture_guidance": how.picture_guidance if how.picture_guidance != usual.picture_guidance else None,
             "weaker": weaker and weaker.model.path, "weaker_scale": weaker and weaker.scale,
             "negative": negative, "original": original, "strength": start and start.strength, "exact": exact, "bf16": bf16,
             "attached": self.attachments.settings() or None,
@@ -293,7 +301,10 @@ class DiffusionModel:
         scale = how.guidance if told and within(self.conditioner, ToldGuidance) is None else 1.0
         combine = how.rule.start(self.config.process)
         if weaker is None:
-            denoise = classifier_free(denoiser, cond, away, scale, how.interval, how.rescale, combine)
+            nothing = {k: torch.zeros_like(v) if k == "picture" else v for k, v in away.items()}
+            denoise = classifier_free_twice(
+                denoiser, cond, away, nothing, scale, how.picture_guidance, how.interval, how.rescale, combine
+            )
         else:
             weak, theirs = weaker.model._sharp(None, exact), weaker.model.to(self.device)._told
             towards = guided(bind(denoiser, cond), bind(weak, theirs(said, given, rng)), weaker.scale)
@@ -332,6 +343,13 @@ def inpainting(model: DiffusionModel) -> Inpainting:
     if conditioner := within(model.conditioner, Inpainting):
         return conditioner
     raise InputError(f"{model.path or model.config.about.name} was not trained to fill in pictures; it takes no mask")
+
+
+def instructed(model: DiffusionModel) -> Instructed:
+    """The conditioner of a model that changes pictures, whose `of` says what such a model is `given`. InputError for another."""
+    if conditioner := within(model.conditioner, Instructed):
+        return conditioner
+    raise InputError(f"{model.path or model.config.about.name} was not trained to change pictures; --start begins with one")
 
 
 def _or(given: T | None, usual: T) -> T:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import foreign_originals as originals
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +19,7 @@ from unnoise.control.sampling import Start
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import State
-from unnoise.model import DiffusionModel, inpainting
+from unnoise.model import DiffusionModel, inpainting, instructed
 from unnoise.networks.layers import patchify, unpatchify
 
 diffusers = pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
@@ -211,6 +212,39 @@ def test_inpainting_with_stable_diffusion(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_chance")
+def test_instruct_pix2pix(tmp_path: Path) -> None:
+    """Guided towards the picture and towards the words; at a picture guidance of 1, as any model."""
+    pipeline = tiny.stable_diffusion(tmp_path / "parts", "StableDiffusionInstructPix2PixPipeline", in_channels=8)
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    assert (model.config.sampling.guidance, model.config.sampling.picture_guidance, model.config.sampling.steps) == (7.5, 1.5, 100)
+    pictures, _ = masked()
+    given = instructed(model).of(model.codec, pictures)
+    for scale in (1.6, 1.0):
+        how = {"num_inference_steps": 5, "guidance_scale": 4.0, "image_guidance_scale": scale, "negative_prompt": ["dog"] * 2}
+        expected = latents(pipeline, model, image=pictures.permute(0, 3, 1, 2) / 127.5 - 1, **how)
+        same(model, pipeline, expected, steps=5, guidance=4.0, picture_guidance=scale, negative="dog", given=given)
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture.numpy()).save(tmp_path / f"{i}.png")
+    change = ["--change", str(tmp_path / "0.png"), str(tmp_path / "1.png"), "--steps", "3", "--picture-guidance", "1.7"]
+    main(["sample", str(tmp_path / "model"), "a cat", "-n", "2", "--seed", "3", *change, "--out", str(tmp_path / "out")])
+    made = [np.asarray(Image.open(p)) for p in sorted((tmp_path / "out").glob("000*.png"))]
+    expected = model.sample("a cat", 2, 3, steps=3, picture_guidance=1.7, given=given).data
+    assert np.array_equal(np.stack(made), expected.numpy())
+    with pytest.raises(InputError, match=r"\(1, 4, 4, 4\)|another size"):
+        model.sample("a cat", given={"picture": given["picture"][:1, :, :4, :4]})
+    model.export(tmp_path / "again")
+    again = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "again")
+    assert type(again) is type(pipeline)
+
+
+def test_picture_guidance_is_for_models_that_change_pictures(tmp_path: Path) -> None:
+    model = unnoise.load(tiny.save(tiny.stable_diffusion(tmp_path / "parts"), tmp_path / "model"))
+    with pytest.raises(InputError, match="changes no pictures"):
+        model.sample("a cat", picture_guidance=1.5)
+    with pytest.raises(InputError, match="was not trained to change pictures"):
+        instructed(model)
+
+
 def test_inpainting_with_flux(tmp_path: Path) -> None:
     pipeline = tiny.flux(tmp_path / "parts", kind="FluxFillPipeline", channels=16 + 16 + 16)
     model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))

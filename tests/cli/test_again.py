@@ -70,6 +70,7 @@ def test_every_option_that_decides_is_read_again_as_it_was_given() -> None:
         path("m"), ("a red cat",), sample_seeds=(5,), variant="fp16", beside=(path("vae"), path("clip dir")),
         lora=("f.safetensors:0.7", "g"), embedding=(path("e"), path("e2")), control=("canny:p.png:0.8", "depth:d.png"), guess=True,
         picture_prompt=("ip:a.png,b.png:0.6",), picture_encoder="enc", start=(path("s.png"),), fill=(path("f.png"),),
+        change=(path("c.png"),), picture_guidance=1.7,
         mask=(path("k.png"),), strength=0.25, height=16, width=24, original=(512, 640), steps=4, sampler="euler", grid="karras",
         guidance=3.0, interval=(0.1, 0.9), rescale=0.5, rule="apg", threshold=0.9, inner="pag", inner_scale=2.0,
         inner_interval=(0.0, 0.5), blocks=(1, 2), cache=3, cache_order=2, weaker=path("w"), weaker_scale=1.5, negative="a dog",
@@ -77,21 +78,18 @@ def test_every_option_that_decides_is_read_again_as_it_was_given() -> None:
     )  # fmt: skip
     known = ("strength", "height", "width", "original", "steps", "sampler", "grid", "guidance", "interval", "rescale", "rule",
              "threshold", "inner", "inner_scale", "inner_interval", "blocks", "cache", "cache_order", "weaker_scale", "negative",
-             "exact", "bf16")  # fmt: skip
+             "picture_guidance", "exact", "bf16")  # fmt: skip
     meta = {
         "model_path": "m", "prompt": "a red cat", "sample_seed": 5, "weaker": "w", "then": ["t", "u"], **told(args),
         **{name: paths[0] for name, paths in own(args, 1).items()}, **{name: getattr(args, name) for name in known},
     }  # fmt: skip
     assert parse(Sample, shlex.split(command(meta))[2:], "unnoise sample") == args
     assert files(meta) == [
-        "s.png", "f.png", "k.png", "f.safetensors", "g", "e", "e2", "vae", "clip dir", "p.png", "d.png", "a.png", "b.png",
+        "s.png", "f.png", "k.png", "c.png", "f.safetensors", "g", "e", "e2", "vae", "clip dir", "p.png", "d.png", "a.png", "b.png",
     ]  # fmt: skip
     assert missing(["/", "no such file"]) == ["no such file"]
-    assert own(replace(args, start=(path("s"), path("r"))), 2) == {
-        "start": ["s", "r"],
-        "fill": ["f.png"] * 2,
-        "mask": ["k.png"] * 2,
-    }
+    two = own(replace(args, start=(path("s"), path("r"))), 2)
+    assert two == {"start": ["s", "r"], "fill": ["f.png"] * 2, "mask": ["k.png"] * 2, "change": ["c.png"] * 2}
     assert not unsaid(meta)
 
 

@@ -10,11 +10,12 @@ from unnoise.cli.adapters import parse_adapter
 from unnoise.core.random import derive
 
 _TOLD = ("variant", "beside", "lora", "embedding", "control", "guess", "picture_prompt", "picture_encoder")
-_OWN = ("start", "fill", "mask")
+_OWN = ("start", "fill", "mask", "change")
 
 _ONE = (
     "steps", "sampler", "grid", "guidance", "rescale", "rule", "threshold", "inner", "inner_scale", "cache", "cache_within",
     "cache_order", "weaker", "weaker_scale", "negative", "height", "width", "strength", "variant", "picture_encoder",
+    "picture_guidance",
 )  # fmt: skip
 _SEVERAL = ("interval", "inner_interval", "blocks", "original", "then", "beside")
 _REPEATED = ("lora", "embedding", "control", "picture_prompt")
@@ -74,10 +75,11 @@ def files(meta: Mapping[str, Any]) -> list[str]:
 
 def unsaid(meta: Mapping[str, Any]) -> list[str]:
     """What decided the sample and was given in Python, so that no option of the command can say it."""
+    seen = _paths(meta, "fill") or _paths(meta, "change")
     caching = meta.get("caching") and not (meta.get("cache") or meta.get("cache_within"))
     return [
         *(["the data that it began with (--start)"] if meta.get("strength") and not _paths(meta, "start") else []),
-        *([f"what it was given: {', '.join(meta['given'])}"] if meta.get("given") and not _paths(meta, "fill") else []),
+        *([f"what it was given: {', '.join(meta['given'])}"] if meta.get("given") and not seen else []),
         *(["what was attached"] if meta.get("attached") and not (meta.get("control") or meta.get("picture_prompt")) else []),
         *([f"caching by {meta['caching']}"] if caching else []),
     ]

@@ -27,7 +27,7 @@ from unnoise.core.errors import InputError
 from unnoise.core.state import Cond, State
 from unnoise.loading import load
 from unnoise.modalities.image.codec import resized
-from unnoise.model import DiffusionModel, Weaker, inpainting
+from unnoise.model import DiffusionModel, Weaker, inpainting, instructed
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,10 @@ class Sample:
     """Pictures to fill in, with a model for that (inpainting, FLUX.1 Fill): one, or one a sample."""
     mask: tuple[Path, ...] = ()
     """Of --fill: pictures that are white where something new is to be drawn, as many."""
+    change: tuple[Path, ...] = ()
+    """Pictures to change as the prompt says, with a model for that (InstructPix2Pix): one, or one a sample."""
+    picture_guidance: float | None = None
+    """Of --change: how closely to keep to the pictures; 1.2 to 1.8 are usual."""
     negative: str | None = None
     """A prompt to lead away from."""
     exact: bool = False
@@ -186,6 +190,7 @@ def run(argv: list[str]) -> None:
             threshold=args.threshold, inner=inner, caching=caching, weaker=weaker, negative=args.negative,
             exact=args.exact, bf16=args.bf16, batch=args.batch, watch=watch, height=args.height, width=args.width,
             original=args.original, start=start, given=given,
+            picture_guidance=args.picture_guidance,
         )  # fmt: skip
     if later:
         samples = go_on(samples, later, exact=args.exact, bf16=args.bf16, batch=args.batch)
@@ -230,8 +235,14 @@ def _begun(args: Sample, model: DiffusionModel, n: int) -> Start | None:
 
 
 def _filled(args: Sample, model: DiffusionModel, n: int) -> Cond | None:
+    """What a model that fills in or changes pictures is given."""
     if len(args.fill) != len(args.mask):
         raise InputError(f"{len(args.fill)} pictures to --fill and {len(args.mask)} of --mask: as many of each")
+    if args.change:
+        if args.fill:
+            raise InputError("--change and --fill: a model does one of the two")
+        codec = _sized(args, model)
+        return instructed(model).of(codec, read_pictures(args.change, codec, n))
     if not args.fill:
         return None
     conditioner, codec = inpainting(model), _sized(args, model)

@@ -7,7 +7,7 @@ from unnoise.core.codec import Conditioner, Following, ToldGuidance, ToldSizes, 
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import Cond, Shape
-from unnoise.modalities.image.inpainting import Inpainting
+from unnoise.modalities.image.with_picture import WithPicture
 from unnoise.modalities.words.emphasis import Emphatic
 from unnoise.modalities.words.syntax import Said, stages
 
@@ -42,14 +42,14 @@ def beside(
     shape: of the states. Raises InputError for what the model is not told.
     """
     told = dict(given or {})
-    fills = within(conditioner, Inpainting) is not None
-    if told and not fills:
+    sees = within(conditioner, WithPicture) is not None
+    if told and not sees:
         if not isinstance(conditioner, Following):
             raise InputError("this model goes on from no other model: it is told a prompt alone")
         if height is not None:
             raise InputError("this model goes on from another model's pictures, and their size decides its own")
-    if fills and "picture" in told and tuple(told["picture"].shape[2:]) != tuple(shape)[1:]:
-        raise InputError("the pictures to fill in are of another size than those that are asked for: say height and width")
+    if sees and "picture" in told and tuple(told["picture"].shape[2:]) != tuple(shape)[1:]:
+        raise InputError("the pictures that are given are of another size than those that are asked for: say height and width")
     for name, rows in told.items():
         rows_of(repr(name), len(rows), n)
     if sizes := within(conditioner, ToldSizes):

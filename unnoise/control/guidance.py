@@ -1,6 +1,7 @@
 """Guidance: Denoise -> Denoise. The scale is 1 = conditional, 0 = unconditional, above 1 = further than the condition asks.
 
     D_w = D_away + w (D_cond - D_away)                      Ho & Salimans 2022 (2207.12598, eq. 6); APG and CFG-Zero*: `rules`
+    of two conditions: `classifier_free_twice`              Brooks et al. 2023 (2211.09800)
     outside an interval of times w = 1                      Kynkaanniemi et al. 2024 (2404.07724)
     rescale phi: D <- phi D std(D_cond) / std(D) + (1 - phi) D     Lin et al. 2023 (2305.08891, eq. 15-16)
 
@@ -65,6 +66,39 @@ def classifier_free(
         towards = said[:n]
         from_there = towards.map(lambda a, b: a.index_copy(0, rows, b), said[n:])
         return _guide(towards, from_there, weight, x_t, t, rescale, combine)
+
+    return denoise
+
+
+def classifier_free_twice(
+    denoiser: Conditional,
+    cond: Cond,
+    away: Cond,
+    nothing: Cond,
+    scale: float | Tensor,
+    picture_scale: float,
+    interval: Interval = (0.0, 1.0),
+    rescale: float = 0.0,
+    combine: Combine = linear,
+) -> Denoise:
+    """Guidance of two conditions, in one network call a step: cond has words and a picture, away the picture, nothing neither.
+
+        D = D_nothing + s (D_away - D_nothing) + w (D_cond - D_away)          Brooks et al. 2023 (2211.09800, eq. 3)
+
+    w: scale, which acts within the interval; s: picture_scale, of 1 as in `classifier_free`. The rest and errors as there.
+    """
+    if picture_scale == 1:
+        return classifier_free(denoiser, cond, away, scale, interval, rescale, combine)
+    w = check(scale, interval, rescale)
+    s = float(check(picture_scale, interval))
+    every = concatenate(concatenate(cond, away), nothing)
+
+    def denoise(x_t: State, t: Tensor) -> Prediction:
+        n = batch_size(x_t)
+        said = denoiser(tree_map(lambda a: torch.cat([a, a, a]), x_t), t.repeat(3), every)
+        towards, from_there, from_nothing = said[:n], said[n : 2 * n], said[2 * n :]
+        led = _guide(towards, from_there, _weights(w, t, interval), x_t, t, rescale, combine)
+        return led.map(lambda d, a, b: d + (s - 1) * (a - b), from_there, from_nothing)
 
     return denoise
 

@@ -26,6 +26,7 @@ class Sampling:
     rescale: 0 none ... 1 full, brings back the spread that guidance inflates. rule: how guidance combines what it is told.
     threshold: a quantile, such as 0.995, of what is kept within the range of pixels; None for none. inner: guidance by a weaker
     version of the network itself; None for none. caching: how deep features are reused or forecast between calls; None for not.
+    picture_guidance: of models that change pictures, how closely they keep to them; 1 as they were trained to.
     """
 
     steps: int = 25
@@ -38,12 +39,15 @@ class Sampling:
     threshold: float | None = None
     inner: SelfGuidance | None = None
     caching: StepCaching | None = None
+    picture_guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise InputError(f"steps {self.steps}: a sampler takes at least 1 step; 20 to 50 are usual")
         if not -100 <= self.guidance <= 100:  # false for nan too
             raise InputError(f"guidance {self.guidance} is not a usable scale; 1 is plain conditional, 2 to 7 are usual")
+        if not -100 <= self.picture_guidance <= 100:
+            raise InputError(f"picture guidance {self.picture_guidance} is not a usable scale; 1.2 to 1.8 are usual")
         if not 0 <= self.interval[0] < self.interval[1] <= 1:
             raise InputError(f"guidance interval {self.interval}: two rising times within 0 ... 1, where 0 is data and 1 is noise")
         if not 0 <= self.rescale <= 1:

@@ -40,6 +40,7 @@ from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.processes import Process
 from unnoise.modalities.image.inpainting import CodedMaskConfig, WholeMaskConfig
+from unnoise.modalities.image.instructing import InstructedConfig
 from unnoise.modalities.image.latents import Latents, LatentsConfig
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
 from unnoise.modalities.words.frozen import CLIPTextConfig, T5TextConfig, clip_class
@@ -125,7 +126,7 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32) -> Built:
 
 def _as_run(foreign: Foreign) -> Mapping[str, Any]:
     """The scheduler's configuration as the pipeline uses it: Stable Diffusion 1's and 2's correct the offset of early files."""
-    later = foreign.pipeline.startswith(("StableDiffusionXL", "StableDiffusion3"))
+    later = foreign.pipeline.startswith(("StableDiffusionXL", "StableDiffusion3", "StableDiffusionInstructPix2Pix"))
     early = foreign.pipeline.startswith("StableDiffusion") and not later
     return {**foreign.scheduler, "steps_offset": 1} if early else foreign.scheduler
 
@@ -138,6 +139,8 @@ def _usual(told: Told, sampling: Sampling) -> Sampling:
         return replace(sampling, guidance=3.5) if told.network.guidance else replace(sampling, steps=4)
     if isinstance(told.network, SDUNetConfig) and told.network.guidance_dim:
         return replace(sampling, steps=4, guidance=8.5)
+    if isinstance(told.network, SDUNetConfig) and told.network.picture_channels == told.network.channels:
+        return replace(sampling, steps=100, picture_guidance=1.5)
     theirs = told.foreign.scheduler
     trailing = theirs.get("timestep_spacing") == "trailing" and theirs.get("prediction_type", "epsilon") == "epsilon"
     if trailing and str(theirs.get("_class_name")).startswith("Euler"):  # SD-Turbo and SDXL-Turbo
@@ -245,7 +248,7 @@ CLIP_TOKENIZER, T5_TOKENIZER = "openai/clip-vit-large-patch14", "google/t5-v1_1-
 
 
 def _unet_told(told: Told) -> EmphaticConfig:
-    """Stable Diffusion 1, 2, XL and XL's refiner, which lacks the first encoder; with a mask, for inpainting."""
+    """Stable Diffusion 1, 2, XL and XL's refiner, which lacks the first encoder; with a mask, or a picture that is to change."""
     foreign, dim = told.foreign, told.theirs.get("addition_time_embed_dim")
     inner: EmphaticConfig
     if not told.network.vector_dim:
@@ -260,20 +263,21 @@ def _unet_told(told: Told) -> EmphaticConfig:
         scores = SCORES if foreign.settings.get("requires_aesthetics_score") else None
         inner = WithSizesConfig(inner, told.codec.height, told.codec.width, dim or 256, scores)
     inner = WithGuidanceConfig(inner) if told.network.guidance_dim else inner
-    return _masked(told, inner, CodedMaskConfig, told.network.channels + 1)
+    c = told.network.channels
+    return _with_picture(told, inner, {c + 1: CodedMaskConfig, c: InstructedConfig})
 
 
 def _sd3_told(told: Told) -> EmphaticConfig:
     first, second = (clip(told, name, projected=True) for name in ("text_encoder", "text_encoder_2"))
     has = "text_encoder_3" in told.foreign.parts
     third = t5(told, "text_encoder_3") if has else SilentConfig(T5TextConfig.length, told.network.token_dim)
-    return _masked(told, sd3(first, second, third), CodedMaskConfig, told.network.channels + 1)
+    return _with_picture(told, sd3(first, second, third), {told.network.channels + 1: CodedMaskConfig})
 
 
 def _flux_told(told: Told) -> EmphaticConfig:
     words = flux(clip(told, "text_encoder"), t5(told, "text_encoder_2"))
     inner = WithGuidanceConfig(words) if told.network.guidance else words
-    return _masked(told, inner, WholeMaskConfig, told.network.channels + told.codec.autoencoder.factor**2)
+    return _with_picture(told, inner, {told.network.channels + told.codec.autoencoder.factor**2: WholeMaskConfig})
 
 
 def _pixart_told(told: Told) -> EmphaticConfig:
@@ -291,17 +295,17 @@ def _sana_config(theirs: Mapping[str, Any]) -> SanaConfig:
     return sana_config(theirs)
 
 
-def _masked(
-    told: Told, inner: EmphaticConfig, config: type[CodedMaskConfig] | type[WholeMaskConfig], channels: int
-) -> EmphaticConfig:
-    """With a mask, where the network has room for one. InputError where it has room for something else."""
+Pictured = type[CodedMaskConfig] | type[WholeMaskConfig] | type[InstructedConfig]
+
+
+def _with_picture(told: Told, inner: EmphaticConfig, rooms: Mapping[int, Pictured]) -> EmphaticConfig:
+    """With a picture, where the network has room for one. rooms: channels -> what lies there. InputError for other room."""
     there = told.network.picture_channels
-    if there not in (0, channels):
-        raise InputError(
-            f"{told.foreign.where}: a network with {there} channels beside the {told.network.channels} that it denoises; "
-            f"0 (from words alone) or {channels} (for inpainting) are known here"
-        )
-    return config(inner) if there else inner
+    if there and there not in rooms:
+        known = f"0 (from words alone) and {', '.join(map(str, rooms))} (to fill in or change pictures) are known here"
+        beside = f"{there} channels beside the {told.network.channels} that it denoises"
+        raise InputError(f"{told.foreign.where}: a network with {beside}; {known}")
+    return rooms[there](inner) if there else inner
 
 
 FAMILIES: Mapping[str, Family] = {

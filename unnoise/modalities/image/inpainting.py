@@ -7,7 +7,6 @@ A pixel under the mask is middle grey, 0 in -1 ... 1.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +18,8 @@ from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond
 from unnoise.modalities.image.latents import Latents
-from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
-from unnoise.modalities.words.syntax import Said
+from unnoise.modalities.image.with_picture import WithPicture
+from unnoise.modalities.words.emphasis import EmphaticConfig
 
 
 @dataclass(frozen=True)
@@ -43,26 +42,10 @@ class WholeMaskConfig(EmphaticConfig):
         return WholeMask(self)
 
 
-class Inpainting(Emphatic, ABC):
-    """cond: as the inner conditioner's, and picture (B, C', h, w) where one was given."""
-
+class Inpainting(WithPicture, ABC):
     def __init__(self, config: CodedMaskConfig | WholeMaskConfig) -> None:
-        super().__init__()
-        self.config, self.inner = config, config.inner.build()
-
-    def prepare_said(self, said: Sequence[Said | None]) -> Cond:
-        return self.inner.prepare_said(said)
-
-    def prepare_away(self, said: Sequence[Said | None]) -> Cond:
-        return self.inner.prepare_away(said)
-
-    def forward(self, prepared: Cond) -> Cond:
-        cond = self.inner({k: v for k, v in prepared.items() if k != "picture"})
-        return {**cond, "picture": prepared["picture"]} if "picture" in prepared else cond
-
-    def kept(self, given: Cond) -> Cond:
-        """All: guidance leads to the prompt, not away from the picture."""
-        return given
+        super().__init__(config.inner)
+        self.config = config
 
     def of(self, codec: Codec, pictures: np.ndarray | Tensor, masks: np.ndarray | Tensor) -> Cond:
         """-> picture (B, C', h, w), to be `given` to `DiffusionModel.sample`.

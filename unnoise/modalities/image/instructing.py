@@ -1,0 +1,48 @@
+"""Pictures to be changed as the words say, by networks that see them: InstructPix2Pix (Brooks et al. 2023, 2211.09800).
+
+    picture = mu + std E(x)     E the codec's `encode`: the codes as the autoencoder makes them, not brought to the states' scale
+
+Such a network is guided twice, towards the picture and towards the words (`guidance.classifier_free_twice`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unnoise.core.codec import Codec
+from unnoise.core.errors import InputError
+from unnoise.core.state import Cond
+from unnoise.modalities.image.latents import Latents
+from unnoise.modalities.image.with_picture import WithPicture
+from unnoise.modalities.words.emphasis import EmphaticConfig
+
+
+@dataclass(frozen=True)
+class InstructedConfig(EmphaticConfig):
+    """inner: of words."""
+
+    inner: EmphaticConfig
+
+    def build(self) -> "Instructed":
+        return Instructed(self)
+
+
+class Instructed(WithPicture):
+    def __init__(self, config: InstructedConfig) -> None:
+        super().__init__(config.inner)
+        self.config = config
+
+    def of(self, codec: Codec, pictures: np.ndarray | Tensor) -> Cond:
+        """-> picture (B, C, h, w), to be `given` to `DiffusionModel.sample`. pictures: uint8 (B, H, W, 3), as the codec encodes.
+
+        Raises InputError for pictures of another shape, and for a codec without codes.
+        """
+        x = torch.as_tensor(pictures)
+        if x.ndim != 4:
+            raise InputError(f"pictures {tuple(x.shape)}: (B, H, W, 3) is meant")
+        if not isinstance(codec, Latents):
+            raise InputError(f"a {type(codec).__name__} codec has no codes; networks that change pictures work on latents")
+        codes = codec.encoded(codec.pixels.encode(x))
+        return {"picture": codes * codec.std[:, None, None] + codec.mean[:, None, None]}

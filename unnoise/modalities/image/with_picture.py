@@ -1,0 +1,30 @@
+"""Networks that are told a picture beside the words: one to fill in (`inpainting`), or one to change (`instructing`)."""
+
+from abc import ABC
+from collections.abc import Sequence
+
+from unnoise.core.state import Cond
+from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
+from unnoise.modalities.words.syntax import Said
+
+
+class WithPicture(Emphatic, ABC):
+    """cond: as the inner conditioner's, and picture (B, C', h, w) where one was given."""
+
+    def __init__(self, inner: EmphaticConfig) -> None:
+        super().__init__()
+        self.inner = inner.build()
+
+    def prepare_said(self, said: Sequence[Said | None]) -> Cond:
+        return self.inner.prepare_said(said)
+
+    def prepare_away(self, said: Sequence[Said | None]) -> Cond:
+        return self.inner.prepare_away(said)
+
+    def forward(self, prepared: Cond) -> Cond:
+        cond = self.inner({k: v for k, v in prepared.items() if k != "picture"})
+        return {**cond, "picture": prepared["picture"]} if "picture" in prepared else cond
+
+    def kept(self, given: Cond) -> Cond:
+        """All: guidance leads to the prompt, not away from the picture."""
+        return given
