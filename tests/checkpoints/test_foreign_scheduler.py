@@ -183,6 +183,22 @@ def test_curves_of_sigmas(kind, curve):
         assert bool((told.diff() < 0).all())
 
 
+@pytest.mark.parametrize("curve", ["karras", "exponential", "beta"])
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("kind", ["FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler"])
+def test_curves_of_a_flows_sigmas(kind, dynamic, curve):
+    """Drawn in the sigmas themselves, between the ends of the shifted ones; the third class does not heed them."""
+    config = {"_class_name": kind, "shift": 3.0, "use_dynamic_shifting": dynamic, f"use_{curve}_sigmas": True}
+    ours, theirs = read_scheduler(config), theirs_of(config)
+    for n in (1, 2, 12):
+        theirs.set_timesteps(n, mu=0.5 if dynamic else None)
+        times = ours.sampling.choice().grid.of((16, 32, 32)).times(n, ours.process)  # 256 tokens: mu = 0.5
+        torch.testing.assert_close(times, theirs.sigmas.double(), rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(told_at(ours, n, (16, 32, 32)) * 1000, theirs.timesteps.double(), rtol=1e-6, atol=1e-4)
+    plain = read_scheduler({"_class_name": "FlowMatchHeunDiscreteScheduler", "shift": 3.0})
+    assert read_scheduler({**config, "_class_name": "FlowMatchHeunDiscreteScheduler", "use_dynamic_shifting": False}) == plain
+
+
 LEFT = {
     "curve": {"use_karras_sigmas": True},
     "zero": {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
@@ -269,7 +285,7 @@ def test_refusals():
         (of("DDPMScheduler", variance_type="learned_range"), "variance_type 'learned_range'"),
         (of("DPMSolverMultistepScheduler", lambda_min_clipped=-5.1), r"lambda_min_clipped -5.1 .* -inf is"),
         (of("FlowMatchEulerDiscreteScheduler", shift_terminal=0.1), "shift_terminal 0.1"),
-        (of("FlowMatchEulerDiscreteScheduler", use_karras_sigmas=True), "a flow with Karras"),
+        (of("DPMSolverMultistepScheduler", use_flow_sigmas=True, use_karras_sigmas=True), "a flow with Karras"),
         (of("FlowMatchEulerDiscreteScheduler", invert_sigmas=True), "invert_sigmas True"),
     ]:
         with pytest.raises(InputError, match=said):

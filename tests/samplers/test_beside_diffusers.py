@@ -60,6 +60,9 @@ SAME = [
     Case("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, pipeline="StableDiffusion3Pipeline"),
     Case("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "stochastic_sampling": True}),
     Case("FlowMatchLCMScheduler", {"shift": 3.0}),
+    Case("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_karras_sigmas": True}),
+    Case("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_beta_sigmas": True}),
+    Case("FlowMatchLCMScheduler", {"shift": 3.0, "use_exponential_sigmas": True}),
     Case("FlowMatchHeunDiscreteScheduler", {"shift": 3.0}, calls=2),
 ]  # fmt: skip
 

@@ -54,7 +54,7 @@ ALLOWED = allow(
     # time grids
     grids.Uniform, grids.Quadratic, grids.Shifted, grids.Karras, grids.LogSNR,
     timesteps.Leading, timesteps.Trailing, timesteps.Linspace, timesteps.Distilled, timesteps.KarrasBetween,
-    timesteps.ExponentialBetween, timesteps.BetaBetween, timesteps.FlowSteps, timesteps.ByTokens,
+    timesteps.ExponentialBetween, timesteps.BetaBetween, timesteps.FlowSteps, timesteps.ByTokens, timesteps.FlowBetween,
     # samplers that a foreign model asks for by their settings
     deis_log.LogDEIS, unipc.UniPC,
     # networks

@@ -161,6 +161,22 @@ class FlowSteps(Grid):
 
 
 @dataclass(frozen=True)
+class FlowBetween(Grid):
+    """A curve drawn in a flow's times themselves, in place of ratios, between the same ends: see `Between`."""
+
+    curve: Between
+
+    def of(self, shape: Shape) -> Grid:
+        return replace(self, curve=replace(self.curve, ends=self.curve.ends.of(shape)))
+
+    def spread(self, steps: int, process: Process) -> Tensor:
+        ends = self.curve.ends.spread(steps, process)
+        walked, rest = ends[:steps], ends[steps:]
+        inner = self.curve.ratios(float(walked[0]), float(walked[-1]), steps)[1:-1]
+        return torch.cat([walked[:1], inner, walked[1:][-1:], rest])
+
+
+@dataclass(frozen=True)
 class ByTokens(Grid):
     """A flow's times shifted by e^mu, with mu linear in the number of the network's tokens: the larger, the more noise it takes.
 

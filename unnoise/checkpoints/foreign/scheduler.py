@@ -23,9 +23,11 @@ from unnoise.samplers.loop import Sampler
 from unnoise.samplers.registry import find
 from unnoise.samplers.timesteps import (
     BetaBetween,
+    Between,
     ByTokens,
     Distilled,
     ExponentialBetween,
+    FlowBetween,
     FlowSteps,
     KarrasBetween,
     Leading,
@@ -167,7 +169,7 @@ def _grid(kind: str, solver: Solver, config: Mapping[str, Any], trained: int) ->
     return curve(Linspace(0, True, end, trained) if solver.spare else grid)  # those that spare one respace all timesteps
 
 
-CURVES: Mapping[str, Callable[[Grid], Grid]] = MappingProxyType(
+CURVES: Mapping[str, Callable[[Grid], Between]] = MappingProxyType(
     {"karras": KarrasBetween, "exponential": ExponentialBetween, "beta": BetaBetween}
 )
 
@@ -296,8 +298,9 @@ def _flow(kind: str, config: Mapping[str, Any], pipeline: str) -> Scheduled:
     """A rectified flow: its time is sigma, the network is told T sigma and gives the velocity noise - data."""
     trained = int(config.get("num_train_timesteps", 1000))
     matched = kind in FLOWS
-    if any(config.get(f"use_{name}_sigmas") for name in CURVES):
-        raise InputError(f"{WHERE}: a flow with Karras, exponential or beta sigmas is not supported; shifts are")
+    curve = next((c for name, c in CURVES.items() if config.get(f"use_{name}_sigmas")), None)
+    if curve and not matched:
+        raise InputError(f"{WHERE}: a flow with Karras, exponential or beta sigmas by {kind}; flow matching's own alone do so")
     if kind == "DEISMultistepScheduler":
         raise InputError(f"{WHERE}: a flow sampled by DEIS is not supported; DPM-Solver++, UniPC and flow matching's own are")
     shift = float(config.get("shift" if matched else "flow_shift", 1.0))
@@ -311,6 +314,8 @@ def _flow(kind: str, config: Mapping[str, Any], pipeline: str) -> Scheduled:
             int(config.get("base_image_seq_len", 256)),
             int(config.get("max_image_seq_len", 4096)),
         )
+    if curve and kind != "FlowMatchHeunDiscreteScheduler":  # which does not heed them
+        grid = FlowBetween(curve(grid))
     target = Velocity(data_std=1.0) if matched else _target({"prediction_type": "flow_prediction", **config})
     # the solvers that also do flows tell their networks whole timesteps, cut off
     preconditioner = AtTimestep(target, ticks=None if matched else trained)

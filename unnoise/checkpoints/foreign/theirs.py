@@ -18,7 +18,7 @@ from unnoise.networks.kl_autoencoder import KLAutoencoderConfig
 from unnoise.networks.sd3 import SD3Config
 from unnoise.networks.sd_unet import SDUNetConfig
 from unnoise.samplers.grids import Grid
-from unnoise.samplers.timesteps import Between, ByTokens, Distilled, FlowSteps, Leading, Linspace, Trailing
+from unnoise.samplers.timesteps import Between, ByTokens, Distilled, FlowBetween, FlowSteps, Leading, Linspace, Trailing
 
 
 def unet_theirs(ours: SDUNetConfig, side: tuple[int, int], harmonics: int) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _predicted(preconditioner: AtTimestep) -> dict[str, Any]:
 
 def _spaced(kind: str, grid: Grid) -> dict[str, Any]:
     """Of their timesteps: the spacing, the curve of sigmas, where the walk ends."""
-    told: dict[str, Any] = {f"use_{name}_sigmas": True for name, curve in CURVES.items() if curve is type(grid)}
+    told: dict[str, Any] = _curved(grid)
     inner = grid.ends if isinstance(grid, Between) else grid
     if isinstance(inner, Distilled):
         return {**told, "original_inference_steps": inner.taught}
@@ -233,8 +233,14 @@ def _spaced(kind: str, grid: Grid) -> dict[str, Any]:
     return told
 
 
+def _curved(grid: Grid) -> dict[str, Any]:
+    return {f"use_{name}_sigmas": True for name, curve in CURVES.items() if curve is type(grid)}
+
+
 def _shifted(grid: Grid) -> dict[str, Any]:
     """Of a flow's times."""
+    if isinstance(grid, FlowBetween):
+        return {**_shifted(grid.curve.ends), **_curved(grid.curve)}
     if isinstance(grid, ByTokens):
         line = {"base_shift": grid.least, "max_shift": grid.most}
         return {**line, "use_dynamic_shifting": True, "base_image_seq_len": grid.fewest, "max_image_seq_len": grid.many}
