@@ -86,6 +86,7 @@ class Distilled(Grid):
         return _at((self.taught - i) * (self.trained // self.taught) - 1, self.end, self.trained)
 
 
+@dataclass(frozen=True)
 class Between(Grid, ABC):
     """From the first to the last but one time of another grid, spaced anew in sigma / alpha; it ends where the other does."""
 
