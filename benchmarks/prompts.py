@@ -2,7 +2,12 @@
 
     python benchmarks/prompts.py --oracle                  real renders of the prompts: what the suite itself can be trusted with
     python benchmarks/prompts.py --shuffled                real renders of other prompts: what not listening scores
+    python benchmarks/prompts.py --exchanged --aspects relation --levels behind "in front of"
+                                                           real renders in the wrong order: what passes wrongly
     python benchmarks/prompts.py --model runs/scenes       a model folder or run
+    python benchmarks/prompts.py --model runs/scenes --each 15 --aspects relation spelling    a first look
+
+With --worn pictures are blurred, noisy and off in colour, as a generator's are. Another --seed: other prompts and other renders.
 
 For each aspect two rows, prompts of combinations that scenes train on and of combinations that they never show, by level (number of
 things, number of colours, relation, size, letters), each with its 95 % interval. The detector and the reader are trained the first
@@ -18,7 +23,7 @@ import numpy as np
 from unnoise.evaluation.prompt_suite.detector import train_detector
 from unnoise.evaluation.prompt_suite.lists import ASPECTS, Prompt, prompts
 from unnoise.evaluation.prompt_suite.reader import train_reader
-from unnoise.evaluation.prompt_suite.score import Draw, Judge, by_level, oracle, right, shuffled
+from unnoise.evaluation.prompt_suite.score import Draw, Judge, by_level, exchanged, oracle, right, shuffled, weathered
 from unnoise.loading import load
 from unnoise.modalities.image.scenes.rows import World
 from unnoise.model import DiffusionModel
@@ -30,8 +35,11 @@ def main() -> None:
     who.add_argument("--model", type=Path)
     who.add_argument("--oracle", action="store_true")
     who.add_argument("--shuffled", action="store_true")
+    who.add_argument("--exchanged", action="store_true")
+    parser.add_argument("--worn", action="store_true")
     parser.add_argument("--each", type=int, default=100, help="prompts for every level")
     parser.add_argument("--aspects", nargs="+", default=list(ASPECTS), choices=list(ASPECTS))
+    parser.add_argument("--levels", nargs="+", help="of each aspect; all by default")
     parser.add_argument("--steps", type=int, help="of the model's sampler; its own by default")
     parser.add_argument("--guidance", type=float, help="the model's own by default")
     parser.add_argument("--seed", type=int, default=0)
@@ -40,14 +48,19 @@ def main() -> None:
     world = World()
     judge = Judge(train_detector(args.kept, progress=True), train_reader(args.kept, progress=True))
     model = load(args.model) if args.model else None
-    print(f"{args.model or ('oracle' if args.oracle else 'shuffled')}, {args.each} prompts a level; judged by {judge}")
+    who_draws = args.model or next(name for name in ("oracle", "shuffled", "exchanged") if getattr(args, name))
+    print(f"{who_draws}{', worn' * args.worn}, {args.each} prompts a level; judged by {judge}")
     for aspect in args.aspects:
         for unseen in (False, True):
             asked = prompts(world, aspect, args.each, unseen, args.seed)
+            asked = [p for p in asked if args.levels is None or p.level in args.levels]
             if model is not None:
                 draw = drawn_by(model, args.steps, args.guidance, args.seed)
+            elif args.shuffled:
+                draw = shuffled(world, asked, seed=args.seed + 1)
             else:
-                draw = oracle(world) if args.oracle else shuffled(world, asked)
+                draw = (oracle if args.oracle else exchanged)(world, seed=args.seed + 1)
+            draw = weathered(draw) if args.worn else draw
             print(f"\n{aspect}, {'never trained on' if unseen else 'trained on'}")
             for level, found in by_level(asked, right(judge, asked, draw)).items():
                 print(f"  {level:12} {found.value:6.1%}  [{found.low:.1%}, {found.high:.1%}]", flush=True)

@@ -57,9 +57,9 @@ def test_what_the_network_is_to_say_reads_back_as_what_was_asked():
 def test_peaks_that_mostly_coincide_are_one_thing_and_others_are_two():
     apart = (Thing("star", "red", "small", (0.1, 0.1, 0.3, 0.3)), Thing("star", "red", "small", (0.5, 0.1, 0.7, 0.3)))
     same = (Thing("star", "red", "medium", (0.1, 0.1, 0.38, 0.38)), Thing("star", "red", "small", (0.13, 0.13, 0.38, 0.38)))
-    others = (same[0], Thing("cup", "red", "large", (0.13, 0.13, 0.38, 0.38)))
+    others = (same[0], Thing("cup", "blue", "large", (0.13, 0.13, 0.38, 0.38), 1.0))
     for things, count in ((apart, 2), (same, 1), (others, 2)):
-        found = d.Detector("knowing", Knowing([Scene(things)])).scenes(np.zeros((1, 64, 64, 3), np.uint8))
+        found = d.Detector("knowing", Knowing([Scene(things)])).scenes(render(Scene(things), WORLD.sprites, 64)[None])
         assert len(found[0].objects) == count
 
 

@@ -5,8 +5,8 @@ Loss over the cells p of the map (Zhou et al. 2019, 1904.07850, eq. 1-3), y the 
     L = -1/N sum_p [y = 1] (1 - c)^2 log c + [y < 1] (1 - y)^4 c^2 log(1 - c)  +  1/N sum_centres (|reach - its|_1 / 4 + CE(labels))
 
 A scene is read off: cells that are likelier than THRESHOLD and than their neighbours; of two that say the same of mostly the same
-box the likelier. Things that lie over one another are settled by what a render of them would look like (`overlaps`), for which
-cells from PERHAPS on count too.
+box the likelier. Things that touch one another, or that leave something unexplained, are settled by what a render of them would
+look like (`overlaps`).
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ VERSION = 1
 """Of how detectors are made: to be raised with any change, so that kept ones are made anew."""
 SIDE = 64
 """Pixels: what pictures are resized to."""
-THRESHOLD, PERHAPS = 0.3, 0.02
+THRESHOLD = 0.3
 _SCALES = (*SIZES, "sign")
 _SEED = 7001
 _SPRITES, _EVERYTHING = Shapes(), Split(0.0)
@@ -66,27 +66,24 @@ class Detector:
         with torch.inference_mode():
             found = self.network(x.to(next(self.network.parameters()).device))
         likely = found.centre.sigmoid().cpu()
-        peaks = (likely >= PERHAPS) & (likely == max_pool2d(likely, 3, 1, 1))
+        peaks = (likely >= THRESHOLD) & (likely == max_pool2d(likely, 3, 1, 1))
         reach, (names, colours) = found.reach.cpu(), (part.cpu() for part in found.labels)
         scenes = []
         for i in range(len(x)):
             spots = sorted(((float(likely[i, s, r, c]), int(s), int(r), int(c)) for s, r, c in peaks[i].nonzero()), reverse=True)
             kept: list[Thing] = []  # signs too, for now
-            certain = 0  # things among them that were found for sure
-            for p, s, r, c in spots:
+            for _, s, r, c in spots:
                 thing = Thing(
                     SHAPES[int(names[i, s, :, r, c].argmax())] if _SCALES[s] != "sign" else "sign",
                     tuple(COLOURS)[int(colours[i, s, :, r, c].argmax())] if _SCALES[s] != "sign" else "",
                     _SCALES[s],
                     _box(reach[i, s, :, r, c], r, c),
                 )
-                if any(_twice(thing, other) for other in kept) or (thing.name == "sign" and p < THRESHOLD):
-                    continue
-                kept.append(thing)
-                certain += thing.name != "sign" and p >= THRESHOLD
+                if not any(_twice(thing, other) for other in kept):
+                    kept.append(thing)
             signs = tuple(Sign("", t.box) for t in kept if t.name == "sign")
             backdrop, picture = _backdrop(x[i]), (x[i].movedim(0, -1).numpy() + 1) * 127.5
-            things = explained([t for t in kept if t.name != "sign"], certain, picture, backdrop, _SPRITES)
+            things = explained([t for t in kept if t.name != "sign"], picture, _SPRITES, signs)
             scenes.append(Scene(tuple(things), signs, backdrop))
         return scenes
 

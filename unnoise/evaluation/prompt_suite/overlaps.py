@@ -1,47 +1,73 @@
-"""What lies over what: of things that overlap, the names, the depths and the number with which a render comes nearest the picture.
+"""What lies over what: of things that touch, the names, boxes, depths and number with which a render comes nearest the picture.
 
-A covered thing shows a part of its outline, which may be that of several shapes: a detector that looks at cells guesses, and often
-names it twice. Analysis by synthesis settles it. Over scenes S of the found boxes and colours, the least of
+A covered thing shows a part of its outline, which may be that of several shapes: a detector that looks at cells guesses, names it
+twice or misses it. Analysis by synthesis settles it: over scenes S, the least of
 
-    |render(S) - picture|_1 + PER_THING * number of things
+    cost(S) = E(S) + PER_THING * number of things,        E: the error of a scene, see `synthesis`
 
-by descent, from what was found for sure, one choice at a time, as long as one is better: leave a thing out, bring it to the front,
-colour it anew, move an edge of its box; and where none of these is: add one of those that were not sure, rename one, or take two
-for one in a box around both, each with its edges moved as suits it.
+by coordinate descent: each thing in turn becomes the best of all that there are, of every name, size and place, of its own colour
+or the one that would explain the most, while the others stay; until none changes. From there, as long as one helps: a thing is left
+out or brought to the front, or one is added behind or before all others. The search ends where nothing is left unexplained.
+
+One thing is before another where the other order costs more by TOLD at least, with both moved to where they fit best in that order;
+where it does not, the picture cannot tell, and neither is before the other.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
-from itertools import combinations
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, permutations
 
 import numpy as np
+import torch
+from torch.nn.functional import max_pool2d
 
-from unnoise.modalities.image.scenes.draw import render
+from unnoise.evaluation.prompt_suite.synthesis import Canvas, Piece, piece
+from unnoise.modalities.image.scenes.draw import pixels
 from unnoise.modalities.image.scenes.sprites import Sprites
-from unnoise.modalities.image.scenes.world import Backdrop, Scene, Thing, contains, overlap
+from unnoise.modalities.image.scenes.world import Box, Sign, Thing, contains, overlap
 
-PER_THING = 5000.0
-"""What a thing must explain, in levels summed over pixels of three channels: some fifteen pixels, wrong by a hundred each."""
-_EDGES = (-0.06, -0.015, 0.015, 0.06)
-"""How far an edge of a box is moved at once."""
-_TRIED = 10
-"""Of what is further away, so many are followed: those that are best to begin with."""
-_MOST = 5
-"""Things that lie together, at most; of more the likeliest are kept."""
+PER_THING = 2000.0
+"""What a thing must explain, in levels summed over channels and pixels: seven of them, each wrong by a hundred."""
+TOLD = 800.0
+"""What the wrong order must leave unexplained beyond what the right one leaves: three pixels or more of the covered thing."""
+CLEAR = 400.0
+"""What the best explanation of a real render leaves: rounding, and edges that cross within a pixel."""
+_WRONG, _PATCH = 50.0, 3
+"""Something is missed in a thing that stands alone where every pixel of a patch, so many a side, is wrong by so much."""
+_MOST = 4
+"""Things that lie together, at most: more of them are left as they were found."""
+_ROUNDS = 4
+"""Times that each thing is settled, at most."""
+_PROMISING = 2
+"""Colours that are tried for a thing that is new."""
+_ROUND_A_BOX = 2
+"""Pixels about boxes that belong to what stands in them."""
 
-Choices = Callable[[list[Thing]], list[list[Thing]]]
+Pieces = tuple[Piece, ...]
 
 
-def explained(things: Sequence[Thing], certain: int, picture: np.ndarray, backdrop: Backdrop, sprites: Sprites) -> list[Thing]:
-    """Things as they were found, the likeliest first, of which the first `certain` were found for sure; the others count only where
-    they explain what those cannot. picture: (side, side, 3), 0 to 255. Depths: how many of those that a thing overlaps lie before
-    it.
+def explained(things: Sequence[Thing], picture: np.ndarray, sprites: Sprites, signs: Sequence[Sign] = ()) -> list[Thing]:
+    """Things as they were found -> as they are. picture: (side, side, 3), 0 to 255.
+
+    Things that touch no other and leave nothing unexplained stay as they were found. Depths: how many of those that a thing
+    overlaps lie before it.
     """
-    out: list[Thing] = []
-    for group in _together(things):
-        sure, unsure = ([things[i] for i in group if (i < certain) == known] for known in (True, False))
-        out += _settled(sure[:_MOST], unsure[:_MOST], picture, backdrop, sprites) if sure and len(group) > 1 else sure
+    canvas = Canvas(picture, sprites, signs)
+    things = sorted(things, key=lambda t: _area(t.box))  # for a start small ones lie before large ones
+    pieces = tuple(piece(t, canvas.side) for t in things)
+    for i in range(len(pieces)):
+        pieces = canvas.nudged(pieces, i)
+    left, out = canvas.left(pieces), []
+    wrong = -max_pool2d(-torch.from_numpy(left)[None], _PATCH, 1, _PATCH // 2)[0].numpy() > _WRONG  # the least of each patch
+    for group in _touching(things):
+        boxes = [_about(t.box, canvas.side) for t in things]
+        if len(group) > _MOST or (len(group) == 1 and not wrong[boxes[group[0]]].any()):
+            out += [things[i] for i in group]
+            continue
+        elsewhere = [i for i in range(len(things)) if i not in group]
+        enough = CLEAR + sum(float(left[boxes[i]].sum()) for i in elsewhere)
+        search = _Search(canvas, tuple(pieces[i] for i in elsewhere), enough)
+        out += search.seen(search.best(tuple(pieces[i] for i in group)).pieces)
     return out
 
 
@@ -50,85 +76,115 @@ def lie_over(a: Thing, b: Thing) -> bool:
     return overlap(a.box, b.box) > 0 and not contains(a.box, b.box) and not contains(b.box, a.box)
 
 
-def _together(things: Sequence[Thing]) -> list[list[int]]:
-    """Groups of things that lie over one another, directly or by way of others; each in order."""
+def _about(box: Box, side: int) -> tuple[slice, slice]:
+    """The pixels of a box and of what is near it."""
+    x0, y0, x1, y1 = pixels(box, side)
+    return slice(max(0, y0 - _ROUND_A_BOX), y1 + _ROUND_A_BOX), slice(max(0, x0 - _ROUND_A_BOX), x1 + _ROUND_A_BOX)
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _touching(things: Sequence[Thing]) -> list[list[int]]:
+    """Groups of things whose boxes meet, directly or by way of others; each in order."""
     groups = [{i} for i in range(len(things))]
     for i, j in combinations(range(len(things)), 2):
-        if lie_over(things[i], things[j]):
+        if overlap(things[i].box, things[j].box) > 0:
             a, b = (next(g for g in groups if k in g) for k in (i, j))
             if a is not b:
                 groups = [g for g in groups if g is not a and g is not b] + [a | b]
     return [sorted(g) for g in sorted(groups, key=min)]
 
 
-def _settled(sure: list[Thing], unsure: Sequence[Thing], picture: np.ndarray, backdrop: Backdrop, sprites: Sprites) -> list[Thing]:
-    """sure: from front to back, in any first order."""
-    x0, y0 = (max(0, int(min(t.box[k] for t in (*sure, *unsure)) * len(picture)) - 2) for k in (0, 1))
-    x1, y1 = (int(max(t.box[k] for t in (*sure, *unsure)) * len(picture)) + 3 for k in (2, 3))
+@dataclass(frozen=True)
+class _Scene:
+    """pieces: from front to back."""
 
-    def cost(things: Sequence[Thing]) -> float:
-        scene = Scene(tuple(replace(t, depth=float(i)) for i, t in enumerate(things)), (), backdrop)
-        made = render(scene, sprites, len(picture))[y0:y1, x0:x1]
-        return float(np.abs(made - picture[y0:y1, x0:x1]).sum()) + PER_THING * len(things)
+    pieces: Pieces
+    cost: float
 
-    def descent(things: list[Thing], choices: Choices, rounds: int = 20) -> tuple[float, list[Thing]]:
-        best = cost(things), things
-        for _ in range(rounds):
-            lower = min(((cost(other), other) for other in choices(best[1])), key=lambda pair: pair[0], default=best)
-            if lower[0] >= best[0]:
+
+@dataclass(frozen=True)
+class _Search:
+    """Of what stands together in one place. others: what stands elsewhere. enough: an error that leaves nothing to explain."""
+
+    canvas: Canvas
+    others: Pieces
+    enough: float
+
+    def best(self, start: Pieces) -> _Scene:
+        """From the best order of what was found, by the moves of which one helps."""
+        best = self.settled(min(permutations(start), key=lambda order: self.scene(order).cost))
+        while not self.clear(best):
+            lower = best
+            for other in self.moves(best.pieces):
+                lower = min(lower, other, key=lambda scene: scene.cost)
+                if self.clear(lower):
+                    break
+            if lower is best:
                 break
             best = lower
         return best
 
-    best = descent(sure, lambda things: _changes(things, sprites))
-    while True:
-        nearest = sorted(_leaps(best[1], unsure, sprites), key=lambda leap: cost(leap[1]))[:_TRIED]
-        leaps = [descent(other, partial(_moved, i), 10) for i, other in nearest]
-        lower = min(leaps, key=lambda pair: pair[0])
-        if lower[0] >= best[0]:
-            break
-        best = descent(lower[1], lambda things: _changes(things, sprites))
-    found = best[1]
-    return [replace(t, depth=float(sum(lie_over(t, o) for o in found[:i]))) for i, t in enumerate(found)]
+    def scene(self, pieces: Pieces) -> _Scene:
+        """With its cost."""
+        return _Scene(pieces, self.canvas.error((*pieces, *self.others)) + PER_THING * len(pieces))
 
+    def clear(self, scene: _Scene) -> bool:
+        return scene.cost - PER_THING * len(scene.pieces) < self.enough
 
-def _changes(things: list[Thing], sprites: Sprites) -> list[list[Thing]]:
-    """Every scene that is one choice away, but for names."""
-    out = []
-    for i, thing in enumerate(things):
-        rest = things[:i] + things[i + 1 :]
-        if rest:
-            out.append(rest)
-        if i:
-            out.append([thing, *rest])
-        out += [_with(things, i, replace(thing, colour=c)) for c in sprites.vocabulary.colours if c != thing.colour]
-        out += _moved(i, things)
-    return out
+    def settled(self, start: Pieces) -> _Scene:
+        """Each thing in turn becomes the best of all, until none changes."""
+        best = self.scene(start)
+        for _ in range(_ROUNDS):
+            before = best.cost
+            for i in range(len(start)):
+                if self.clear(best):
+                    return self.needed(best)
+                best = min(best, self.anew(best.pieces, i), key=lambda scene: scene.cost)
+            if best.cost > 0.99 * before:
+                break
+        return self.needed(best)
 
+    def needed(self, scene: _Scene) -> _Scene:
+        """Without things that explain nothing."""
+        for i in reversed(range(len(scene.pieces) if len(scene.pieces) > 1 else 0)):
+            rest = self.scene(scene.pieces[:i] + scene.pieces[i + 1 :])
+            if rest.cost < scene.cost:
+                return self.needed(rest)
+        return scene
 
-def _leaps(things: list[Thing], unsure: Sequence[Thing], sprites: Sprites) -> list[tuple[int, list[Thing]]]:
-    """Scenes that are further away, and which of their things is new."""
-    names = sprites.vocabulary.names
-    out = [(i, _with(things, i, replace(t, name=n))) for i, t in enumerate(things) for n in names if n != t.name]
-    out += [(len(things), [*things, t]) for t in unsure if t not in things]
-    for i, j in combinations(range(len(things)), 2):
-        a, b = things[i].box, things[j].box
-        around = (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
-        rest = things[:j] + things[j + 1 :]
-        out += [(i, _with(rest, i, replace(things[k], name=n, box=around))) for k in (i, j) for n in names]
-    return out
+    def anew(self, pieces: Pieces, i: int) -> _Scene:
+        """With the best thing there is in place of thing i, of its colour or of the one that would explain the most there."""
+        front, back = pieces[:i], (*pieces[i + 1 :], *self.others)
+        colours = {pieces[i].colour, *self.canvas.promising((*front, *back), 1)}
+        return self.scene((*front, self.canvas.best_between(front, back, sorted(colours)), *pieces[i + 1 :]))
 
+    def moves(self, pieces: Pieces) -> Iterator[_Scene]:
+        """One thing less; another one in front; one more."""
+        n = len(pieces)
+        for i in range(n if n > 1 else 0):
+            yield self.settled(pieces[:i] + pieces[i + 1 :])
+        for i in range(1, n):
+            yield self.settled((pieces[i], *pieces[:i], *pieces[i + 1 :]))
+        if n < _MOST:
+            colours = self.canvas.promising((*pieces, *self.others), _PROMISING)
+            yield self.settled((*pieces, self.canvas.best_between(pieces, self.others, colours)))
+            yield self.settled((self.canvas.best_between((), (*pieces, *self.others), colours), *pieces))
 
-def _moved(i: int, things: list[Thing]) -> list[list[Thing]]:
-    """Thing i with one edge of its box elsewhere."""
-    box, out = things[i].box, []
-    for edge in range(4):
-        for by in _EDGES:
-            x0, y0, x1, y1 = (v + by * (k == edge) for k, v in enumerate(box))
-            if min(x0, y0) >= 0 and max(x1, y1) <= 1 and min(x1 - x0, y1 - y0) > 0.05:
-                out.append(_with(things, i, replace(things[i], box=(x0, y0, x1, y1))))
-    return out
+    def seen(self, pieces: Pieces) -> list[Thing]:
+        """With their depths."""
+        things = [p.thing(self.canvas.side) for p in pieces]
+        return [
+            replace(t, depth=float(sum(lie_over(t, things[j]) and self.told(pieces, j, i) for j in range(i))))
+            for i, t in enumerate(things)
+        ]
 
-
-def _with(things: list[Thing], i: int, thing: Thing) -> list[Thing]:
-    return [*things[:i], thing, *things[i + 1 :]]
+    def told(self, pieces: Pieces, j: int, i: int) -> bool:
+        """Whether the picture tells that j lies before i."""
+        swapped = (*pieces[:j], pieces[i], *pieces[j:i], *pieces[i + 1 :])
+        for _ in range(2):
+            for k in (j, j + 1):
+                swapped = self.canvas.nudged((*swapped, *self.others), k)[: len(pieces)]
+        return self.scene(swapped).cost - self.scene(pieces).cost >= TOLD

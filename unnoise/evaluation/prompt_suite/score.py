@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from unnoise.core.intervals import Interval, share
+from unnoise.evaluation.learning import drawing_from
+from unnoise.evaluation.prompt_suite.augment import worn
 from unnoise.evaluation.prompt_suite.detector import SIDE, Detector
 from unnoise.evaluation.prompt_suite.lists import Prompt
 from unnoise.evaluation.prompt_suite.reader import Reader
@@ -55,12 +58,34 @@ def by_level(prompts: Sequence[Prompt], right: Sequence[bool]) -> Mapping[str, I
 
 def oracle(world: World, size: int = SIDE, seed: int = 1) -> Draw:
     """Real renders of the prompts: what a model that is always right would score, less what detector and reader get wrong."""
+    return _rendered(world, size, seed, lambda scene: scene)
 
+
+def exchanged(world: World, size: int = SIDE, seed: int = 1) -> Draw:
+    """Real renders with what is in front behind, and the other way round: of prompts that ask for either, what passes wrongly."""
+    return _rendered(
+        world, size, seed, lambda scene: replace(scene, objects=tuple(replace(t, depth=-t.depth) for t in scene.objects))
+    )
+
+
+def weathered(draw: Draw) -> Draw:
+    """Pictures as a generator makes them, blurred, noisy and off in colour, each by a draw of its own."""
+
+    def drawn(some: Sequence[Prompt], first: int) -> np.ndarray:
+        x = torch.from_numpy(draw(some, first)).movedim(-1, 1).float() / 127.5 - 1
+        with drawing_from(first):
+            x = worn(x.repeat_interleave(2, 0))[::2]  # every second one is worn
+        return np.asarray(((x + 1) * 127.5).round().byte().movedim(1, -1))
+
+    return drawn
+
+
+def _rendered(world: World, size: int, seed: int, changed: Callable[[Scene], Scene]) -> Draw:
     def draw(prompts: Sequence[Prompt], first: int) -> np.ndarray:
         pictures = []
         for i, p in enumerate(prompts, first):
             rng = np.random.Generator(np.random.Philox(key=[seed, i]))
-            pictures.append(render(place(p.request, rng, world.sprites, world.split), world.sprites, size))
+            pictures.append(render(changed(place(p.request, rng, world.sprites, world.split)), world.sprites, size))
         return np.stack(pictures)
 
     return draw

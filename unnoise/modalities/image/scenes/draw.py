@@ -23,7 +23,7 @@ MARGIN = 0.025
 def render(scene: Scene, sprites: Sprites, size: int) -> np.ndarray:
     """uint8 (size, size, 3)."""
     side = size * FINER
-    line = max(1, round(side * 0.012))
+    line = stroke(side)
     canvas = _backdrop(scene.backdrop, side)
     for thing in sorted(scene.objects, key=lambda t: -t.depth):
         x0, y0, x1, y1 = pixels(thing.box, side)
@@ -32,6 +32,11 @@ def render(scene: Scene, sprites: Sprites, size: int) -> np.ndarray:
     for sign in scene.signs:
         _sign(canvas, sign, side, line)
     return np.asarray(canvas.reduce(FINER))
+
+
+def stroke(side: int) -> int:
+    """Width of outlines in a picture of `side` pixels."""
+    return max(1, round(side * 0.012))
 
 
 def pixels(box: Box, side: int) -> tuple[int, int, int, int]:
