@@ -93,7 +93,7 @@ def test_which_of_several_is_before_which_is_seen_in_the_picture() -> None:
         }  # fmt: skip
 
 
-ASKED = [p for p in prompts(World(SPRITES), "relation", 3, False, 77) if p.request.relation in OVERLAPPING]
+ASKED = [p for p in prompts(World(SPRITES), "relation", 2, False, 77) if p.request.relation in OVERLAPPING]
 
 
 @pytest.mark.parametrize("i", range(len(ASKED)))

@@ -1,6 +1,7 @@
 """The suite itself: prompts are what they claim, real renders pass, renders of others do not, shares are counted right."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from unnoise.core.errors import InputError
 from unnoise.core.intervals import share
 from unnoise.evaluation.prompt_suite.lists import ASPECTS, Prompt, prompts
-from unnoise.evaluation.prompt_suite.score import by_level, oracle, right, shuffled
+from unnoise.evaluation.prompt_suite.score import by_level, exchanged, oracle, right, shuffled, weathered
+from unnoise.modalities.image.scenes.draw import render
 from unnoise.modalities.image.scenes.emoji import PictureSprites
 from unnoise.modalities.image.scenes.grammar import parse
 from unnoise.modalities.image.scenes.place import place
@@ -61,6 +63,29 @@ def test_shuffled_pictures_are_the_same_pictures_in_another_order():
     order = np.random.Generator(np.random.Philox(key=[1, len(asked)])).permutation(len(asked))
     assert sorted(order) == list(range(len(asked)))
     assert np.array_equal(together[3], truth([asked[order[3]]], 3)[0])
+
+
+def test_exchanged_pictures_have_the_back_in_front():
+    asked = [p for p in prompts(WORLD, "relation", 2, False) if p.level in ("behind", "in front of")]
+    pictures, truth = exchanged(WORLD, 32)(asked, 3), oracle(WORLD, 32)(asked, 3)
+    for i, p in enumerate(asked):
+        scene = place(p.request, np.random.Generator(np.random.Philox(key=[1, 3 + i])), WORLD.sprites, WORLD.split)
+        front, back = sorted(scene.objects, key=lambda t: t.depth)
+        other = replace(scene, objects=(replace(back, depth=0.0), replace(front, depth=1.0)))
+        assert np.array_equal(pictures[i], render(other, WORLD.sprites, 32))
+        assert not np.array_equal(pictures[i], truth[i])
+        assert not holds(other, p.request)
+
+
+def test_weathered_pictures_are_the_same_ones_each_worn_by_a_draw_of_its_own():
+    asked = prompts(WORLD, "size", 4, False)
+    draw = oracle(WORLD, 32)
+    worse = weathered(draw)(asked, 0)
+    off = np.abs(worse.astype(float) - draw(asked, 0)).mean((1, 2, 3))
+    assert np.array_equal(worse, weathered(draw)(asked, 0))
+    assert off.min() > 0.1
+    assert off.max() < 30  # contrast and brightness by a tenth, noise of an eighth of the range at most
+    assert len(set(off.tolist())) == len(asked)
 
 
 def test_shares_are_counted_level_by_level():
