@@ -191,8 +191,7 @@ class DiffusionModel:
             _or(interval, usual.interval), _or(rescale, usual.rescale), _or(rule, usual.rule), _or(threshold, usual.threshold),
             _or(inner, usual.inner), _or(caching, usual.caching), _or(picture_guidance, usual.picture_guidance),
         )  # fmt: skip
-        if exact and how.caching is not None:
-            raise InputError("step caching with exact, which cuts batches up: a sample comes out the same with one or the other")
+        self._check(how, negative, exact, weaker)
         wanted = _per_sample(prompts, n)
         Streams.of(seed, 0)  # refuses a seed that is none
         seeds = tuple(sample_seeds) if sample_seeds is not None else tuple(derive(seed, i) for i in range(len(wanted)))
@@ -210,23 +209,9 @@ class DiffusionModel:
             rows_of("the start", batch_size(begin), len(wanted))
         told = sorted(given) if given else None
         given = beside(self.conditioner, given, len(wanted), how, side, width, original, codec.shape())
-        if negative is not None and within(self.conditioner, ToldGuidance) is not None:
-            raise InputError(
-                f"negative {negative!r}: {self.config.about.name} is told the guidance scale, and led away from nothing"
-            )
-        if how.threshold is not None and self.codec.bound is None:
-            raise InputError(f"threshold {how.threshold}: the states of a {type(self.codec).__name__} codec have no bound to keep")
-        if how.picture_guidance != 1 and within(self.conditioner, Instructed) is None:
-            raise InputError(f"picture guidance {how.picture_guidance}: {self.config.about.name} changes no pictures")
-        if weaker is not None:
-            self._check_weaker(weaker.model)
-            if how.picture_guidance != 1:
-                raise InputError("a weaker model with picture guidance: one or the other leads a model that changes pictures")
         self.parts.eval()
         more = self.attachments.prepare(codec)
-        for _, said, not_said in in_stages(
-            self.conditioner, wanted, negative, len(times) - 1
-        ):  # refuse bad prompts before any work
+        for _, said, not_said in in_stages(self.conditioner, wanted, negative, len(times) - 1):  # refuses bad ones before any work
             prepared(self.conditioner, said, Streams.each(seeds))
             prepared(self.conditioner, not_said[:1], Streams.each(seeds[:1]), away=True)
         chunks = []
@@ -236,21 +221,9 @@ class DiffusionModel:
             some = {k: v[rows] for k, v in given.items()}
             begun = None if begin is None else tree_map(lambda a, rows=rows: a[rows], begin)
             x = self._sample_batch(
-                wanted[rows],
-                seeds[rows],
-                times,
-                chosen.sampler,
-                how,
-                negative,
-                exact,
-                bf16,
-                watch,
-                some,
-                weaker,
-                codec.shape(),
-                begun,
-                more,
-            )
+                wanted[rows], seeds[rows], times, chosen.sampler, how, negative, exact, bf16, watch, some, weaker, codec.shape(),
+                begun, more,
+            )  # fmt: skip
             chunks.append(x)
         data = codec.decode(tree_map(lambda *c: torch.cat(c), *chunks))
         settings = {
@@ -319,6 +292,22 @@ class DiffusionModel:
         base = self.denoiser if caching is None else CachedDenoiser(self.denoiser, caching)
         denoiser = self.attachments.around(base if inner is None else inner.sharpen(self.denoiser), self.denoiser)
         return microbatched(denoiser, MICRO_BATCH) if exact else denoiser
+
+    def _check(self, how: Sampling, negative: str | None, exact: bool, weaker: Weaker | None) -> None:
+        """InputError for what this model cannot be sampled by, and what does not go together."""
+        name = self.config.about.name
+        if exact and how.caching is not None:
+            raise InputError("step caching with exact, which cuts batches up: a sample comes out the same with one or the other")
+        if negative is not None and within(self.conditioner, ToldGuidance) is not None:
+            raise InputError(f"negative {negative!r}: {name} is told the guidance scale, and led away from nothing")
+        if how.threshold is not None and self.codec.bound is None:
+            raise InputError(f"threshold {how.threshold}: the states of a {type(self.codec).__name__} codec have no bound to keep")
+        if how.picture_guidance != 1 and within(self.conditioner, Instructed) is None:
+            raise InputError(f"picture guidance {how.picture_guidance}: {name} changes no pictures")
+        if weaker is not None:
+            self._check_weaker(weaker.model)
+            if how.picture_guidance != 1:
+                raise InputError("a weaker model with picture guidance: one or the other leads a model that changes pictures")
 
     def _check_weaker(self, other: "DiffusionModel") -> None:
         """InputError unless the other model denoises the same states."""

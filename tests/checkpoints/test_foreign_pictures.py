@@ -211,7 +211,6 @@ def test_inpainting_with_stable_diffusion(tmp_path: Path) -> None:
         inpainting(model).of(model.codec, pictures, masks[0])
 
 
-@pytest.mark.usefixtures("without_chance")
 def test_instruct_pix2pix(tmp_path: Path) -> None:
     """Guided towards the picture and towards the words; at a picture guidance of 1, as any model."""
     pipeline = tiny.stable_diffusion(tmp_path / "parts", "StableDiffusionInstructPix2PixPipeline", in_channels=8)
@@ -245,6 +244,7 @@ def test_picture_guidance_is_for_models_that_change_pictures(tmp_path: Path) -> 
         instructed(model)
 
 
+@pytest.mark.usefixtures("without_chance")
 def test_inpainting_with_flux(tmp_path: Path) -> None:
     pipeline = tiny.flux(tmp_path / "parts", kind="FluxFillPipeline", channels=16 + 16 + 16)
     model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))

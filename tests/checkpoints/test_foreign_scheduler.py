@@ -195,6 +195,7 @@ def test_curves_of_a_flows_sigmas(kind, dynamic, curve):
         times = ours.sampling.choice().grid.of((16, 32, 32)).times(n, ours.process)  # 256 tokens: mu = 0.5
         torch.testing.assert_close(times, theirs.sigmas.double(), rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(told_at(ours, n, (16, 32, 32)) * 1000, theirs.timesteps.double(), rtol=1e-6, atol=1e-4)
+    assert decode(Sampling, encode(ours.sampling), {**ALLOWED, **allow(Sampling)}, "config.json") == ours.sampling
     plain = read_scheduler({"_class_name": "FlowMatchHeunDiscreteScheduler", "shift": 3.0})
     assert read_scheduler({**config, "_class_name": "FlowMatchHeunDiscreteScheduler", "use_dynamic_shifting": False}) == plain
 
