@@ -1,6 +1,7 @@
 """The names of weights: a fold beside Python's own whole numbers, and a name that is computed once and never kept too long."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,3 +127,24 @@ def test_a_name_is_of_names_shapes_and_precision_too(counted: list[int]) -> None
     told = [{"a": x}, {"b": x}, {"a": x.reshape(2, 3)}, {"a": x.reshape(3, 2)}, {"a": x.double()}, {"a": x, "b": x}]
     assert [remembered.of(t) for t in told] == [tensors_hash(t) for t in told]
     assert len({tensors_hash(t) for t in told}) == len(told)
+
+
+@pytest.mark.parametrize("place", ["there", "no place"])
+def test_large_tensors_are_hashed_by_one_process_alone(
+    place: str, counted: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another `Remembered` is another process; a file that holds something else counts for nothing, and no home is no error."""
+    (tmp_path / "no place").write_text("a file, not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / place))
+    monkeypatch.setattr(hashing, "LARGE", 100)
+    small, large = ({"a": torch.arange(float(n))} for n in (20, 40))
+    expected = [tensors_hash(t) for t in (small, large)]
+    for _ in range(2):
+        assert [Remembered().of(t) for t in (small, large)] == expected
+    assert len(counted) == (3 if place == "there" else 4)
+    for file in (tmp_path / place).rglob("*") if place == "there" else ():
+        if file.is_file():
+            file.write_text("half of a ha")
+    assert [Remembered().of(t) for t in (small, large)] == expected
+    large["a"][7] = 0.5
+    assert Remembered().of(large) == tensors_hash(large) != expected[1]

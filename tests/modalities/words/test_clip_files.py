@@ -1,0 +1,113 @@
+"""CLIP's text half and its tokenizer beside transformers': the same tokens, the same numbers, and files that either reads."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from unnoise.modalities.words.clip_files import make_network, read_tokenizer
+from unnoise.modalities.words.source import _hash, open_encoder
+from unnoise.networks.clip_text import CLIPTextNetworkConfig
+
+from . import encoders
+
+TEXTS = [
+    "", " ", "a red cat", "A RED  Cat\n\tcat", "cat's hat, they're 1234!", "!!!", "a!b!", "hi!", "42nd", "naïve café", "cafe\u0301",
+    "東京 2024 рыба", "🐈 cat 🐈\u200d⬛", "re<|endoftext|>d", "<|startoftext|>cat", "cat<|endoftext|>", "x" * 300, "it's 'tis",
+    "ﬁne", "a_b-c/d\\e", "\x00\x07", "I'LL we'd", "½ ² Ⅷ", "ß İ", "<cat>", "_ cat _",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pad", ["<|endoftext|>", "!"])
+@pytest.mark.parametrize("form", ["tokenizer.json", "vocab.json and merges.txt"])
+def test_tokens_are_those_of_transformers(pad: str, form: str, tmp_path: Path) -> None:
+    theirs = encoders.clip_tokenizer(pad)
+    theirs.save_pretrained(tmp_path)
+    if form != "tokenizer.json":
+        theirs.backend_tokenizer.model.save(str(tmp_path))
+        (tmp_path / "tokenizer.json").unlink()
+        theirs = AutoTokenizer.from_pretrained(tmp_path)
+    ours = read_tokenizer(tmp_path)
+    assert ours is not None
+    for text in TEXTS:
+        for special in (True, False):
+            assert ours(text, special)["input_ids"] == theirs(text, add_special_tokens=special)["input_ids"], (text, special)
+    names = ("pad_token_id", "eos_token_id", "model_max_length", "pad_token", "eos_token")
+    assert [getattr(ours, n) for n in names] == [getattr(theirs, n) for n in names]
+    assert ours.get_vocab() == theirs.get_vocab()
+    for tokenizer in (ours, theirs):
+        tokenizer.add_tokens(["<new>", "<new>_1"])
+    assert ours("a <new> cat <new>_1")["input_ids"] == theirs("a <new> cat <new>_1")["input_ids"]
+    ours.save_pretrained(tmp_path / "again")
+    again = AutoTokenizer.from_pretrained(tmp_path / "again")
+    for text in [*TEXTS, "a <new> cat"]:
+        assert again(text)["input_ids"] == ours(text)["input_ids"]
+    assert again.pad_token_id == theirs.pad_token_id
+
+
+def tiny_config(**changed: object) -> CLIPTextConfig:
+    sizes = {"vocab_size": 40, "hidden_size": 24, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 3}
+    more = {"max_position_embeddings": 11, "projection_dim": 20, "initializer_factor": 20.0, "bos_token_id": 38}
+    return CLIPTextConfig(**{**sizes, **more, "eos_token_id": 39, **changed})
+
+
+def close(a: Tensor | None, b: Tensor) -> None:
+    assert a is not None
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize("eos", [39, 2], ids=["told", "the largest"])
+@pytest.mark.parametrize("kind", [CLIPTextModel, CLIPTextModelWithProjection])
+@torch.no_grad()
+def test_numbers_are_those_of_transformers(kind: type, eos: int, act: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = kind(tiny_config(hidden_act=act, eos_token_id=eos)).eval()
+    for p in theirs.parameters():
+        p.add_(0.1 * torch.randn_like(p))
+    projected = kind is CLIPTextModelWithProjection
+    ours, missing = make_network(theirs.config.to_dict(), theirs.state_dict(), projected, torch.float32)
+    assert not missing
+    ids = torch.randint(0, 38, (3, 11))
+    ids[0, 4:] = ids[1, 10] = ids[2, 7] = 39
+    out, expected = ours(ids), theirs(ids, output_hidden_states=True)
+    for a, b in zip(out.hidden_states, expected.hidden_states, strict=True):
+        close(a, b)
+    close(out.last_hidden_state, expected.last_hidden_state)
+    if projected:
+        close(out.text_embeds, expected.text_embeds)
+    else:
+        close(out.pooler_output, expected.pooler_output)
+    assert _hash(ours) == _hash(theirs)
+    ours.save_pretrained(tmp_path)
+    again = kind.from_pretrained(tmp_path)
+    assert {k: v.tolist() for k, v in again.state_dict().items()} == {k: v.tolist() for k, v in theirs.state_dict().items()}
+    assert again.config.eos_token_id == eos
+    assert again.config.hidden_act == act
+
+
+def test_an_open_checkpoints_words_need_no_transformers(tmp_path: Path) -> None:
+    encoders.save_clip(tmp_path / "text_encoder", 0)
+    code = (
+        "import sys; from unnoise.modalities.words.source import open_encoder\n"
+        "o = open_encoder(sys.argv[1], 'CLIPTextModel'); o.tokenizer('cat')\n"
+        "assert 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "text_encoder")], check=True)
+    opened = open_encoder(str(tmp_path / "text_encoder"), "CLIPTextModel")
+    assert opened.hash == _hash(CLIPTextModel.from_pretrained(tmp_path / "text_encoder"))
+
+
+def test_settings_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="3 heads do not divide 512 channels"):
+        CLIPTextNetworkConfig(num_attention_heads=3)
+    with pytest.raises(ValueError, match="hidden_act 'relu': quick_gelu or gelu is meant"):
+        CLIPTextNetworkConfig(hidden_act="relu")
+    theirs = {"vocab_size": 4, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    name = "embeddings.token_embedding.weight"
+    with pytest.raises(ValueError, match=rf"{name} is \(3, 8\), where \(4, 8\) is to be filled"):
+        make_network(theirs, {name: torch.zeros(3, 8)}, False, torch.float32)
