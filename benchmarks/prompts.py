@@ -26,6 +26,7 @@ from unnoise.evaluation.prompt_suite.reader import train_reader
 from unnoise.evaluation.prompt_suite.score import Draw, Judge, by_level, exchanged, oracle, right, shuffled, weathered
 from unnoise.loading import load
 from unnoise.modalities.image.scenes.rows import World
+from unnoise.modalities.image.show import sheet
 from unnoise.model import DiffusionModel
 
 
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--worn", action="store_true")
     parser.add_argument("--each", type=int, default=100, help="prompts for every level")
     parser.add_argument("--aspects", nargs="+", default=list(ASPECTS), choices=list(ASPECTS))
+    parser.add_argument("--failures", type=Path, help="a folder for sheets of what was not right, with its prompts")
     parser.add_argument("--levels", nargs="+", help="of each aspect; all by default")
     parser.add_argument("--steps", type=int, help="of the model's sampler; its own by default")
     parser.add_argument("--guidance", type=float, help="the model's own by default")
@@ -60,10 +62,27 @@ def main() -> None:
                 draw = shuffled(world, asked, seed=args.seed + 1)
             else:
                 draw = (oracle if args.oracle else exchanged)(world, seed=args.seed + 1)
-            draw = weathered(draw) if args.worn else draw
+            drawn: list[np.ndarray] = []
+            told = right(judge, asked, remembered(weathered(draw) if args.worn else draw, drawn))
             print(f"\n{aspect}, {'never trained on' if unseen else 'trained on'}")
-            for level, found in by_level(asked, right(judge, asked, draw)).items():
+            for level, found in by_level(asked, told).items():
                 print(f"  {level:12} {found.value:6.1%}  [{found.low:.1%}, {found.high:.1%}]", flush=True)
+            if args.failures and not all(told):
+                args.failures.mkdir(parents=True, exist_ok=True)
+                wrong = [i for i, passed in enumerate(told) if not passed][:64]
+                failures = sheet([drawn[i] for i in wrong], [asked[i].text for i in wrong], columns=8)
+                failures.save(args.failures / f"{aspect}{'-unseen' * unseen}.png")
+
+
+def remembered(draw: Draw, drawn: list[np.ndarray]) -> Draw:
+    """The same pictures, which are added to `drawn` too."""
+
+    def draw_and_keep(some: Sequence[Prompt], first: int) -> np.ndarray:
+        pictures = draw(some, first)
+        drawn.extend(pictures)
+        return pictures
+
+    return draw_and_keep
 
 
 def drawn_by(model: DiffusionModel, steps: int | None, guidance: float | None, seed: int) -> Draw:

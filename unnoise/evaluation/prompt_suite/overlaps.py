@@ -125,7 +125,7 @@ class _Search:
             if lower is best:
                 break
             best = lower
-        return best
+        return self.needed(best)
 
     def scene(self, pieces: Pieces) -> _Scene:
         """With its cost."""
@@ -141,16 +141,22 @@ class _Search:
             before = best.cost
             for i in range(len(start)):
                 if self.clear(best):
-                    return self.needed(best)
+                    return best
                 best = min(best, self.anew(best.pieces, i), key=lambda scene: scene.cost)
             if best.cost > 0.99 * before:
                 break
-        return self.needed(best)
+        return best
+
+    def eased(self, pieces: Pieces) -> _Scene:
+        """Each where it fits best nearby, under its own name."""
+        for k in range(len(pieces)):
+            pieces = self.canvas.nudged((*pieces, *self.others), k)[: len(pieces)]
+        return self.scene(pieces)
 
     def needed(self, scene: _Scene) -> _Scene:
-        """Without things that explain nothing."""
+        """Without things that explain nothing that the others would not, moved a little."""
         for i in reversed(range(len(scene.pieces) if len(scene.pieces) > 1 else 0)):
-            rest = self.scene(scene.pieces[:i] + scene.pieces[i + 1 :])
+            rest = self.eased(scene.pieces[:i] + scene.pieces[i + 1 :])
             if rest.cost < scene.cost:
                 return self.needed(rest)
         return scene
@@ -184,7 +190,4 @@ class _Search:
     def told(self, pieces: Pieces, j: int, i: int) -> bool:
         """Whether the picture tells that j lies before i."""
         swapped = (*pieces[:j], pieces[i], *pieces[j:i], *pieces[i + 1 :])
-        for _ in range(2):
-            for k in (j, j + 1):
-                swapped = self.canvas.nudged((*swapped, *self.others), k)[: len(pieces)]
-        return self.scene(swapped).cost - self.scene(pieces).cost >= TOLD
+        return self.eased(self.eased(swapped).pieces).cost - self.scene(pieces).cost >= TOLD
