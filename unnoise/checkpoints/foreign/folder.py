@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unnoise.checkpoints.folder import read_json
+from unnoise.checkpoints.foreign.defaults import DEFAULTS
 from unnoise.checkpoints.foreign.parts import Foreign, MappedTensors, Part
 from unnoise.core.errors import InputError
 
@@ -86,7 +87,8 @@ def read_part(folder: Path, variant: str | None = None) -> Part:
     """One network in its own folder. InputError as `read_diffusers`."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, though {INDEX} names a {folder.name}; fetch the model again, with this part")
-    config = read_config(folder / "config.json")
+    said = read_config(folder / "config.json")
+    config = {**DEFAULTS.get(str(said.get("_class_name")), {}), **said}
     files = weights_of([f.name for f in folder.iterdir()], variant, str(folder))
     return Part(config, MappedTensors([folder / name for name in files]), str(folder))
 
