@@ -15,9 +15,16 @@ from unnoise.checkpoints.foreign.adapter_names import STEERING
 from unnoise.checkpoints.foreign.defaults import DEFAULTS
 from unnoise.checkpoints.foreign.dit_names import pixart_config, sana_config
 from unnoise.checkpoints.foreign.folder import read_part
-from unnoise.checkpoints.foreign.vae_names import kl_config, tiny_config
+from unnoise.checkpoints.foreign.vae_names import dc_config, kl_config, tiny_config
+from unnoise.core.errors import InputError
 
 diffusers = pytest.importorskip("diffusers", reason="the settings are those of diffusers' classes")
+KINDS = ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3
+SANA = {
+    "encoder_block_types": KINDS, "decoder_block_types": KINDS, "downsample_block_type": "Conv",
+    "upsample_block_type": "interpolate", "decoder_norm_types": "rms_norm", "decoder_act_fns": "silu", "scaling_factor": 0.41407,
+}  # fmt: skip
+"""What of its autoencoder's published configuration is not the class's own."""
 READINGS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
     "UNet2DConditionModel": unet_config,
     "SD3Transformer2DModel": sd3_config,
@@ -26,6 +33,7 @@ READINGS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
     "SanaTransformer2DModel": sana_config,
     "AutoencoderKL": kl_config,
     "AutoencoderTiny": tiny_config,
+    "AutoencoderDC": lambda config: dc_config({**config, **SANA}),
     **{kind: STEERING[kind][0] for kind in ("ControlNetModel", "FluxControlNetModel", "T2IAdapter")},
 }
 
@@ -57,3 +65,14 @@ def test_flux_as_it_was_published(tmp_path: Path) -> None:
     with torch.device("meta"):
         theirs = diffusers.FluxTransformer2DModel(guidance_embeds=True)
     assert flux_config(read_part(tmp_path).config) == flux_config(theirs.config)
+
+
+def test_sanas_autoencoder_as_it_was_published() -> None:
+    """Its configuration says "Conv" with a capital: to diffusers all but "pixel_unshuffle" is a convolution of stride 2."""
+    told = {**DEFAULTS["AutoencoderDC"], **SANA}
+    with torch.device("meta"):
+        theirs, ours = diffusers.AutoencoderDC(**told), dc_config(told).build()
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    shuffling = {**told, "downsample_block_type": "pixel_unshuffle"}
+    with pytest.raises(InputError, match="downsample_block_type 'pixel_unshuffle'"):
+        dc_config(shuffling)

@@ -155,13 +155,14 @@ def dc_config(theirs: Mapping[str, Any]) -> DCAutoencoderConfig:
     residual, levels = kinds.count("ResBlock"), len(widths)
     sides = [tuple(side) for side in theirs["encoder_qkv_multiscales"]]
     scales = sides[-1] if residual < levels else ()
+    halving = theirs["downsample_block_type"]
     wanted = {
         "encoder_block_types": ["ResBlock"] * residual + ["EfficientViTBlock"] * (levels - residual),
         "decoder_block_types": kinds,
         "decoder_block_out_channels": list(widths),
         "encoder_qkv_multiscales": [[]] * residual + [list(scales)] * (levels - residual),
         "decoder_qkv_multiscales": [list(each) for each in sides],
-        "downsample_block_type": "conv",
+        "downsample_block_type": "conv" if halving == "pixel_unshuffle" else halving,  # "Conv" in Sana's: all but one name mean it
         "upsample_block_type": "interpolate",
         "decoder_norm_types": "rms_norm",
         "decoder_act_fns": "silu",
