@@ -33,8 +33,8 @@ from unnoise.core.processes import Process
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import Cond, Shape, State, batch_size, tree_map
 from unnoise.modalities.image.codec import resized
+from unnoise.modalities.image.editing import Editing
 from unnoise.modalities.image.inpainting import Inpainting
-from unnoise.modalities.image.instructing import Instructed
 from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.words.emphasis import Emphatic
 from unnoise.samplers.loop import sample
@@ -178,7 +178,7 @@ class DiffusionModel:
         bfloat16. batch: how many go through the network together. watch: called with (step, steps, x) for each batch.
         steps ... caching: in place of the model's usual ones, see `Sampling`. weaker: a model to lead away from, on every side.
         given: for a model that goes on from what another made, that, prepared (`Following.from_made`), one row a sample; for one
-        that fills in pictures, these and their masks (`Inpainting.of`); for one that changes pictures, these (`Instructed.of`), to
+        that fills in pictures, these and their masks (`Inpainting.of`); for one that changes pictures, these (`Editing.of`), to
         which picture_guidance leads. start: data to begin with, in place of noise.
         height, width: in pixels, of pictures of another size than the model's; one alone asks for a square.
         original: height and width that a model that is told sizes takes the pictures to have been before they were resized; by
@@ -302,7 +302,7 @@ class DiffusionModel:
             raise InputError(f"negative {negative!r}: {name} is told the guidance scale, and led away from nothing")
         if how.threshold is not None and self.codec.bound is None:
             raise InputError(f"threshold {how.threshold}: the states of a {type(self.codec).__name__} codec have no bound to keep")
-        if how.picture_guidance != 1 and within(self.conditioner, Instructed) is None:
+        if how.picture_guidance != 1 and within(self.conditioner, Editing) is None:
             raise InputError(f"picture guidance {how.picture_guidance}: {name} changes no pictures")
         if weaker is not None:
             self._check_weaker(weaker.model)
@@ -334,9 +334,9 @@ def inpainting(model: DiffusionModel) -> Inpainting:
     raise InputError(f"{model.path or model.config.about.name} was not trained to fill in pictures; it takes no mask")
 
 
-def instructed(model: DiffusionModel) -> Instructed:
+def editing(model: DiffusionModel) -> Editing:
     """The conditioner of a model that changes pictures, whose `of` says what such a model is `given`. InputError for another."""
-    if conditioner := within(model.conditioner, Instructed):
+    if conditioner := within(model.conditioner, Editing):
         return conditioner
     raise InputError(f"{model.path or model.config.about.name} was not trained to change pictures; --start begins with one")
 

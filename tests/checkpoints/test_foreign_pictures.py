@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from unnoise.control.sampling import Start
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import State
-from unnoise.model import DiffusionModel, inpainting, instructed
+from unnoise.model import DiffusionModel, editing, inpainting
 from unnoise.networks.layers import patchify, unpatchify
 
 diffusers = pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
@@ -192,7 +193,7 @@ def masked() -> tuple[Tensor, Tensor]:
 @pytest.fixture
 def without_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their pipelines draw a masked picture's codes from q(z | x); ours take the mean."""
-    distribution = diffusers.models.autoencoders.vae.DiagonalGaussianDistribution
+    distribution = import_module("diffusers.models.autoencoders.vae").DiagonalGaussianDistribution
     monkeypatch.setattr(distribution, "sample", lambda self, generator=None: self.mode())
 
 
@@ -217,7 +218,7 @@ def test_instruct_pix2pix(tmp_path: Path) -> None:
     model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
     assert (model.config.sampling.guidance, model.config.sampling.picture_guidance, model.config.sampling.steps) == (7.5, 1.5, 100)
     pictures, _ = masked()
-    given = instructed(model).of(model.codec, pictures)
+    given = editing(model).of(model.codec, pictures)
     for scale in (1.6, 1.0):
         how = {"num_inference_steps": 5, "guidance_scale": 4.0, "image_guidance_scale": scale, "negative_prompt": ["dog"] * 2}
         expected = latents(pipeline, model, image=pictures.permute(0, 3, 1, 2) / 127.5 - 1, **how)
@@ -241,7 +242,7 @@ def test_picture_guidance_is_for_models_that_change_pictures(tmp_path: Path) -> 
     with pytest.raises(InputError, match="changes no pictures"):
         model.sample("a cat", picture_guidance=1.5)
     with pytest.raises(InputError, match="was not trained to change pictures"):
-        instructed(model)
+        editing(model)
 
 
 @pytest.mark.usefixtures("without_chance")

@@ -27,7 +27,7 @@ from unnoise.core.errors import InputError
 from unnoise.core.state import Cond, State
 from unnoise.loading import load
 from unnoise.modalities.image.codec import resized
-from unnoise.model import DiffusionModel, Weaker, inpainting, instructed
+from unnoise.model import DiffusionModel, Weaker, editing, inpainting
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def _filled(args: Sample, model: DiffusionModel, n: int) -> Cond | None:
         if args.fill:
             raise InputError("--change and --fill: a model does one of the two")
         codec = _sized(args, model)
-        return instructed(model).of(codec, read_pictures(args.change, codec, n))
+        return editing(model).of(codec, read_pictures(args.change, codec, n))
     if not args.fill:
         return None
     conditioner, codec = inpainting(model), _sized(args, model)

@@ -39,8 +39,8 @@ from unnoise.core.codec import Buildable
 from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.processes import Process
+from unnoise.modalities.image.editing import EditingConfig
 from unnoise.modalities.image.inpainting import CodedMaskConfig, WholeMaskConfig
-from unnoise.modalities.image.instructing import InstructedConfig
 from unnoise.modalities.image.latents import Latents, LatentsConfig
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
 from unnoise.modalities.words.frozen import CLIPTextConfig, T5TextConfig, clip_class
@@ -264,7 +264,7 @@ def _unet_told(told: Told) -> EmphaticConfig:
         inner = WithSizesConfig(inner, told.codec.height, told.codec.width, dim or 256, scores)
     inner = WithGuidanceConfig(inner) if told.network.guidance_dim else inner
     c = told.network.channels
-    return _with_picture(told, inner, {c + 1: CodedMaskConfig, c: InstructedConfig})
+    return _with_picture(told, inner, {c + 1: CodedMaskConfig, c: EditingConfig})
 
 
 def _sd3_told(told: Told) -> EmphaticConfig:
@@ -295,7 +295,7 @@ def _sana_config(theirs: Mapping[str, Any]) -> SanaConfig:
     return sana_config(theirs)
 
 
-Pictured = type[CodedMaskConfig] | type[WholeMaskConfig] | type[InstructedConfig]
+Pictured = type[CodedMaskConfig] | type[WholeMaskConfig] | type[EditingConfig]
 
 
 def _with_picture(told: Told, inner: EmphaticConfig, rooms: Mapping[int, Pictured]) -> EmphaticConfig:

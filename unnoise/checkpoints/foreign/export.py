@@ -24,8 +24,8 @@ from unnoise.checkpoints.foreign.theirs import flux_theirs, kl_theirs, scheduler
 from unnoise.checkpoints.foreign.vae_names import KL_TABLE
 from unnoise.core.codec import within
 from unnoise.core.errors import InputError
+from unnoise.modalities.image.editing import Editing
 from unnoise.modalities.image.inpainting import Inpainting
-from unnoise.modalities.image.instructing import Instructed
 from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.words.frozen import Frozen, T5Text
 from unnoise.modalities.words.settings import WithSizes
@@ -114,7 +114,7 @@ def _target(built: Built) -> Target:
         theirs = unet_theirs(config, (shape[1], shape[2]), sizes.config.dim if sizes else 0)
         if sizes is None:
             student = "LatentConsistencyModelPipeline" if config.guidance_dim else "StableDiffusionPipeline"
-            changes = within(built.conditioner, Instructed) is not None
+            changes = within(built.conditioner, Editing) is not None
             kind = f"StableDiffusion{'Inpaint' if fills else 'InstructPix2Pix'}Pipeline" if fills or changes else student
             left_out = {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
             return Target(kind, "unet", theirs, UNET_TABLE, nothing, False, left_out)

@@ -1,4 +1,4 @@
-"""Networks that are told a picture beside the words: one to fill in (`inpainting`), or one to change (`instructing`)."""
+"""Networks that are told a picture beside the words: one to fill in (`inpainting`), or one to change (`editing`)."""
 
 from abc import ABC
 from collections.abc import Sequence

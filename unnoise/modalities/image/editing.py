@@ -20,17 +20,17 @@ from unnoise.modalities.words.emphasis import EmphaticConfig
 
 
 @dataclass(frozen=True)
-class InstructedConfig(EmphaticConfig):
+class EditingConfig(EmphaticConfig):
     """inner: of words."""
 
     inner: EmphaticConfig
 
-    def build(self) -> "Instructed":
-        return Instructed(self)
+    def build(self) -> "Editing":
+        return Editing(self)
 
 
-class Instructed(WithPicture):
-    def __init__(self, config: InstructedConfig) -> None:
+class Editing(WithPicture):
+    def __init__(self, config: EditingConfig) -> None:
         super().__init__(config.inner)
         self.config = config
 
