@@ -1,7 +1,7 @@
 """Stable Diffusion 1.5 beside diffusers, torch.compile and OpenVINO: a step of its U-Net, decoding, and the first picture.
 
     python benchmarks/stable_diffusion.py [--side 512] [--rounds 5] [--threads 2] [--tiny] [--compile] [--device cpu|cuda]
-    python benchmarks/stable_diffusion.py --cold [--side 512] [--steps 1]     from nothing to the first picture
+    python benchmarks/stable_diffusion.py --cold [FOLDER] [--side 512] [--steps 1]     from nothing to the first picture
 
 --side: of the pictures. --tiny: a U-Net of two narrow levels, to try the script. --compile: with torch.compile (and, on a CPU,
 freezing) and, where it is installed, OpenVINO; they take minutes to prepare, and are left out without it.
@@ -9,8 +9,9 @@ Weights are random, the same for all; a step is a call for both sides of guidanc
 call a round: machines with shared cores swing by factors within minutes, so compare ratios, which are of calls seconds apart. The
 first line is what the processor does at matrix products in the same minute. With one thread of a CPU seconds are of processor time;
 on a GPU times are of CUDA events. "error" is the difference from the first row, in the L2 norm; "prepared" the wall seconds of a
-row's conversion and first call. Peak memory is told by --cold, whose rows are processes of their own. glibc is told to keep freed
-memory, for which the script starts itself again; `--malloc default` leaves it as it is.
+row's conversion and first call. Peak memory is told by --cold, whose rows are processes of their own; its ratios are of processor
+time, and a side of 64 leaves next to nothing to compute. FOLDER: what `--write FOLDER` wrote, else it is written first. glibc is
+told to keep freed memory, for which the script starts itself again; `--malloc default` leaves it as it is.
 """
 
 import argparse
@@ -170,42 +171,57 @@ def decodings(side: int, device: torch.device) -> dict[str, Row]:
     }
 
 
+LOAD = "import sys, torch, unnoise\nmodel = unnoise.load(sys.argv[1], torch.bfloat16)\n"
+THEIRS = (
+    "import sys, torch, diffusers\np = diffusers.StableDiffusionPipeline.from_pretrained(\n"
+    "    sys.argv[1], torch_dtype=torch.bfloat16, safety_checker=None)\n"
+)
 COLD = {
     "import torch, weights read once": "import sys, torch; from safetensors import safe_open\n"
     "for f in sys.argv[2:]:\n    with safe_open(f, 'pt') as o:\n        for k in o.keys(): o.get_tensor(k).sum()",
-    "unnoise": "import sys, torch, unnoise\n"
-    "unnoise.load(sys.argv[1], torch.bfloat16).sample('a', steps=STEPS, sampler='ddim', height=SIDE)",
-    "diffusers, bfloat16": "import sys, torch, diffusers\np = diffusers.StableDiffusionPipeline.from_pretrained(\n"
-    "    sys.argv[1], torch_dtype=torch.bfloat16, safety_checker=None)\n"
-    "p.scheduler = diffusers.DDIMScheduler.from_config(p.scheduler.config)\n"
+    "unnoise, loaded": LOAD,
+    "unnoise, first picture": LOAD + "model.sample('a', steps=STEPS, sampler='ddim', height=SIDE)",
+    "unnoise sample": "import sys; from unnoise.cli.main import main\n"
+    "main(['sample', sys.argv[1], 'a', '-n', '1', '--steps', 'STEPS', '--height', 'SIDE', '--bf16',\n"
+    "      '--out', sys.argv[1] + '/made', '--overwrite'])",
+    "diffusers, bfloat16, loaded": THEIRS,
+    "diffusers, bfloat16, first picture": THEIRS + "p.scheduler = diffusers.DDIMScheduler.from_config(p.scheduler.config)\n"
     "p('a', num_inference_steps=STEPS, height=SIDE, width=SIDE)",
 }
 """Whole processes; SIDE and STEPS are put in."""
 
 
-def cold(config: Mapping[str, Any], side: int, steps: int, rounds: int) -> None:
-    """Wall seconds of whole processes on a folder of random weights in bfloat16; the disk cache is warm."""
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, __file__, "--write", folder, *(["--tiny"] if config is TINY else [])], check=True)
-        files = sorted(str(f) for f in Path(folder).rglob("*.safetensors"))
-        times: dict[str, list[float]] = {name: [] for name in COLD}
-        peaks = dict.fromkeys(COLD, 0.0)
-        for _ in range(rounds + 1):
+def cold(folder: str, side: int, steps: int, rounds: int) -> None:
+    """Seconds of whole processes on a folder of weights in bfloat16, of processor time and by the clock; the disk cache is warm."""
+    files = sorted(str(f) for f in Path(folder).rglob("*.safetensors"))
+    times: dict[str, list[float]] = {name: [] for name in COLD}
+    walls: dict[str, list[float]] = {name: [] for name in COLD}
+    peaks = dict.fromkeys(COLD, 0.0)
+    with tempfile.TemporaryDirectory() as cache:
+        for i in range(rounds + 1):  # the first round fills the disk cache, and that of hashes
             for name, code in COLD.items():
                 code = code.replace("STEPS", str(steps)).replace("SIDE", str(side))
+                command = [sys.executable, "-W", "ignore", "-c", code, folder, *files]
                 began = time.perf_counter()
-                process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, folder, *files], stderr=subprocess.DEVNULL)
+                process = subprocess.Popen(
+                    command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"XDG_CACHE_HOME": cache}
+                )
                 _, status, usage = os.wait4(process.pid, 0)
                 if status:
                     raise SystemExit(f"{name}: ended with {os.waitstatus_to_exitcode(status)}")
-                times[name].append(time.perf_counter() - began)
+                if i > 0:
+                    walls[name].append(time.perf_counter() - began)
+                    times[name].append(usage.ru_utime + usage.ru_stime)
                 peaks[name] = max(peaks[name], usage.ru_maxrss / 2**20)
+                print(f"round {i}/{rounds} {name}", end="\033[K\r", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
     reference = next(iter(COLD))
     what = f"cold start, {steps} steps of {side} x {side}, seconds"
-    print(f"\n{what:42} {'best':>8} {'median':>8} {'times the first':>16} {'peak GiB':>9}")
-    for name, ts in times.items():  # the first round fills the disk cache
-        ratio = statistics.median(b / a for a, b in zip(times[reference][1:], ts[1:]))
-        print(f"{name:42} {min(ts[1:]):8.2f} {statistics.median(ts[1:]):8.2f} {ratio:16.2f} {peaks[name]:9.2f}")
+    print(f"\n{what:42} {'best':>8} {'median':>8} {'times the first':>16} {'by the clock':>13} {'peak GiB':>9}")
+    for name, ts in times.items():
+        ratio = statistics.median(b / a for a, b in zip(times[reference], ts))
+        shown = f"{min(ts):8.2f} {statistics.median(ts):8.2f} {ratio:16.2f} {statistics.median(walls[name]):13.2f}"
+        print(f"{name:42} {shown} {peaks[name]:9.2f}")
 
 
 def write(config: Mapping[str, Any], folder: str) -> None:
@@ -245,7 +261,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--malloc", choices=("kept", "default"), default="kept")
     parser.add_argument("--write", metavar="FOLDER", help="write the pipeline that --cold starts, and end")
-    for flag in ("--tiny", "--compile", "--cold"):
+    parser.add_argument("--cold", nargs="?", const="", metavar="FOLDER", help="whole processes, from nothing to the first picture")
+    for flag in ("--tiny", "--compile"):
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -255,8 +272,13 @@ def main() -> None:
         return
     speeds = ", ".join(f"{k} {v:.3f}" for k, v in matmul_probe().items())
     print(f"{options.threads} threads, load {os.getloadavg()[0]:.1f}; matmul TFLOP/s on the CPU: {speeds}", flush=True)
-    if options.cold:
-        cold(config, options.side, options.steps, options.rounds)
+    if options.cold is not None:
+        with tempfile.TemporaryDirectory() as made:
+            folder = options.cold or made
+            if not options.cold:
+                tiny = ["--tiny"] if options.tiny else []
+                subprocess.run([sys.executable, __file__, "--write", folder, *tiny], check=True)
+            cold(folder, options.side, options.steps, options.rounds)
         return
     size = f"{options.side} x {options.side}"
     compare(f"seconds a step, {size}", steps(config, options.side, options.compile, device), options.rounds, device)

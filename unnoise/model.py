@@ -17,7 +17,7 @@ from unnoise.checkpoints.foreign.export import write_diffusers
 from unnoise.control.adapters import Attachment, Attachments, repeated
 from unnoise.control.asking import Asked, beside, in_stages, prepared, rows_of
 from unnoise.control.exact import MICRO_BATCH, microbatched
-from unnoise.control.guidance import bind, check, classifier_free_twice, guided
+from unnoise.control.guidance import bind, check, classifier_free_twice, guided, unmasked
 from unnoise.control.rules import Rule, rule_name
 from unnoise.control.sampling import Samples, Sampling, Start
 from unnoise.control.self_guidance import SelfGuidance, self_guidance_settings
@@ -324,7 +324,7 @@ class DiffusionModel:
     def _told(self, said: Asked, given: Cond, rng: Streams, away: bool = False) -> Cond:
         """What the network is told, on its device."""
         told = {**prepared(self.conditioner, said, rng, away), **given}
-        return self.conditioner({k: v.to(self.device) for k, v in told.items()})
+        return unmasked(self.conditioner({k: v.to(self.device) for k, v in told.items()}))
 
 
 def inpainting(model: DiffusionModel) -> Inpainting:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unnoise.control.guidance import bind, classifier_free, concatenate, guided
+from unnoise.control.guidance import bind, classifier_free, concatenate, guided, unmasked
 from unnoise.core.denoisers import Denoiser
 from unnoise.core.errors import InputError
 from unnoise.core.oracles import ExactGaussian
@@ -159,3 +159,14 @@ def test_refusals():
         classifier_free(Told(), COND, AWAY, torch.tensor([1.0, 2.0, 3.0]))(X, T)
     with pytest.raises(InputError, match="same entries"):
         concatenate({"vector": X}, {"tokens": X})
+
+
+def test_masks_that_hide_nothing_are_left_out_and_come_back_beside_those_that_do() -> None:
+    whole = {"tokens": torch.randn(2, 3, 4), "mask": torch.ones(2, 3, dtype=torch.bool)}
+    part = {"tokens": torch.randn(2, 3, 4), "mask": torch.tensor([[True, True, False], [True, True, True]])}
+    assert list(unmasked(whole)) == ["tokens"]
+    assert unmasked(part) is part
+    assert unmasked(COND) is COND
+    both = concatenate(unmasked(whole), unmasked(part))
+    assert torch.equal(both["mask"], torch.cat([whole["mask"], part["mask"]]))
+    assert "mask" not in concatenate(unmasked(whole), unmasked(whole))
