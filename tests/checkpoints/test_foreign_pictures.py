@@ -237,6 +237,22 @@ def test_instruct_pix2pix(tmp_path: Path) -> None:
     assert type(again) is type(pipeline)
 
 
+def test_instruct_pix2pix_of_sdxl(tmp_path: Path) -> None:
+    parts = tiny.sdxl(tmp_path / "parts").components
+    del parts["image_encoder"], parts["feature_extractor"]
+    parts["unet"] = tiny.xl_unet(40, 20, 6, in_channels=8)
+    pipeline = diffusers.StableDiffusionXLInstructPix2PixPipeline(**parts, add_watermarker=False)
+    model, (pictures, _) = unnoise.load(tiny.save(pipeline, tmp_path / "model")), masked()
+    usual = model.config.sampling
+    assert (usual.guidance, usual.picture_guidance, usual.steps) == (5.0, 1.5, 100)
+    how = {"num_inference_steps": 5, "guidance_scale": 4.0, "image_guidance_scale": 1.6, "height": 16, "width": 16}
+    expected = latents(pipeline, model, image=pictures.permute(0, 3, 1, 2) / 255.0, **how)
+    given = editing(model).of(model.codec, pictures)
+    same(model, pipeline, expected, steps=5, guidance=4.0, picture_guidance=1.6, given=given)
+    model.export(tmp_path / "again")
+    assert type(diffusers.DiffusionPipeline.from_pretrained(tmp_path / "again")) is type(pipeline)
+
+
 def test_picture_guidance_is_for_models_that_change_pictures(tmp_path: Path) -> None:
     model = unnoise.load(tiny.save(tiny.stable_diffusion(tmp_path / "parts"), tmp_path / "model"))
     with pytest.raises(InputError, match="changes no pictures"):

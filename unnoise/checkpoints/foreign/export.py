@@ -110,16 +110,15 @@ def _target(built: Built) -> Target:
     fills = within(built.conditioner, Inpainting) is not None
     nothing: dict[str, Tensor] = {}
     if isinstance(config, SDUNetConfig):
+        means = "Inpaint" if fills else "InstructPix2Pix" if within(built.conditioner, Editing) else ""
         sizes, shape = within(built.conditioner, WithSizes), codec.shape()
         theirs = unet_theirs(config, (shape[1], shape[2]), sizes.config.dim if sizes else 0)
         if sizes is None:
-            student = "LatentConsistencyModelPipeline" if config.guidance_dim else "StableDiffusionPipeline"
-            changes = within(built.conditioner, Editing) is not None
-            kind = f"StableDiffusion{'Inpaint' if fills else 'InstructPix2Pix'}Pipeline" if fills or changes else student
+            kind = "LatentConsistencyModelPipeline" if config.guidance_dim else f"StableDiffusion{means}Pipeline"
             left_out = {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
             return Target(kind, "unet", theirs, UNET_TABLE, nothing, False, left_out)
         scored = sizes.config.scores is not None
-        kind = f"StableDiffusionXL{'Inpaint' if fills else 'Img2Img' if scored else ''}Pipeline"
+        kind = f"StableDiffusionXL{means or ('Img2Img' if scored else '')}Pipeline"
         zeroed = type(sizes.config.inner).__name__ == "ZeroedConfig"
         told = {"force_zeros_for_empty_prompt": zeroed} | ({"requires_aesthetics_score": True} if scored else {})
         return Target(kind, "unet", theirs, UNET_TABLE, nothing, False, told)
