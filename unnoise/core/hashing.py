@@ -5,10 +5,11 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from unnoise.core.cache import cache_folder
 
 WORDS = 1024
 """64-bit words of a block of `fold`."""
@@ -51,12 +52,12 @@ class Remembered:
 def kept(seen: str, size: int, compute: Callable[[], str]) -> str:
     """What `compute` says of tensors whose print is `seen`, from the last process that asked, where they are large.
 
-    Kept in $XDG_CACHE_HOME/unnoise/hashes, else ~/.cache/unnoise/hashes, a small file for every print: a checkpoint of 2 GB starts
-    a second sooner. There is nothing to go stale: other weights have another print. It may be deleted at any time.
+    Kept in the `cache_folder`, a small file for every print: a checkpoint of 2 GB starts a second sooner. There is nothing to go
+    stale, for other weights have another print.
     """
     if size < LARGE:
         return compute()
-    file = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unnoise" / "hashes" / seen
+    file = cache_folder() / "hashes" / seen
     with suppress(OSError):
         if _HASH.fullmatch(found := file.read_text(encoding="ascii", errors="replace")):
             return found

@@ -5,7 +5,6 @@ Errors are measured once for a model, a size of picture and the settings beside 
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from unnoise.control.asking import beside, prepared
 from unnoise.control.budget import Costs, Plan, Way, choose, measure, ways
+from unnoise.core.cache import cache_folder
 from unnoise.core.errors import InputError
 from unnoise.core.processes import Gaussian
 from unnoise.core.random import Streams, derive
@@ -138,8 +138,7 @@ def _measured(
 def _file(model: DiffusionModel, order: Order, trials: int) -> Path:
     """Where the errors of this model, drawn like this, are kept."""
     what = (model.hash(), model.config.process, order.usual, order.side, bool(order.prompts), trials)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "unnoise" / f"errors-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.json"
+    return cache_folder() / f"errors-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.json"
 
 
 def _read(file: Path) -> dict[str, tuple[float, ...]]:
