@@ -143,7 +143,7 @@ class _Search:
                 if self.clear(best):
                     return best
                 best = min(best, self.anew(best.pieces, i), key=lambda scene: scene.cost)
-            if best.cost > 0.99 * before:
+            if best.cost > 0.97 * before:
                 break
         return best
 
@@ -176,8 +176,10 @@ class _Search:
             yield self.settled((pieces[i], *pieces[:i], *pieces[i + 1 :]))
         if n < _MOST:
             colours = self.canvas.promising((*pieces, *self.others), _PROMISING)
-            yield self.settled((*pieces, self.canvas.best_between(pieces, self.others, colours)))
-            yield self.settled((self.canvas.best_between((), (*pieces, *self.others), colours), *pieces))
+            behind = self.scene((*pieces, self.canvas.best_between(pieces, self.others, colours)))
+            before = self.scene((self.canvas.best_between((), (*pieces, *self.others), colours), *pieces))
+            now = self.scene(pieces).cost
+            yield from (self.settled(more.pieces) for more in (behind, before) if more.cost < now)
 
     def seen(self, pieces: Pieces) -> list[Thing]:
         """With their depths."""

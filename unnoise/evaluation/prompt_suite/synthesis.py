@@ -161,9 +161,13 @@ class Canvas:
             best = Match(error, p)
             return True
 
+        def on(ways: Sequence[tuple[int, int, int]], step: int) -> bool:
+            """Whether any of them is better, each from where the ones before it led."""
+            return sum(better(_moved(best.piece, aspect, step * dx, step * dy, step * by)) for dx, dy, by in ways) > 0
+
         better(replace(start, x=start.x - left, y=start.y - up))
         while step:
-            while sum(better(_moved(best.piece, aspect, step * dx, step * dy, step * by)) for dx, dy, by in _WAYS):
+            while on(_WAYS, step) or on(_CORNERWISE, step):
                 pass
             step //= 2
         for edge in range(4):
@@ -206,6 +210,8 @@ class _Gap:
 
 _WAYS = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 """To the right, down, larger."""
+_CORNERWISE = tuple((dx, dy, by) for by in (-1, 1) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy)
+"""Another size, with a corner or the middle of an edge left in place: slopes hold what moves one way at a time."""
 
 
 def _moved(p: Piece, aspect: float, dx: int, dy: int, larger: int) -> Piece:
