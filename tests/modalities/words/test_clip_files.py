@@ -1,5 +1,6 @@
 """CLIP's text half and its tokenizer beside transformers': the same tokens, the same numbers, and files that either reads."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,13 +24,20 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("pad", ["<|endoftext|>", "!"])
-@pytest.mark.parametrize("form", ["tokenizer.json", "vocab.json and merges.txt"])
+@pytest.mark.parametrize("form", ["tokenizer.json", "vocab.json and merges.txt", "as Stable Diffusion 2 was published"])
 def test_tokens_are_those_of_transformers(pad: str, form: str, tmp_path: Path) -> None:
     theirs = encoders.clip_tokenizer(pad)
     theirs.save_pretrained(tmp_path)
     if form != "tokenizer.json":
         theirs.backend_tokenizer.model.save(str(tmp_path))
         (tmp_path / "tokenizer.json").unlink()
+        if form != "vocab.json and merges.txt":
+            start, end = ({"content": f"<|{t}oftext|>", "normalized": True, "__type": "AddedToken"} for t in ("start", "end"))
+            told = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": "<|endoftext|>", "do_lower_case": True}
+            told |= {"tokenizer_class": "CLIPTokenizer", "model_max_length": 16}
+            (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
+            told = {k: {"content": v["content"], "normalized": True} for k, v in told.items() if isinstance(v, dict)}
+            (tmp_path / "special_tokens_map.json").write_text(json.dumps({**told, "pad_token": pad}))
         theirs = AutoTokenizer.from_pretrained(tmp_path)
     ours = read_tokenizer(tmp_path)
     assert ours is not None

@@ -90,20 +90,24 @@ class CLIPTextModelWithProjection(CLIPTextModel):
 def read_tokenizer(folder: Path) -> CLIPTokenizer | None:
     """The CLIP tokenizer in a folder; None for one of another kind, or with words of its own. ValueError for broken files."""
     told = _json(folder / "tokenizer_config.json")
+    if "added_tokens_decoder" not in told:  # early files say special tokens twice, and mean the other
+        told |= _json(folder / "special_tokens_map.json")
     start, end, pad = (_content(told.get(f"{k}_token", t)) for k, t in (("bos", START), ("eos", END), ("pad", END)))
     more = {_content(token) for token in told.get("added_tokens_decoder", {}).values()} - {start, end, pad}
+    more |= {k for k in ("additional_special_tokens", "extra_special_tokens") if told.get(k)}
     if told.get("tokenizer_class") not in ("CLIPTokenizer", "CLIPTokenizerFast") or more or (folder / "added_tokens.json").exists():
         return None
     try:
-        words = _words(folder, (start, end, pad))
+        words = _words(folder)
+        words.add_special_tokens(list(dict.fromkeys((start, end, pad))))
     except Exception as e:  # of no other class in `tokenizers`
         raise ValueError(f"{folder}: {e}") from e
     return CLIPTokenizer(words, start, end, pad, int(told.get("model_max_length", 77)))
 
 
-def _words(folder: Path, special: Sequence[str]) -> Any:
+def _words(folder: Path) -> Any:
     """From tokenizer.json, or from the older vocab.json and merges.txt."""
-    from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
     from tokenizers.models import BPE
 
     if (folder / "tokenizer.json").is_file():
@@ -114,7 +118,6 @@ def _words(folder: Path, special: Sequence[str]) -> Any:
     words.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
     cut = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
     words.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    words.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in dict.fromkeys(special)])
     return words
 
 
