@@ -100,6 +100,8 @@ def read_tokenizer(folder: Path) -> CLIPTokenizer | None:
     try:
         words = _words(folder)
         words.add_special_tokens(list(dict.fromkeys((start, end, pad))))
+    except ImportError:
+        raise
     except Exception as e:  # of no other class in `tokenizers`
         raise ValueError(f"{folder}: {e}") from e
     return CLIPTokenizer(words, start, end, pad, int(told.get("model_max_length", 77)))
