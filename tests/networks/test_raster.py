@@ -104,3 +104,17 @@ def test_what_is_hidden_is_still_told() -> None:
     with_it = raster()(slots(before, hidden), extra, (8, 8))[..., 3:5, 3:5]
     without = raster()(slots(before), extra, (8, 8))[..., 3:5, 3:5]
     assert not torch.allclose(with_it, without, atol=1e-2)
+
+
+def test_what_is_transparent_is_seen_past() -> None:
+    """A kind of no opacity before another is as if it were not there; of full opacity, it hides what stays told behind it."""
+    two = slots((1, 1, (0.2, 0.2, 0.8, 0.8)), (2, 2, (0.1, 0.1, 0.9, 0.9)))
+    alone = slots((2, 2, (0.1, 0.1, 0.9, 0.9)))
+    network, extra = raster(), torch.zeros(1, 2, 12, 12)
+    with torch.no_grad():
+        network.texture[1, -1] = -40.0
+        torch.testing.assert_close(network(two, extra, (12, 12)), network(alone, extra, (12, 12)))
+        network.texture[1:3, -1] = 40.0
+        hidden, other = network(two, extra, (12, 12)), network(alone, extra, (12, 12))
+    assert float((hidden - other)[..., 4:8, 4:8].abs().max()) > 1e-3
+    torch.testing.assert_close(hidden[..., :2, :], other[..., :2, :])

@@ -1,8 +1,9 @@
 """Boxes as a picture: what lies where, as a network is told it pixel by pixel.
 
 K slots, the nearest first, each with a kind, a colour and a box (x0, y0, x1, y1) in 0 ... 1, y down. Of the cell of column c among
-W columns a box covers the share  clip(min(x1, (c+1)/W) - max(x0, c/W), 0) W,  likewise down; their product is c_k in [0, 1].
-Slots are laid one over the other as Porter & Duff 1984 lay pictures ("over"), and once more what is left over below that:
+W columns a box covers the share  clip(min(x1, (c+1)/W) - max(x0, c/W), 0) W,  likewise down; their product, times the opacity of
+the kind there, is c_k in [0, 1]. Slots are laid one over the other as Porter & Duff 1984 lay pictures ("over"), and once more what
+is left over below that:
 
     front   w_k = c_k prod_{j<k} (1 - c_j)            behind   the same, of c_k - w_k
 
@@ -10,10 +11,10 @@ so that a thing before another hides nothing of what the network is told. Where 
 
     its kind's texture at the place (u, v) in the box, its colour, (u, v) themselves, the logs of the box's sides.
 
-A texture is TEXELS x TEXELS learned vectors, read bilinearly (neural textures: Thies et al. 2019, 1904.12356): what a thing looks
-like is learnt where it is needed. u and v, -1 at the first edge and 1 at the last, jump where a box ends and the next begins, so
-things that touch stay apart. Two layers that see one pixel alone turn all this into `channels` numbers, once a sample and not
-once a step.
+A texture is TEXELS x TEXELS learned vectors, read bilinearly (neural textures: Thies et al. 2019, 1904.12356), the last number of
+each the logit of the opacity: what a thing looks like, and what is seen past it, is learnt where it is needed. u and v, -1 at the
+first edge and 1 at the last, jump where a box ends and the next begins, so things that touch stay apart. Two layers that see one
+pixel alone turn all this into `channels` numbers, once a sample and not once a step.
 """
 
 from collections.abc import Mapping
@@ -27,13 +28,14 @@ LAYERS = 2
 """What is in front and what is behind it; a third thing at one place is not told of."""
 TEXELS = 16
 _ABOUT = 8  # numbers that are told of a slot beside its texture
+_OPAQUE = 3.0  # the logit at first
 
 
 @dataclass(frozen=True)
 class RasterConfig:
     """kinds: what a slot may be, 0 for nothing. palette: red, green and blue of every colour in [-1, 1], the first one for none.
 
-    extra: channels of a picture that is told beside the boxes. width: numbers in a texel.
+    extra: channels of a picture that is told beside the boxes. width: numbers in a texel beside its opacity.
     """
 
     kinds: int
@@ -51,7 +53,8 @@ class Raster(nn.Module):
     def __init__(self, config: RasterConfig) -> None:
         super().__init__()
         self.config = config
-        self.texture = nn.Parameter(torch.randn(config.kinds, config.width, TEXELS, TEXELS) * 0.5)
+        self.texture = nn.Parameter(torch.randn(config.kinds, config.width + 1, TEXELS, TEXELS) * 0.5)
+        nn.init.constant_(self.texture.data[:, -1], _OPAQUE)
         self.palette: Tensor
         self.register_buffer("palette", torch.tensor(config.palette), persistent=False)
         told = LAYERS * (config.width + _ABOUT) + config.extra
@@ -64,11 +67,12 @@ class Raster(nn.Module):
         used = max(1, int((slots["kind"] > 0).sum(1).max())) if len(slots["kind"]) else 1  # the empty ones come last
         kind, colour, box = (slots[name][:, :used] for name in ("kind", "colour", "box"))
         across, down = (places(box[..., i], box[..., i + 2], n) for i, n in ((0, size[1]), (1, size[0])))  # (B, K, W), (B, K, H)
-        textures = torch.einsum("bkcij,bkwj,bkhi->bkchw", self.texture[kind], texels(across), texels(down))
+        read = torch.einsum("bkcij,bkwj,bkhi->bkchw", self.texture[kind], texels(across), texels(down))
+        textures, opacity = read[:, :, :-1], read[:, :, -1].sigmoid() * (kind > 0)[..., None, None]
         sides = (box[..., 2:] - box[..., :2]).clamp(min=1e-3).log()
         about = torch.cat([self.palette[colour], torch.ones_like(sides[..., :1]), sides], -1)
         told = []
-        for shown in layers(cover(box, size) * (kind > 0)[..., None, None]):
+        for shown in layers(cover(box, size) * opacity):
             told.append(torch.einsum("bkhw,bkchw->bhwc", shown, textures))
             told.append(torch.einsum("bkhw,bkf->bhwf", shown, about))
             told.append(torch.stack([torch.einsum("bkhw,bkw->bhw", shown, across), torch.einsum("bkhw,bkh->bhw", shown, down)], -1))

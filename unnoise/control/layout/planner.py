@@ -1,6 +1,7 @@
 """From a prompt to a layout: by grammar where it is understood, else by a small model whose drawings are checked.
 
-    1. The whole prompt parses: a scene that is what it says, placed at random (`scenes.place`). It is right by construction.
+    1. The whole prompt parses: a scene that is what it says, placed at random (`scenes.place`). It is right by construction. Of
+       PLACINGS of them that one is taken whose least thing is the largest: small things are what networks draw worst.
     2. It does not: what is understood of it (`fragments`: the longest pieces that parse) must hold in what the generator draws;
        layouts are drawn until one is sound and does, DRAWS times at most.
     3. None does, or there is no generator: what is understood is placed at random, as often, until it holds.
@@ -21,6 +22,7 @@ from unnoise.modalities.image.scenes.world import LONGEST, Request, Saying, Scen
 
 DRAWS = 32
 """Layouts that are drawn for one prompt before what is understood is placed without the generator, and such placings."""
+PLACINGS = 6
 _MOST_WORDS = 60  # of a prompt that is searched for pieces that parse
 _TOUCHING = 0.02 * GAP  # common area of two boxes, in squares of the picture, that a drawn layout is forgiven
 
@@ -32,7 +34,7 @@ def plan(prompt: str, sprites: Sprites, rng: np.random.Generator, draw: Draw | N
     """A layout for a prompt. Raises InputError for a prompt of which nothing is understood, and for what has no room."""
     request = understood(prompt, sprites)
     if request is not None:
-        return place(request, rng, sprites)
+        return max((place(request, rng, sprites) for _ in range(PLACINGS)), key=_least)
     pieces = fragments(prompt, sprites)
     if not pieces:
         few = ", ".join(sprites.vocabulary.names[:8])
@@ -83,6 +85,12 @@ def sound(scene: Scene) -> bool:
     boxes = [t.box for t in scene.objects] + [s.box for s in scene.signs]
     apart = all(overlap(a, b) <= _TOUCHING for i, a in enumerate(boxes) for b in boxes[:i])
     return bool(boxes) and apart and all(s.box[2] - s.box[0] >= 0.7 * PITCH[0] * len(s.word) for s in scene.signs)
+
+
+def _least(scene: Scene) -> float:
+    """The longer side of the box of the smallest thing; of a sign, the room for each letter."""
+    things = [max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in (t.box for t in scene.objects)]
+    return min(things + [(s.box[2] - s.box[0]) / len(s.word) for s in scene.signs])
 
 
 def _short(prompt: str) -> str:

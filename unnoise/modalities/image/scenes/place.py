@@ -1,8 +1,9 @@
 """Scenes that are what a request says: sizes, colours and places drawn at random, and everything seen.
 
 Nothing touches anything, unless it was asked to: boxes keep GAP apart. Where one thing lies behind another, LEAST_HIDDEN to
-MOST_HIDDEN of its pixels are covered; where it lies inside another, it does so in the part that holds things. Letters of signs
-are never narrower than PITCH[0], signs never lower than HEIGHT[0]. What cannot be laid out so is refused.
+MOST_HIDDEN of its pixels are covered; where it lies inside another, it does so in the part that holds things, and hides no more
+of it unless its size was asked for. Letters of signs are never narrower than PITCH[0], signs never lower than HEIGHT[0]. What
+cannot be laid out so is refused.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -235,27 +236,31 @@ def _inside(request: Request, rng: np.random.Generator, sprites: Sprites, bold: 
     around = _within(_ALL, container, rng.random(2).tolist())
     x, y, wide, high = *around[:2], around[2] - around[0], around[3] - around[1]
     hollow = (x + room[0] * wide, y + room[1] * high, x + room[2] * wide, y + room[3] * high)
-    item = _item(0, inner, inner.size or "small", bold * float(rng.random()), sprites)
-    box = _within(hollow, item, rng.random(2).tolist())
-    return _Laid([item, container], [box, around], [0.0, 1.0]) if contains(hollow, box) else None
+    laid = []
+    for size in (inner.size,) if inner.size else ("small", "medium"):
+        item = _item(0, inner, size, bold * float(rng.random()), sprites)
+        box = _within(hollow, item, rng.random(2).tolist())
+        both = _Laid([item, container], [box, around], [0.0, 1.0])
+        if contains(hollow, box) and (inner.size or both.hidden(request, sprites) <= MOST_HIDDEN):
+            laid.append(both)
+    return _any(rng, laid) if laid else None
 
 
 def _behind(request: Request, rng: np.random.Generator, sprites: Sprites, bold: float) -> "_Laid | None":
     """Two that overlap, shifted until enough of the deeper one is hidden and enough is seen."""
-    deep = 0 if request.relation is Relation.BEHIND else 1
     items = []
     for i, group in enumerate(request.groups):
         size = group.size or _any(rng, ("medium", "large"))
         items.append(_item(i, group, size, bold * float(rng.random()), sprites))
-    depths = [1.0 if i == deep else 0.0 for i in (0, 1)]
+    depths = [1.0, 0.0] if request.relation is Relation.BEHIND else [0.0, 1.0]
     for _ in range(_TRIES):
         boxes = [_within(_ALL, item, rng.random(2).tolist()) for item in items]
         a, b = boxes
         if not overlap(a, b) or contains(a, b) or contains(b, a) or _middles(a, b) < MIDDLES:
             continue
-        pair = [Thing(g.name, "", item.size, b, d) for g, item, b, d in zip(request.groups, items, boxes, depths)]
-        if LEAST_HIDDEN <= 1 - visible(Scene(tuple(pair)), sprites)[deep] <= MOST_HIDDEN:
-            return _Laid(items, boxes, depths)
+        both = _Laid(items, boxes, depths)
+        if LEAST_HIDDEN <= both.hidden(request, sprites) <= MOST_HIDDEN:
+            return both
     return None
 
 
@@ -276,6 +281,11 @@ class _Laid:
     items: Sequence[_Item]
     boxes: Sequence[Box]
     depths: Sequence[float]
+
+    def hidden(self, request: Request, sprites: Sprites) -> float:
+        """Of two groups of one thing: the share of the deeper one's pixels that the other covers."""
+        pair = [Thing(g.name, "", item.size, b, d) for g, item, b, d in zip(request.groups, self.items, self.boxes, self.depths)]
+        return 1 - min(visible(Scene(tuple(pair)), sprites))
 
     def scene(self, request: Request, backdrop: Backdrop, rng: np.random.Generator, sprites: Sprites, split: Split) -> Scene:
         """With colours for things and boards for signs."""
