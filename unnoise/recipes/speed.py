@@ -6,7 +6,7 @@ Errors are measured once for a model, a size of picture and the settings beside 
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -93,9 +93,10 @@ def fitted(
         if missing := [way for way in some if repr(way) not in kept]:
             took = sum(costs[way.bf16].seconds(way, trials, -(-trials // order.rows)) for way in [usual, *missing])
             say(f"measuring what {len(missing)} ways to draw are off by, on {trials} pictures: about {took:.0f} s, once ({file})")
-            kept |= _measured(model, other, order, missing, trials)
-            with atomically(file) as partial:
-                partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+            for way, off in _measured(model, other, order, missing, trials):
+                kept[repr(way)] = off
+                with atomically(file) as partial:
+                    partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
         return [kept[repr(way)] for way in some]
 
     plan = choose(plain, others, errors, seconds, error)
@@ -128,11 +129,12 @@ def draw(model: DiffusionModel, way: Way, order: Order, seeds: Sequence[int]) ->
 
 def _measured(
     model: DiffusionModel, half: DiffusionModel, order: Order, some: Sequence[Way], trials: int
-) -> dict[str, tuple[float, ...]]:
+) -> Iterator[tuple[Way, tuple[float, ...]]]:
     seeds = [derive(SEED, i) for i in range(trials)]
     whole = draw(model, order.usual, order, seeds)
-    bar = tqdm(some, desc="measuring errors", unit="way", disable=None, file=sys.stderr)
-    return {repr(way): tuple(difference(draw(half if way.bf16 else model, way, order, seeds), whole).tolist()) for way in bar}
+    for way in tqdm(some, desc="measuring errors", unit="way", disable=None, file=sys.stderr):
+        made = draw(half if way.bf16 else model, way, order, seeds)
+        yield way, tuple(difference(made, whole).tolist())
 
 
 def _file(model: DiffusionModel, order: Order, trials: int) -> Path:
