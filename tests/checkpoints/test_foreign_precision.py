@@ -1,5 +1,6 @@
 """Open checkpoints in bfloat16, text encoders and all: half the memory, and beside diffusers no further off than bfloat16 is."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 
 import unnoise
+from unnoise.checkpoints.foreign.parts import AsType
+from unnoise.checkpoints.foreign.pieces import And
 from unnoise.core.errors import InputError
 from unnoise.modalities.words.frozen import encoders_of
 from unnoise.model import DiffusionModel
@@ -50,3 +53,35 @@ def test_float16_is_refused(tmp_path: Path) -> None:
     folder = tiny.save(tiny.stable_diffusion(tmp_path / "parts"), tmp_path / "model")
     with pytest.raises(InputError, match="float32 or bfloat16"):
         unnoise.load(folder, torch.float16)
+
+
+@pytest.mark.parametrize("theirs", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_are_rounded_once_and_kernels_lie_channels_last(theirs: torch.dtype) -> None:
+    kernel, matrix, counts = torch.randn(6, 4, 3, 3).to(theirs), torch.randn(5, 7).to(theirs), torch.arange(4)
+    read = AsType({"kernel": kernel, "matrix": matrix, "counts": counts}, torch.bfloat16)
+    assert torch.equal(read["kernel"], kernel.to(torch.bfloat16))
+    assert torch.equal(read["matrix"], matrix.to(torch.bfloat16))
+    assert read["kernel"].is_contiguous(memory_format=torch.channels_last)
+    assert read["counts"] is counts
+
+
+class Unread(Mapping[str, Tensor]):
+    """Names, of which none may be read."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        raise AssertionError(f"{name} was read")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("a",))
+
+    def __len__(self) -> int:
+        return 1
+
+    def __contains__(self, name: object) -> bool:
+        return name == "a"
+
+
+def test_asking_for_a_name_reads_nothing() -> None:
+    tensors = And(AsType(Unread(), torch.bfloat16), {})
+    assert "a" in tensors
+    assert "b" not in tensors
