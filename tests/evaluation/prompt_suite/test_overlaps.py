@@ -125,3 +125,30 @@ def test_pictures_that_are_worn_are_judged_as_they_were_drawn(i) -> None:
         found[0] = replace(found[0], name="circle")
         seen = explained(found, (x[0].movedim(0, -1).numpy() + 1) * 127.5, SPRITES)
         assert holds(Scene(tuple(seen)), p.request, SLACK) is (truth is scene)
+
+
+def test_a_sign_that_is_found_on_a_thing_is_none() -> None:
+    """Else nothing in the ring would count, and the picture could not tell what lies before what."""
+    ring, arrow = (
+        Thing("ring", "grey", "medium", (0.48, 0.438, 0.789, 0.748)),
+        Thing("arrow", "orange", "medium", (0.347, 0.458, 0.625, 0.692), 1.0),
+    )
+    sign = Sign("", (0.49, 0.45, 0.78, 0.74))
+    assert known(explained([ring, replace(arrow, box=(0.35, 0.46, 0.6, 0.69))], picture(ring, arrow), SPRITES, [sign])) == known(
+        [ring, arrow]
+    )
+
+
+def test_a_dark_thing_before_a_dark_one_is_told_and_one_that_peeps_out_below_is_found() -> None:
+    cup, fish = (
+        Thing("cup", "brown", "medium", (0.22, 0.675, 0.526, 0.962)),
+        Thing("fish", "black", "medium", (0.119, 0.584, 0.389, 0.741), 1.0),
+    )
+    assert known(explained([cup, replace(fish, depth=0.0)], picture(cup, fish), SPRITES)) == known([cup, fish])
+    house, moon = (
+        Thing("house", "pink", "large", (0.159, 0.02, 0.736, 0.598)),
+        Thing("moon", "black", "large", (0.239, 0.447, 0.621, 0.92), 1.0),
+    )
+    assert known(explained([replace(house, box=(0.174, 0.034, 0.737, 0.577))], picture(house, moon), SPRITES)) == known(
+        [house, moon]
+    )

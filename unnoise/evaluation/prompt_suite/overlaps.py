@@ -9,8 +9,8 @@ by coordinate descent: each thing in turn becomes the best of all that there are
 or the one that would explain the most, while the others stay; until none changes. From there, as long as one helps: a thing is left
 out or brought to the front, or one is added behind or before all others. The search ends where nothing is left unexplained.
 
-One thing is before another where the other order costs more by TOLD at least, with both moved to where they fit best in that order;
-where it does not, the picture cannot tell, and neither is before the other.
+One thing is before another where the other order, with all moved to where they fit best in it, leaves more unexplained, by TOLD at
+least; where it does not, the picture cannot tell, and neither is before the other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,8 +28,8 @@ from unnoise.modalities.image.scenes.world import Box, Sign, Thing, contains, ov
 
 PER_THING = 2000.0
 """What a thing must explain, in levels summed over channels and pixels: seven of them, each wrong by a hundred."""
-TOLD = 800.0
-"""What the wrong order must leave unexplained beyond what the right one leaves: three pixels or more of the covered thing."""
+TOLD, TOLD_SHARE = 300.0, 0.05
+"""What the other order must leave unexplained beyond what the right one leaves: so much, and this share of what that leaves."""
 CLEAR = 400.0
 """What the best explanation of a real render leaves: rounding, and edges that cross within a pixel."""
 _WRONG, _PATCH = 50.0, 3
@@ -40,19 +40,19 @@ _ROUNDS = 4
 """Times that each thing is settled, at most."""
 _PROMISING = 2
 """Colours that are tried for a thing that is new."""
-_ROUND_A_BOX = 2
+_ROUND_A_BOX = 4
 """Pixels about boxes that belong to what stands in them."""
 
 Pieces = tuple[Piece, ...]
 
 
 def explained(things: Sequence[Thing], picture: np.ndarray, sprites: Sprites, signs: Sequence[Sign] = ()) -> list[Thing]:
-    """Things as they were found -> as they are. picture: (side, side, 3), 0 to 255.
+    """Things as they were found -> as they are. picture: (side, side, 3), 0 to 255. What lies under signs does not count.
 
     Things that touch no other and leave nothing unexplained stay as they were found. Depths: how many of those that a thing
     overlaps lie before it.
     """
-    canvas = Canvas(picture, sprites, signs)
+    canvas = Canvas(picture, sprites, [s for s in signs if not any(_covers(t.box, s.box) for t in things)])
     things = sorted(things, key=lambda t: _area(t.box))  # for a start small ones lie before large ones
     pieces = tuple(piece(t, canvas.side) for t in things)
     for i in range(len(pieces)):
@@ -80,6 +80,11 @@ def _about(box: Box, side: int) -> tuple[slice, slice]:
     """The pixels of a box and of what is near it."""
     x0, y0, x1, y1 = pixels(box, side)
     return slice(max(0, y0 - _ROUND_A_BOX), y1 + _ROUND_A_BOX), slice(max(0, x0 - _ROUND_A_BOX), x1 + _ROUND_A_BOX)
+
+
+def _covers(a: Box, b: Box) -> bool:
+    """Whether boxes coincide for the most part: signs stand apart, and one that is found on a thing is none."""
+    return overlap(a, b) > min(_area(a), _area(b)) / 2
 
 
 def _area(box: Box) -> float:
@@ -145,7 +150,7 @@ class _Search:
                 best = min(best, self.anew(best.pieces, i), key=lambda scene: scene.cost)
             if best.cost > 0.97 * before:
                 break
-        return best
+        return min(best, self.eased(best.pieces), key=lambda scene: scene.cost)
 
     def eased(self, pieces: Pieces) -> _Scene:
         """Each where it fits best nearby, under its own name."""
@@ -154,10 +159,12 @@ class _Search:
         return self.scene(pieces)
 
     def needed(self, scene: _Scene) -> _Scene:
-        """Without things that explain nothing that the others would not, moved a little."""
+        """Without things that the others would explain, moved a little, or that leave more wrong than they put right."""
         for i in reversed(range(len(scene.pieces) if len(scene.pieces) > 1 else 0)):
             rest = self.eased(scene.pieces[:i] + scene.pieces[i + 1 :])
-            if rest.cost < scene.cost:
+            box = _about(scene.pieces[i].thing(self.canvas.side).box, self.canvas.side)
+            without, with_it = (float(self.canvas.left((*s.pieces, *self.others))[box].sum()) for s in (rest, scene))
+            if rest.cost < scene.cost or without < 2 * with_it:
                 return self.needed(rest)
         return scene
 
@@ -192,4 +199,7 @@ class _Search:
     def told(self, pieces: Pieces, j: int, i: int) -> bool:
         """Whether the picture tells that j lies before i."""
         swapped = (*pieces[:j], pieces[i], *pieces[j:i], *pieces[i + 1 :])
-        return self.eased(self.eased(swapped).pieces).cost - self.scene(pieces).cost >= TOLD
+        error, other = (
+            scene.cost - PER_THING * len(pieces) for scene in (self.scene(pieces), self.eased(self.eased(swapped).pieces))
+        )
+        return other >= (1 + TOLD_SHARE) * error + TOLD
