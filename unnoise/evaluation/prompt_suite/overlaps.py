@@ -32,6 +32,10 @@ TOLD, TOLD_SHARE = 300.0, 0.05
 """What the other order must leave unexplained beyond what the right one leaves: so much, and this share of what that leaves."""
 CLEAR = 400.0
 """What the best explanation of a real render leaves: rounding, and edges that cross within a pixel."""
+LEAST_SEEN = 0.0
+"""Of each thing's pixels that much is seen at least: scenes show 60 %, and what explains a soft edge from beneath is no thing."""
+CLEARLY = 0.95
+"""Share of the error of what was found that another explanation may leave at most: a detector's word counts in blurred pictures."""
 _WRONG, _PATCH = 50.0, 3
 """Something is missed in a thing that stands alone where every pixel of a patch, so many a side, is wrong by so much."""
 _MOST = 4
@@ -119,8 +123,9 @@ class _Search:
     enough: float
 
     def best(self, start: Pieces) -> _Scene:
-        """From the best order of what was found, by the moves of which one helps."""
-        best = self.settled(min(permutations(start), key=lambda order: self.scene(order).cost))
+        """From the best order of what was found, by the moves of which one helps; what was found where that is hardly worse."""
+        start = min(permutations(start), key=lambda order: self.scene(order).cost)
+        best = self.settled(start)
         while not self.clear(best):
             lower = best
             for other in self.moves(best.pieces):
@@ -130,14 +135,18 @@ class _Search:
             if lower is best:
                 break
             best = lower
-        return self.needed(best)
+        best, found = self.needed(best), self.needed(self.eased(start))
+        return best if self.clear(best) or self.error(best) < CLEARLY * self.error(found) else found
 
     def scene(self, pieces: Pieces) -> _Scene:
         """With its cost."""
         return _Scene(pieces, self.canvas.error((*pieces, *self.others)) + PER_THING * len(pieces))
 
+    def error(self, scene: _Scene) -> float:
+        return scene.cost - PER_THING * len(scene.pieces)
+
     def clear(self, scene: _Scene) -> bool:
-        return scene.cost - PER_THING * len(scene.pieces) < self.enough
+        return self.error(scene) < self.enough
 
     def settled(self, start: Pieces) -> _Scene:
         """Each thing in turn becomes the best of all, until none changes."""
@@ -159,12 +168,12 @@ class _Search:
         return self.scene(pieces)
 
     def needed(self, scene: _Scene) -> _Scene:
-        """Without things that the others would explain, moved a little, or that leave more wrong than they put right."""
+        """Without things that the others would explain, moved a little, or hide, or that leave more wrong than they put right."""
         for i in reversed(range(len(scene.pieces) if len(scene.pieces) > 1 else 0)):
             rest = self.eased(scene.pieces[:i] + scene.pieces[i + 1 :])
             box = _about(scene.pieces[i].thing(self.canvas.side).box, self.canvas.side)
             without, with_it = (float(self.canvas.left((*s.pieces, *self.others))[box].sum()) for s in (rest, scene))
-            if rest.cost < scene.cost or without < 2 * with_it:
+            if rest.cost < scene.cost or without < 2 * with_it or self.canvas.seen(scene.pieces[:i], scene.pieces[i]) < LEAST_SEEN:
                 return self.needed(rest)
         return scene
 

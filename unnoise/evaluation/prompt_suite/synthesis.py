@@ -100,6 +100,12 @@ class Canvas:
         """(side, side): what a scene leaves unexplained of each pixel, summed over channels."""
         return self._gap((), pieces).left
 
+    def seen(self, front: Sequence[Piece], p: Piece) -> float:
+        """The share of a piece's pixels that those before it leave to be seen."""
+        layer, place = self._layer(p)
+        covers = layer[..., 3]
+        return float((covers * self._gap(front, ()).through[place][..., 0]).sum() / max(covers.sum(), 1e-6))
+
     def best_between(self, front: Sequence[Piece], back: Sequence[Piece], colours: Sequence[str]) -> Piece:
         """Of all things, of every name, size and place and of these colours, the best one behind `front` and before `back`."""
         gap = self._gap(front, back)
