@@ -4,7 +4,8 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ import torch
 from tiny import tiny_config
 from torch import Tensor, nn
 
-from unnoise.control.budget import Way
+from unnoise.control.budget import Way, measure
 from unnoise.control.sampling import Sampling
 from unnoise.control.step_caching import Every, StepCaching
 from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Data
 from unnoise.core.random import Streams, derive
 from unnoise.model import DiffusionModel
+from unnoise.recipes import speed
 from unnoise.recipes.speed import SEED, Order, difference, draw, fitted
 
 STD = 0.3
@@ -55,7 +57,7 @@ class Wiener(nn.Module):
 
 
 class Whole(nn.Module):
-    """It, in one part: nothing is forecast, and what is faster than usual is no matter of the processor's mood."""
+    """It, in one part: nothing is forecast."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +99,10 @@ def shrunk(way: Way) -> float:
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> DiffusionModel:
+    """On a clock by which every call takes a second: what is faster is no matter of the processor's mood."""
+    ticks = count()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(speed, "measure", partial(measure, clock=lambda: float(next(ticks))))
     made = replace(tiny_config(), preconditioner=Data(STD), sampling=USUAL.sampling).build()
     made.denoiser.network = Wiener()
     return made
