@@ -4,8 +4,10 @@ A text encoder distilled from a sentence encoder, an autoencoder that keeps tran
 transformer over 64 codes that is told the words' tokens and their mean, and learns along what tells words apart. What it learns
 from: `modalities.image.sticker_set`.
 Rectified flow in the codes (Liu et al. 2022, 2209.03003) with logit-normal times (Esser et al. 2024, 2403.03206), the network
-predicting the codes themselves. Such times leave the noise itself (t > .97) all but unlearnt, so samples leave it in one step: steps
-even in log-SNR would dwell there, and what they make of it spoils the picture. Half of the patches skip the middle blocks in training (TREAD, 2501.04765).
+predicting the codes themselves. Half of the patches skip the middle blocks in training (TREAD, 2501.04765).
+
+Such times leave the noise itself (t > .97) all but unlearnt, so samples leave it in one step: steps even in log-SNR would dwell
+there, and what the network makes of it spoils the picture.
 """
 
 from dataclasses import replace
