@@ -135,10 +135,9 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, capsys, 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     def twice():
-        """As the interpreter calls it for each signal; two of them sent at once may become one."""
-        handler = signal.getsignal(signal.SIGINT)
-        handler(signal.SIGINT, None)
-        handler(signal.SIGINT, None)
+        """As the interpreter answers each signal; two that are sent at once may become one."""
+        for _ in range(2):
+            signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
 
     with pytest.raises(KeyboardInterrupt):
         fit(Toy(), Points(), CONFIG, tmp_path, hooks=[At(7, twice)])
