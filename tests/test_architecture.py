@@ -13,7 +13,12 @@ FLOORS = [  # lowest first; rooms on one floor do not import each other
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 LAZY = {"cli", "", "__main__"}  # stay fast to import: the command line and the package's own front
 FILES = sorted(ROOT.rglob("*.py"))
-TRAINING_MAY = {"unnoise.core.random", "unnoise.core.errors", "unnoise.core.state"}  # no diffusion mathematics in training
+TRAINING_MAY = {
+    "unnoise.core.random",
+    "unnoise.core.errors",
+    "unnoise.core.state",
+    "unnoise.core.files",
+}  # no diffusion mathematics in training
 
 
 def room(module: str) -> str:

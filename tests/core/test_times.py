@@ -9,7 +9,7 @@ from unnoise.core.errors import InputError
 from unnoise.core.processes import Gaussian, Masked, Product
 from unnoise.core.random import Streams
 from unnoise.core.schedules import EDM, VE, Cosine, LinearVP, RectifiedFlow
-from unnoise.core.times import LogitNormal, LogNormalSigma, LowDiscrepancy, UniformTimes
+from unnoise.core.times import LogitNormal, LogNormalSigma, LowDiscrepancy, Mixture, UniformTimes
 
 U = torch.linspace(0.001, 0.999, 201, dtype=torch.float64)
 PROCESS = Gaussian(RectifiedFlow())
@@ -52,7 +52,18 @@ def test_draws_follow_the_distribution(times, evenly):
         assert stats.kstest(u, "uniform").pvalue > 1e-7
 
 
-@pytest.mark.parametrize("times", [LogitNormal(), LowDiscrepancy(LogitNormal())], ids=str)
+@pytest.mark.parametrize("evenly", [False, True])
+def test_a_mixture_draws_from_both_in_its_share(evenly):
+    mixture = Mixture(LogitNormal(0.3, 1.2), UniformTimes(), share=0.25)
+    t = (LowDiscrepancy(mixture) if evenly else mixture).draw(Streams.of(5, 4096), PROCESS).sort().values.numpy()
+    cdf = 0.25 * t + 0.75 * logit_normal_cdf(t)
+    if evenly:  # each part lies in its cells exactly, so the whole is off by a cell of each at most
+        assert np.abs(cdf - (np.arange(4096) + 0.5) / 4096).max() < 2 / 4096
+    else:
+        assert stats.kstest(cdf, "uniform").pvalue > 1e-7
+
+
+@pytest.mark.parametrize("times", [LogitNormal(), LowDiscrepancy(LogitNormal()), Mixture(LogitNormal())], ids=str)
 def test_a_samples_time_is_its_own(times):
     """The same alone, and on the second of two workers, as in one batch."""
     whole = times.draw(Streams.of(3, 8, first=16), PROCESS)
@@ -72,5 +83,8 @@ def test_what_cannot_be_right_is_refused():
     for make in (lambda: LogitNormal(0, 0.0), lambda: LogitNormal(float("nan")), lambda: LogNormalSigma(0, -1.0)):
         with pytest.raises(InputError, match="standard deviation"):
             make()
+    for share in (0.0, 1.0, float("nan")):
+        with pytest.raises(InputError, match="share"):
+            Mixture(LogitNormal(), share=share)
     with pytest.raises(InputError, match="one noise schedule"):
         LogNormalSigma().draw(Streams.of(0, 2), Product({"a": Masked((2,))}))

@@ -58,7 +58,7 @@ def run(argv: list[str]) -> None:
         planned = override(
             planned,
             options,
-            lambda run: parse(tyro.conf.AvoidSubcommands[type(run)], rest, "unnoise train", run),  # type: ignore[misc]
+            lambda run: parse(tyro.conf.AvoidSubcommands[type(run)], rest, "unnoise train", run),  # type: ignore[misc]  # known when run
         )
     start(planned, out)
     if not first_process():
@@ -74,4 +74,4 @@ def _help(argv: list[str]) -> None:
     except SystemExit:
         print(f"\nEvery field of a run, as the recipe {recipe or 'pictures'!r} sets it for 1000 small pictures with captions:\n")
     run = example_run(recipe)
-    tyro.cli(tyro.conf.AvoidSubcommands[type(run)], args=["--help"], prog="unnoise train DATA", default=run)  # type: ignore[misc]
+    tyro.cli(tyro.conf.AvoidSubcommands[type(run)], args=["--help"], prog="unnoise train DATA", default=run)  # type: ignore[misc]  # known when run

@@ -1,7 +1,7 @@
 """Codecs and conditioners: the two ends of a model, between raw data or words and tensors."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -112,9 +112,9 @@ class ToldGuidance(Conditioner, ABC):
         """What n samples are told of it, prepared."""
 
 
-def within(conditioner: nn.Module, kind: Callable[..., T]) -> T | None:
+def within(conditioner: nn.Module, kind: type[T]) -> T | None:
     """The conditioner itself, or that part of it, that is of a class; None where there is none."""
-    return next((m for m in conditioner.modules() if isinstance(m, kind)), None)  # type: ignore[arg-type, return-value]
+    return next((m for m in conditioner.modules() if isinstance(m, kind)), None)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Names for weights: what a model, a codec or an encoder is known by, wherever it lies."""
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor
 
 from unnoise.core.cache import cache_folder
+from unnoise.core.errors import InputError
+from unnoise.core.files import atomically
 
 WORDS = 1024
 """64-bit words of a block of `fold`."""
@@ -62,11 +63,8 @@ def kept(seen: str, size: int, compute: Callable[[], str]) -> str:
         if _HASH.fullmatch(found := file.read_text(encoding="ascii", errors="replace")):
             return found
     made = compute()
-    with suppress(OSError):  # a home that cannot be written to
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{seen}.{os.getpid()}")
+    with suppress(InputError), atomically(file) as partial:  # a home that cannot be written to
         partial.write_text(made, encoding="ascii")
-        partial.replace(file)
     return made
 
 

@@ -85,6 +85,29 @@ class LogNormalSigma(Times):
 
 
 @dataclass(frozen=True)
+class Mixture(Times):
+    """A fraction `share` of the times from `other`, the rest from `base`.
+
+    A logit-normal leaves the noise itself all but unlearnt (half a thousandth of its draws lie above t = .97); a tenth of
+    uniform times mends that for a tenth of the training.
+    """
+
+    base: Times
+    other: Times = UniformTimes()
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise InputError(f"{self}: the share must lie between 0 and 1")
+
+    def ppf(self, u: Tensor, process: Process) -> Tensor:
+        """Inverse within each part, the parts one after the other: draws are right, but do not grow with u throughout."""
+        theirs = u < self.share
+        other = self.other.ppf(torch.where(theirs, u / self.share, 0.5), process)
+        return torch.where(theirs, other, self.base.ppf(torch.where(theirs, 0.5, (u - self.share) / (1 - self.share)), process))
+
+
+@dataclass(frozen=True)
 class LowDiscrepancy(Times):
     """Draws of `base` that cover its distribution evenly over the batch: see `Streams.spread`.
 

@@ -26,13 +26,13 @@ from tqdm import tqdm
 
 from unnoise.checkpoints.folder import file_hash, tensors_hash
 from unnoise.core.errors import InputError
+from unnoise.core.files import atomically
 from unnoise.core.measure import FEWEST, Attribute, Examples
 from unnoise.core.random import derive
 from unnoise.evaluation.learning import drawing_from, trained
 from unnoise.evaluation.views import hidden, moved
 from unnoise.networks.features import feature_network
 from unnoise.training.distributed import device
-from unnoise.training.files import atomically
 
 VERSION = 1
 """Of what the kept networks were made by: to be raised with any change to networks or training, so that old ones are not found."""

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from unnoise.core.files import atomically
 from unnoise.core.measure import Measure
 from unnoise.evaluation.section import Section
-from unnoise.training.files import atomically
 
 _STYLE = """
 :root { --ink: #1d2330; --soft: #667085; --line: #e3e7ee; --paper: #ffffff; --band: #f6f8fb; --mark: #2f6fed; --floor: #98a2b3 }

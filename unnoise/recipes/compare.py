@@ -17,6 +17,7 @@ import torch
 from unnoise.control.sampling import Samples
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
+from unnoise.core.files import atomically
 from unnoise.core.measure import Examples
 from unnoise.core.random import derive
 from unnoise.evaluation import compare as side
@@ -42,7 +43,6 @@ from unnoise.recipes.comparison import (
 )
 from unnoise.recipes.run import Interrupted
 from unnoise.recipes.sources import Opened
-from unnoise.training.files import atomically
 from unnoise.training.loop import fit
 
 CALLS = (1, 4, 20)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unnoise.core.errors import InputError, nearest
+from unnoise.core.files import atomically
 from unnoise.core.measure import FEWEST
 from unnoise.evaluation.families.adversarial import Adversarial
 from unnoise.evaluation.families.family import Contender, Family, Subject, fitted_size, flops_per_step, parameters
@@ -27,7 +28,6 @@ from unnoise.recipes.pictures import plain
 from unnoise.recipes.run import Run
 from unnoise.recipes.sources import Opened, OpenPictures, OpenTable, PictureSource, TableSource, source_of
 from unnoise.recipes.tables import tables
-from unnoise.training.files import atomically
 from unnoise.training.loop import measure_step_seconds
 
 FAMILIES: Mapping[str, Callable[[Run], Family]] = {

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unnoise.core.errors import InputError
+from unnoise.core.files import atomically
 from unnoise.core.measure import FEWEST, Examples
 from unnoise.core.random import derive
 from unnoise.core.state import State
@@ -33,7 +34,6 @@ from unnoise.model import DiffusionModel
 from unnoise.recipes.runs import load_run
 from unnoise.recipes.sections import SECTIONS, Options, Subject, look
 from unnoise.recipes.sources import Opened, PictureSource, Source, source_of
-from unnoise.training.files import atomically
 
 
 def evaluate(

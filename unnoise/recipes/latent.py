@@ -16,7 +16,7 @@ from unnoise.checkpoints.codec import load_codec, save_codec
 from unnoise.core.errors import InputError
 from unnoise.core.objectives import Denoising, PerSample
 from unnoise.core.preconditioning import Data
-from unnoise.core.times import LogitNormal, LowDiscrepancy
+from unnoise.core.times import LogitNormal, LowDiscrepancy, Mixture
 from unnoise.loading import load
 from unnoise.modalities.image.data import PictureData
 from unnoise.modalities.image.latents import Latents, LatentsConfig
@@ -164,7 +164,8 @@ def latent(opened: OpenPictures, source: PictureSource, options: Options) -> Lat
     assert isinstance(run.objective, Denoising)
     network = replace(run.model.network, channels=config.latent_channels, patch=max(1, -(-side // 16)))
     model = replace(run.model, codec=config, network=network, preconditioner=Data(1.0))
-    model, objective = with_middle_head(model, replace(run.objective, times=LowDiscrepancy(LogitNormal(0.0, 1.0))), options)
+    times = LowDiscrepancy(Mixture(LogitNormal(0.0, 1.0)))
+    model, objective = with_middle_head(model, replace(run.objective, times=times), options)
     return LatentRun(
         data=source,
         first=first,

@@ -13,9 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unnoise.core.errors import InputError
+from unnoise.core.files import atomically
 from unnoise.modalities.image.data import PictureData
 from unnoise.modalities.image.latents import Latents
-from unnoise.training.files import atomically
 
 _AT_ONCE = 64
 

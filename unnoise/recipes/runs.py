@@ -7,6 +7,7 @@ from unnoise.checkpoints.config import allow, decode, encode
 from unnoise.checkpoints.folder import VERSION, read_json
 from unnoise.core import bound, coupling, losses, objectives, times, weights
 from unnoise.core.errors import InputError
+from unnoise.core.files import atomically
 from unnoise.evaluation.retrieval import RETRIEVAL_CLASSES
 from unnoise.loading import MODEL_CLASSES
 from unnoise.modalities.image.data import PictureOptions
@@ -19,7 +20,6 @@ from unnoise.recipes.run import AnyRun, Preview, Run
 from unnoise.recipes.sources import PictureSource, TableSource
 from unnoise.recipes.unclip import EmbeddedRun, GivenEmbedder
 from unnoise.training import config as training
-from unnoise.training.files import atomically
 
 RUN_FILE = "run.json"
 RUN_CLASSES = RETRIEVAL_CLASSES | allow(
@@ -30,7 +30,7 @@ RUN_CLASSES = RETRIEVAL_CLASSES | allow(
     objectives.Denoising, objectives.DenoisingTwice, objectives.SlicedScoreMatching, bound.VariationalBound, bound.Levels,
     coupling.Independent, coupling.OptimalTransport,
     losses.SquaredError, losses.CrossEntropy, losses.CategoricalBound, losses.TangentError, losses.FieldLosses,
-    times.UniformTimes, times.LogitNormal, times.LogNormalSigma, times.LowDiscrepancy,
+    times.UniformTimes, times.LogitNormal, times.LogNormalSigma, times.Mixture, times.LowDiscrepancy,
     weights.DataWeight, weights.Simple, weights.VWeight, weights.VelocityWeight, weights.EDMWeight, weights.TruncatedSNR,
     weights.MinSNR, weights.SigmoidWeight, weights.Likelihood,
 )  # fmt: skip

@@ -20,6 +20,7 @@ from unnoise.control.asking import beside, prepared
 from unnoise.control.budget import Costs, Plan, Way, choose, measure, ways
 from unnoise.core.cache import cache_folder
 from unnoise.core.errors import InputError
+from unnoise.core.files import atomically
 from unnoise.core.processes import Gaussian
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import tree_map
@@ -27,7 +28,6 @@ from unnoise.modalities.image.alpha import premultiplied
 from unnoise.modalities.image.codec import resized
 from unnoise.model import DiffusionModel
 from unnoise.networks.splitting import Splitting
-from unnoise.training.files import atomically
 
 SEED = 0xE44
 """Of the samples that errors are measured on: not one that users begin with."""

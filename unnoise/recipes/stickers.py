@@ -3,11 +3,12 @@
 A text encoder distilled from a sentence encoder, an autoencoder that keeps transparency (64 x 64 pixels <-> 8 x 8 codes), and a
 transformer over 64 codes that is told the words' tokens and their mean, and learns along what tells words apart. What it learns
 from: `modalities.image.sticker_set`.
-Rectified flow in the codes (Liu et al. 2022, 2209.03003) with logit-normal times (Esser et al. 2024, 2403.03206), the network
-predicting the codes themselves. Half of the patches skip the middle blocks in training (TREAD, 2501.04765).
+Rectified flow in the codes (Liu et al. 2022, 2209.03003) with logit-normal times (Esser et al. 2024, 2403.03206) and a tenth of
+uniform ones, the network predicting the codes themselves. Half of the patches skip the middle blocks in training (TREAD,
+2501.04765).
 
-Such times leave the noise itself (t > .97) all but unlearnt, so samples leave it in one step: steps even in log-SNR would dwell
-there, and what the network makes of it spoils the picture.
+Logit-normal times alone leave the noise itself (t > .97) all but unlearnt, and what the network makes of it spoils the picture
+where a grid dwells there (steps even in log-SNR do; the shifted grid leaves the noise in one step).
 """
 
 from dataclasses import replace
@@ -21,7 +22,7 @@ from unnoise.core.objectives import Denoising
 from unnoise.core.preconditioning import Data
 from unnoise.core.processes import Gaussian
 from unnoise.core.schedules import RectifiedFlow
-from unnoise.core.times import LogitNormal, LowDiscrepancy
+from unnoise.core.times import LogitNormal, LowDiscrepancy, Mixture
 from unnoise.core.weights import VelocityWeight
 from unnoise.loading import load
 from unnoise.modalities.words.distilled import DistilledConfig
@@ -92,7 +93,7 @@ def stickers(opened: OpenPictures, source: PictureSource, options: Options) -> L
             sampling=Sampling(steps=20, sampler="dpmpp-2m", grid="shifted", guidance=3.0, interval=(0.1, 1.0)),
             about=About("stickers", data.account(), CREDITS, PROMPTS[:3]),
         ),
-        objective=Denoising(SquaredError(VelocityWeight(smallest=0.05)), LowDiscrepancy(LogitNormal(0.0, 1.0))),
+        objective=Denoising(SquaredError(VelocityWeight(smallest=0.05)), LowDiscrepancy(Mixture(LogitNormal(0.0, 1.0)))),
         train=TrainConfig(
             steps=steps,
             batch=batch,

@@ -10,12 +10,12 @@ from tqdm import tqdm
 from unnoise.checkpoints.config import allow
 from unnoise.checkpoints.folder import load_weights, read_folder, write_folder
 from unnoise.core.errors import InputError
+from unnoise.core.files import atomically
 from unnoise.modalities.words.book import Book
 from unnoise.modalities.words.distilled import Distilled, DistilledConfig
 from unnoise.modalities.words.emphasis import EmphaticConfig
 from unnoise.modalities.words.frozen import Frozen, T5TextConfig, read_encoder
 from unnoise.networks.word_encoder import WordEncoderConfig
-from unnoise.training.files import atomically
 
 _AT_ONCE = 256
 _CLASSES = allow(DistilledConfig, WordEncoderConfig)

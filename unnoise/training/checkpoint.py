@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from unnoise.core.errors import InputError
+from unnoise.core.files import explained, remove, sync
 from unnoise.training.distributed import World
-from unnoise.training.files import explained, remove, sync
 
 FORMAT = 1
 

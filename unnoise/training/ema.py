@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unnoise.core.errors import InputError
+from unnoise.core.files import atomically
 from unnoise.training.distributed import World
-from unnoise.training.files import atomically
 
 
 def gamma_of(width: float) -> float:

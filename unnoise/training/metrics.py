@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from unnoise.core.files import explained
 from unnoise.training.distributed import World
-from unnoise.training.files import explained
 
 TIME_BINS = 20
 """Equal parts of t in [0, 1] that the loss per noise level is kept for."""

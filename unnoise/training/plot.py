@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unnoise.core.errors import InputError
-from unnoise.training.files import atomically
+from unnoise.core.files import atomically
 from unnoise.training.metrics import TIME_BINS, history, mean_by_time
 
 

@@ -9,13 +9,11 @@ makes. Where PEFT keeps the alphas beside the tensors, they are read there.
 """
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -36,6 +34,7 @@ from unnoise.control.low_rank import Adapted, Adapter, Change, LowRank, Place
 from unnoise.core.codec import Conditioner
 from unnoise.core.denoisers import Denoiser, NetworkDenoiser
 from unnoise.core.errors import InputError
+from unnoise.core.files import atomically
 from unnoise.modalities.words.frozen import Frozen, encoders_of
 
 Weight = float | tuple[float, float]
@@ -167,13 +166,8 @@ def save_low_rank(file: str | Path, model: Model, adapter: Adapter, words: Mappi
             if isinstance(m, nn.Linear)
         }
         tensors |= _written(more, names, ())
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    try:
+    with atomically(file) as partial:
         save_file(tensors, str(partial), {"format": "pt"})
-        partial.replace(file)
-    except (OSError, SafetensorError) as e:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"{file}: could not be written ({e})") from e
 
 
 def _written(adapter: Adapter, names: Mapping[str, Place], convolved: tuple[str, ...]) -> dict[str, Tensor]:

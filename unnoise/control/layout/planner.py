@@ -23,6 +23,7 @@ from unnoise.modalities.image.scenes.world import LONGEST, Request, Saying, Scen
 DRAWS = 32
 """Layouts that are drawn for one prompt before what is understood is placed without the generator, and such placings."""
 PLACINGS = 6
+"""Layouts that are placed for a prompt that is understood, of which one is taken."""
 _MOST_WORDS = 60  # of a prompt that is searched for pieces that parse
 _TOUCHING = 0.02 * GAP  # common area of two boxes, in squares of the picture, that a drawn layout is forgiven
 

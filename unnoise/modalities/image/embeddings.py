@@ -21,6 +21,7 @@ from torch.nn.functional import interpolate, normalize
 
 from unnoise.core.codec import Buildable, Codec, Conditioner, Following
 from unnoise.core.errors import InputError
+from unnoise.core.files import atomically
 from unnoise.core.hashing import tensors_hash
 from unnoise.core.random import Streams
 from unnoise.core.state import Cond, State
@@ -93,9 +94,8 @@ class Embeddings(Codec):
 
     def write(self, data: Tensor, out: Path, meta: Sequence[Mapping[str, Any]]) -> list[Path]:
         """embeddings.safetensors, with the rows of `meta` inside."""
-        partial = out / f".{FILE}.partial"
-        save_file({"embeddings": data.contiguous()}, partial, {"rows": json.dumps(list(meta), ensure_ascii=False)})
-        partial.replace(out / FILE)
+        with atomically(out / FILE) as partial:
+            save_file({"embeddings": data.contiguous()}, partial, {"rows": json.dumps(list(meta), ensure_ascii=False)})
         return [out / FILE]
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from unnoise.core.errors import InputError
+from unnoise.core.files import atomically
 from unnoise.core.measure import Attribute
 from unnoise.core.random import Streams
 from unnoise.modalities.image.measure import Pictures
@@ -66,14 +67,8 @@ def write_stacked_digits(file: str | Path, n: int = 20_000, seed: int = 0, scale
     if file.exists():
         raise InputError(f"{file} exists; give the name of a new file for the stacked digits")
     made = stacked_digits(n, seed, scale=scale)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    half = file.with_name(f".{file.name}.partial")
-    try:
-        with half.open("wb") as out:
-            np.savez_compressed(out, x=made.pixels, y=np.array([f"{m:03d}" for m in made.modes]))
-        half.replace(file)
-    finally:
-        half.unlink(missing_ok=True)
+    with atomically(file) as partial, partial.open("wb") as out:
+        np.savez_compressed(out, x=made.pixels, y=np.array([f"{m:03d}" for m in made.modes]))
     return file
 
 

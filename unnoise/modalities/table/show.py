@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unnoise.core.errors import InputError
+from unnoise.core.files import atomically
 from unnoise.modalities.table.columns import Categorical, Numeric, Table
 from unnoise.modalities.table.likeness import correlations
 
@@ -47,25 +47,15 @@ def _shared(meta: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        half.write_text(text, encoding="utf-8", newline="")
-        os.replace(half, path)
-    except OSError as e:
-        raise InputError(f"{path}: cannot be written ({e.strerror}); choose a folder with room that you may write to") from e
-    finally:
-        half.unlink(missing_ok=True)
+    with atomically(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
 
 
 def plot_marginals(real: Table, fake: Table, path: Path) -> None:
     """The PNG file `path` of `marginals`, whole or not at all."""
     png = marginals(real, fake)
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        half.write_bytes(png)
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
+    with atomically(path) as partial:
+        partial.write_bytes(png)
 
 
 def marginals(real: Table, fake: Table) -> bytes:

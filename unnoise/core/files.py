@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -28,7 +28,7 @@ def explained(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as e:
         reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e).splitlines()[0]
         raise InputError(
-            f"{path}: cannot be written ({reason}); what was saved before is whole; make room and resume the run"
+            f"{path}: cannot be written ({reason}); what was there before is whole; make room, or choose another place, and go on"
         ) from e
 
 
@@ -42,7 +42,10 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def atomically(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write a file to; it becomes `path` when it is complete and on the disk, or vanishes."""
+    """A name beside `path` to write a file to; it becomes `path` when it is complete and on the disk, or vanishes.
+
+    InputError where it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     try:
         with explained(path):
@@ -52,5 +55,6 @@ def atomically(path: Path) -> Iterator[Path]:
             temporary.replace(path)
             sync(path.parent)
     except BaseException:
-        remove(temporary)
+        with suppress(OSError):  # where nothing can be written, nothing can be removed
+            remove(temporary)
         raise
