@@ -117,6 +117,8 @@ KINDS: Kinds = {
 """The kinds of requests and how often each is drawn."""
 SIGNS: Kinds = {_sign: 0.5, _by_sign: 0.5}
 """Signs, alone and beside things."""
+LEARNT: Kinds = {**KINDS, _overlapping: 0.25, _inside: 0.25, _sign: 0.15}
+"""More of what networks learn last: for training."""
 TRICKY: Kinds = {**KINDS, _overlapping: 0.4, _inside: 0.4, _sign: 0.2}
 """More of what is hard to make out."""
 

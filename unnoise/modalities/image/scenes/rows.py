@@ -10,7 +10,7 @@ from unnoise.modalities.image.annotations import Captions
 from unnoise.modalities.image.scenes.draw import render
 from unnoise.modalities.image.scenes.grammar import at_random, caption, plainly
 from unnoise.modalities.image.scenes.place import place
-from unnoise.modalities.image.scenes.requests import draw_request
+from unnoise.modalities.image.scenes.requests import KINDS, Kinds, draw_request
 from unnoise.modalities.image.scenes.shapes import Shapes
 from unnoise.modalities.image.scenes.split import Split
 from unnoise.modalities.image.scenes.sprites import Sprites
@@ -19,14 +19,15 @@ from unnoise.modalities.image.scenes.world import Request, Scene
 
 @dataclass(frozen=True)
 class World:
-    """What scenes are made of. Nothing that `split` holds out is ever shown or said."""
+    """What scenes are made of, and how often each kind of request is drawn. Nothing that `split` holds out is shown or said."""
 
     sprites: Sprites = Shapes()
     seed: int = 0
     split: Split = field(default=Split())
+    kinds: Kinds = field(default_factory=lambda: KINDS, hash=False)
 
     def request(self, row: int) -> Request:
-        return draw_request(self._rng(row, "request"), self.sprites, self.split)
+        return draw_request(self._rng(row, "request"), self.sprites, self.split, self.kinds)
 
     def scene(self, row: int) -> Scene:
         return place(self.request(row), self._rng(row, "scene"), self.sprites, self.split)

@@ -9,7 +9,9 @@ from unnoise.core.errors import InputError
 from unnoise.modalities.image.annotations import Captions
 from unnoise.modalities.image.data import PictureData, PictureOptions
 from unnoise.modalities.image.scenes.emoji import read_sprites
+from unnoise.modalities.image.scenes.requests import LEARNT
 from unnoise.modalities.image.scenes.rows import Rendered, World
+from unnoise.modalities.image.scenes.shapes import Shapes
 
 WORD = "scenes"
 """What stands in place of a path."""
@@ -37,7 +39,7 @@ def read_scenes(path: str, options: PictureOptions = PictureOptions(), rows: int
     if rows < 1:
         raise InputError(f"{rows} rows of scenes: at least 1")
     sprites = path.removeprefix(WORD).removeprefix(":")
-    world = World(read_sprites(sprites)) if sprites else World()
+    world = World(read_sprites(sprites) if sprites else Shapes(), kinds=LEARNT)
     named = f"{len(world.sprites.vocabulary.names):,} kinds of things"
     notes = (f"{rows:,} scenes of {named} are drawn as they are needed, {size} x {size}", _held_out(world))
     names = tuple(f"scene-{i}" for i in range(rows))
