@@ -2,29 +2,14 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from tiny import tiny_model
-from torch import Tensor, nn
+from torch import nn
 
 import unnoise
 from unnoise.control.low_rank import Adapted, Adapter, LowRank, Place
-from unnoise.core import hashing
 from unnoise.core.hashing import tensors_hash
 from unnoise.model import DiffusionModel
-
-
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for every sha256 of all weights."""
-    calls: list[int] = []
-
-    def hashed(tensors: dict[str, Tensor]) -> str:
-        calls.append(len(tensors))
-        return tensors_hash(tensors)
-
-    monkeypatch.setattr(hashing, "tensors_hash", hashed)
-    return calls
 
 
 def true_name(model: DiffusionModel) -> str:

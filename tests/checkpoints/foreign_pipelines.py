@@ -5,19 +5,12 @@ from typing import Any
 
 import diffusers
 import torch
+from beside_diffusers import randomised
 from modalities.words import encoders
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
 SIDE = 8  # of the states, in codes of 2 x 2 pixels
-
-
-def randomised(network: nn.Module) -> nn.Module:
-    """Weights of a size at which every part has its say; what starts at zero or one as well."""
-    with torch.no_grad():
-        for p in network.parameters():
-            p.copy_(torch.randn_like(p) * (0.3 if p.ndim == 1 else p[0].numel() ** -0.5))
-    return network.eval()
 
 
 def vae(channels: int = 4, **changed: Any) -> nn.Module:

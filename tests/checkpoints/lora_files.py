@@ -8,8 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from beside_diffusers import TIMES, randomised
 from safetensors.torch import save_file
-from test_diffusers_names import TIMES, UNETS, flux, randomised, sd3, unet
+from test_diffusers_names import UNETS, flux, sd3, unet
 from torch import Tensor, nn
 
 from unnoise.checkpoints.diffusers_names import (
@@ -41,15 +42,15 @@ Pairs = dict[str, tuple[Tensor, Tensor]]
 def networks(kind: str) -> tuple[nn.Module, nn.Module]:
     """Theirs and ours with the same weights, made once; every test takes away what it adds."""
     if kind == "SD3":
-        theirs = randomised(sd3(qk_norm="rms_norm", dual_attention_layers=(0,)))
+        theirs = randomised(sd3(qk_norm="rms_norm", dual_attention_layers=(0,)), 0)
         ours = sd3_config(theirs.config).build()
         weights = translate(theirs.state_dict(), SD3_TABLE, ours.state_dict(), SD3_UNUSED)
     elif kind == "FLUX":
-        theirs = randomised(flux(guidance_embeds=True))
+        theirs = randomised(flux(guidance_embeds=True), 0)
         ours = flux_config(theirs.config).build()
         weights = translate(theirs.state_dict(), FLUX_TABLE, ours.state_dict())
     else:
-        theirs = randomised(unet(**UNETS[kind]))
+        theirs = randomised(unet(**UNETS[kind]), 0)
         ours = unet_config(theirs.config).build()
         weights = translate(theirs.state_dict(), UNET_TABLE, ours.state_dict())
     ours.load_state_dict(weights)

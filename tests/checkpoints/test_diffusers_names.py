@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from beside_diffusers import TIMES, close, randomised
+from torch import nn
 
 from unnoise.checkpoints.diffusers_names import (
     FLUX_TABLE,
@@ -19,22 +20,6 @@ from unnoise.networks.embedding import size_features
 from unnoise.networks.layers import patchify, unpatchify
 
 diffusers = pytest.importorskip("diffusers", reason="the networks to compare with are diffusers'")
-TIMES = torch.tensor([0.003, 0.5, 0.987])
-
-
-def randomised(network: nn.Module) -> nn.Module:
-    """Weights of a size at which every part has its say; what starts at zero or one as well."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.copy_(torch.randn_like(p) * (0.3 if p.ndim == 1 else p[0].numel() ** -0.5))
-    return network.eval()
-
-
-def close(ours: Tensor, theirs: Tensor) -> None:
-    """Within 1e-5 of the picture's own size, in float32."""
-    assert float(theirs.std()) > 0.05
-    assert float((ours - theirs).abs().max() / theirs.std()) < 1e-5
 
 
 def sd3(**changed: object) -> nn.Module:
@@ -49,7 +34,7 @@ def sd3(**changed: object) -> nn.Module:
     ids=["SD3", "SD3.5", "SD3.5 with a dual last block"],
 )
 def test_stable_diffusion_3(changed: dict) -> None:
-    theirs = randomised(sd3(**changed))
+    theirs = randomised(sd3(**changed), 0)
     ours = sd3_config(theirs.config).build().eval()
     made = ours.positions.clone()
     ours.load_state_dict(translate(theirs.state_dict(), SD3_TABLE, ours.state_dict(), SD3_UNUSED))
@@ -71,7 +56,7 @@ def flux(**changed: object) -> nn.Module:
 @pytest.mark.parametrize("guidance", [False, True], ids=["schnell", "dev"])
 def test_flux(guidance: bool) -> None:
     """Their pictures come as patches, with the coordinates of every token beside them."""
-    theirs = randomised(flux(guidance_embeds=guidance))
+    theirs = randomised(flux(guidance_embeds=guidance), 0)
     ours = flux_config(theirs.config).build().eval()
     ours.load_state_dict(translate(theirs.state_dict(), FLUX_TABLE, ours.state_dict()))
     x, tokens, vector, scale = torch.randn(3, 4, 6, 10), torch.randn(3, 5, 12), torch.randn(3, 10), torch.tensor([1.0, 3.5, 7.0])
@@ -112,7 +97,7 @@ UNETS: dict[str, dict] = {
 
 @pytest.mark.parametrize("name", UNETS)
 def test_the_u_net_of_stable_diffusion(name: str) -> None:
-    theirs = randomised(unet(**UNETS[name]))
+    theirs = randomised(unet(**UNETS[name]), 0)
     ours = unet_config(theirs.config).build().eval()
     ours.load_state_dict(translate(theirs.state_dict(), UNET_TABLE, ours.state_dict()))
     x, tokens, summary = torch.randn(3, theirs.config.in_channels, 8, 12), torch.randn(3, 5, 12), torch.randn(3, 10)

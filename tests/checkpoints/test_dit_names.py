@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from beside_diffusers import TIMES, close, randomised
 from torch import Tensor, nn
 
 from unnoise.checkpoints.diffusers_names import Table, translate
@@ -9,24 +10,8 @@ from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_SPRINT_TABL
 from unnoise.core.errors import InputError
 
 diffusers = pytest.importorskip("diffusers", reason="the networks to compare with are diffusers'")
-TIMES = torch.tensor([0.003, 0.5, 0.987])
 LENGTHS = (7, 1, 4)
 """Tokens of each prompt."""
-
-
-def randomised(network: nn.Module) -> nn.Module:
-    """Weights of a size at which every part has its say; what starts at zero or one as well."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.copy_(torch.randn_like(p) * (0.3 if p.ndim == 1 else p[0].numel() ** -0.5))
-    return network.eval()
-
-
-def close(ours: Tensor, theirs: Tensor) -> None:
-    """Within 1e-5 of the picture's own size, in float32."""
-    assert float(theirs.std()) > 0.05
-    assert float((ours - theirs).abs().max() / theirs.std()) < 1e-5
 
 
 def pixart(**changed: object) -> nn.Module:
@@ -58,7 +43,7 @@ def words() -> tuple[Tensor, Tensor]:
     ids=["Sigma", "Sigma, stretched", "alpha, told sizes", "no variance", "patches of 1"],
 )
 def test_pixart(changed: dict) -> None:
-    theirs = randomised(pixart(**changed))
+    theirs = randomised(pixart(**changed), 0)
     ours = pixart_config(theirs.config).build().eval()
     ours.load_state_dict(translate(theirs.state_dict(), PIXART_TABLE, ours.state_dict()))
     tokens, mask = words()
@@ -85,7 +70,7 @@ def test_pixart(changed: dict) -> None:
     ids=["Sana", "Sana at 4096 pixels, patches of 2", "Sana 1.5", "Sana-Sprint"],
 )
 def test_sana(changed: dict, table: Table) -> None:
-    theirs = randomised(sana(**changed))
+    theirs = randomised(sana(**changed), 0)
     ours = sana_config(theirs.config).build().eval()
     ours.load_state_dict(translate(theirs.state_dict(), table, ours.state_dict()))
     tokens, mask = words()

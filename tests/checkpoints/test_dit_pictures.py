@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from beside_diffusers import randomised
 from torch import Tensor
 
 import unnoise
@@ -34,7 +35,7 @@ def pixart(folder: Path, kind: str, **changed: Any) -> Any:
     sizes = {"sample_size": tiny.SIDE, "num_attention_heads": 3, "attention_head_dim": 8, "num_layers": 2}
     network = diffusers.PixArtTransformer2DModel(**{**sizes, "cross_attention_dim": 24, "caption_channels": 48, **changed})
     scheduler = diffusers.DPMSolverMultistepScheduler()
-    parts = {"vae": tiny.vae(), "transformer": tiny.randomised(network), "scheduler": scheduler}
+    parts = {"vae": tiny.vae(), "transformer": randomised(network), "scheduler": scheduler}
     return getattr(diffusers, kind)(**parts, **tiny.t5(folder, "text_encoder"))
 
 
@@ -44,7 +45,7 @@ def deep_compression() -> Any:
     kinds = {f"{half}_block_types": ("ResBlock", "EfficientViTBlock") for half in ("encoder", "decoder")}
     scales = {f"{half}_qkv_multiscales": ((), (5,)) for half in ("encoder", "decoder")}
     how = {"downsample_block_type": "conv", "upsample_block_type": "interpolate", "scaling_factor": 0.41407}
-    return tiny.randomised(diffusers.AutoencoderDC(in_channels=3, **sizes, **depths, **kinds, **scales, **how))
+    return randomised(diffusers.AutoencoderDC(in_channels=3, **sizes, **depths, **kinds, **scales, **how))
 
 
 def sana(folder: Path, **changed: Any) -> Any:
@@ -56,7 +57,7 @@ def sana(folder: Path, **changed: Any) -> Any:
     told = {"text_encoder": Gemma2Model.from_pretrained(folder / "text_encoder")}
     told["tokenizer"] = AutoTokenizer.from_pretrained(folder / "tokenizer")
     flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
-    parts = {"vae": deep_compression(), "transformer": tiny.randomised(network)}
+    parts = {"vae": deep_compression(), "transformer": randomised(network)}
     return diffusers.SanaPipeline(**parts, **told, scheduler=diffusers.DPMSolverMultistepScheduler(**flow))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from beside_diffusers import randomised
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,7 +34,7 @@ UNET = ("in_channels", "block_out_channels", "layers_per_block", "norm_num_group
 
 
 def saved(network: Any, folder: Path) -> Path:
-    tiny.randomised(network).save_pretrained(folder)
+    randomised(network).save_pretrained(folder)
     return folder
 
 
@@ -58,7 +59,7 @@ def ip_adapter(unet: Any, folder: Path) -> Path:
         patch_size=4,
         projection_dim=6,
     )
-    tiny.randomised(CLIPVisionModelWithProjection(config)).save_pretrained(folder / "image_encoder")
+    randomised(CLIPVisionModelWithProjection(config)).save_pretrained(folder / "image_encoder")
     tensors = {"image_proj.proj.weight": torch.randn(64, 6), "image_proj.proj.bias": torch.randn(64)}
     tensors |= {"image_proj.norm.weight": torch.randn(16), "image_proj.norm.bias": torch.randn(16)}
     for i, name in enumerate(unet.attn_processors):

@@ -10,6 +10,7 @@ import foreign_originals as originals
 import numpy as np
 import pytest
 import torch
+from beside_diffusers import randomised
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -281,7 +282,7 @@ def test_a_single_file_with_a_tokenizer_beside_it(tmp_path: Path) -> None:
     codec = {"block_out_channels": (32, 64), "norm_num_groups": 32, "scaling_factor": 0.18215}
     words = tiny.encoder(tmp_path, "text_encoder", width=64, heads=1)
     scheduler = diffusers.PNDMScheduler(**tiny.BETAS, steps_offset=1, skip_prk_steps=True, set_alpha_to_one=False)
-    network = tiny.randomised(diffusers.UNet2DConditionModel(**sizes, **kinds))
+    network = randomised(diffusers.UNet2DConditionModel(**sizes, **kinds))
     parts = {"vae": tiny.vae(**codec), "unet": network, "scheduler": scheduler, **words, **tiny.NO_CHECKER}
     pipeline = diffusers.StableDiffusionPipeline(**parts)
     pipeline.set_progress_bar_config(disable=True)

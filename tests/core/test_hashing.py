@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unnoise.core import hashing
 from unnoise.core.hashing import WORDS, Remembered, fold, tensors_hash
@@ -51,19 +51,6 @@ def test_signs_of_two_numbers_of_a_block_are_seen_wherever_they_lie(dtype: torch
     y = x.clone()
     y[[lane % step, lane % step + 5 * step]] *= -1
     assert fold(x) != fold(y)
-
-
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for every sha256 of all weights."""
-    calls: list[int] = []
-
-    def hashed(tensors: dict[str, Tensor]) -> str:
-        calls.append(len(tensors))
-        return tensors_hash(tensors)
-
-    monkeypatch.setattr(hashing, "tensors_hash", hashed)
-    return calls
 
 
 def by_data(p: nn.Parameter) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from beside_diffusers import TIMES, close, randomised
 from torch import Tensor, nn
 
 from unnoise.checkpoints.diffusers_names import (
@@ -24,25 +25,8 @@ from unnoise.networks.layers import patchify, unpatchify
 from unnoise.networks.steering import Steering, picture_entries, residual
 
 diffusers = pytest.importorskip("diffusers", reason="the networks to compare with are diffusers'")
-TIMES = torch.tensor([0.003, 0.5, 0.987])
 TOKENS, VECTOR = torch.randn(3, 5, 12, generator=torch.Generator().manual_seed(1)), torch.randn(3, 10)
 SIZES = torch.tensor([[512.0, 512, 0, 0, 1024, 1024], [480, 640, 12, 0, 896, 1152], [64, 2048, 0, 700, 1536, 640]])
-CLOSE = 1e-5
-
-
-def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights of a size at which every part has its say; what starts at zero or one as well."""
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.copy_(torch.randn(p.shape, generator=g) * (0.3 if p.ndim == 1 else p[0].numel() ** -0.5))
-    return network.eval().requires_grad_(False)
-
-
-def close(ours: Tensor, theirs: Tensor) -> None:
-    """Within 1e-5 of the picture's own size, in float32."""
-    assert float(theirs.std()) > 0.05
-    assert float((ours - theirs).abs().max() / theirs.std()) < CLOSE
 
 
 UNET = {
@@ -62,7 +46,7 @@ def unets(name: str) -> tuple[nn.Module, nn.Module]:
     """Theirs, and ours with the same weights."""
     config = FAMILIES[name]
     up = tuple(kind.replace("Down", "Up") for kind in reversed(config["down_block_types"]))
-    theirs = randomised(diffusers.UNet2DConditionModel(**config, out_channels=4, up_block_types=up))
+    theirs = randomised(diffusers.UNet2DConditionModel(**config, out_channels=4, up_block_types=up), 0)
     return theirs, ours_like(theirs)
 
 
@@ -151,7 +135,7 @@ SD3 = {
 
 
 def sd3_pair() -> tuple[nn.Module, nn.Module]:
-    theirs = randomised(diffusers.SD3Transformer2DModel(num_layers=5, **SD3))
+    theirs = randomised(diffusers.SD3Transformer2DModel(num_layers=5, **SD3), 0)
     ours = sd3_config(theirs.config).build().eval().requires_grad_(False)
     ours.load_state_dict(translate(theirs.state_dict(), SD3_TABLE, ours.state_dict(), SD3_UNUSED))
     return theirs, ours
@@ -201,7 +185,7 @@ FLUX = {
 @pytest.mark.parametrize("union", [False, True], ids=["one kind", "union"])
 @torch.no_grad()
 def test_control_net_of_flux(union: bool) -> None:
-    theirs = randomised(diffusers.FluxTransformer2DModel(num_layers=3, num_single_layers=4, guidance_embeds=True, **FLUX))
+    theirs = randomised(diffusers.FluxTransformer2DModel(num_layers=3, num_single_layers=4, guidance_embeds=True, **FLUX), 0)
     ours = flux_config(theirs.config).build().eval()
     ours.load_state_dict(translate(theirs.state_dict(), FLUX_TABLE, ours.state_dict()))
     control = randomised(

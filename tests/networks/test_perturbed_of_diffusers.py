@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from test_adapters_of_diffusers import SD3, TIMES, TOKENS, VECTOR, close, ours_like, randomised, told, unets
+from beside_diffusers import TIMES, close, randomised
+from test_adapters_of_diffusers import SD3, TOKENS, VECTOR, ours_like, told, unets
 from torch import Tensor, nn
 
 from unnoise.checkpoints.diffusers_names import SD3_TABLE, SD3_UNUSED, sd3_config, translate
@@ -63,7 +64,7 @@ def test_perturbed_attention_in_stable_diffusion_3() -> None:
     from diffusers.models.attention_processor import PAGJointAttnProcessor2_0
 
     plain = {**SD3, "qk_norm": None, "dual_attention_layers": ()}  # their processor leaves the normalisation out
-    theirs = randomised(diffusers.SD3Transformer2DModel(num_layers=4, **plain))
+    theirs = randomised(diffusers.SD3Transformer2DModel(num_layers=4, **plain), 0)
     ours = sd3_config(theirs.config).build().eval().requires_grad_(False)
     ours.load_state_dict(translate(theirs.state_dict(), SD3_TABLE, ours.state_dict(), SD3_UNUSED))
     for i in (1, 2):
