@@ -5,7 +5,9 @@
 FOLDER: as in `unnoise train stickers:FOLDER`. Printed, each with its 95 % interval:
 
     codec       PSNR and SSIM of the model's autoencoder on drawings whose names were held out of all training
-    names       of random emoji captions that were trained on: how often the network picks the right name out of 100
+    captions    random training captions, as often as training draws them (drawn scenes apart): how often the network picks the
+                right caption out of 100
+    names       emoji by their bare names: the right name out of 100
     colours     of things in colours that they never had in training ("a blue banana"), among 100 such
     wearing     of hats on heads that never wore them ("a cat wearing a crown"), among 100 such
     held out    of names that no picture was trained on: how far samples lie from the real drawings of those names, in the network's
@@ -20,7 +22,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +39,7 @@ from unnoise.loading import load
 from unnoise.modalities.image.scenes.split import Split
 from unnoise.modalities.image.scenes.vocabulary import COLOURS
 from unnoise.modalities.image.show import save_png, sheet
-from unnoise.modalities.image.sticker_set import Mix, read_drawings, sticker_folders
+from unnoise.modalities.image.sticker_set import Mix, read_drawings, read_stickers, sticker_folders
 from unnoise.modalities.image.stickers import Compositions, Sticker
 from unnoise.model import DiffusionModel
 
@@ -76,6 +78,7 @@ def main() -> None:
     rows = rng.permutation(len(names))[: args.n].tolist()
     real = np.stack([pictures[i].pixels for i in rows])
     choice = Names.of(judge, names)
+    of_training(model, judge, folders, mix, args)
     judged(model, choice, "names", [names[i] for i in rows], real, args)
     asked: dict[str, tuple[list[str], list[np.ndarray]]] = {"colours": ([], []), "wearing": ([], [])}
     unseen = Compositions(pictures, 64, seed=1_000_003, split=Unseen())
@@ -92,6 +95,15 @@ def main() -> None:
     held_out(model, judge, [s for s in drawings if mix.holds_out(s.facts.name)], pictures, args)
     nearest(model, pictures, names, rows[:8], args)
     warm(model)
+
+
+def of_training(model: DiffusionModel, judge: Retrieval, folders: Sequence[Path], mix: Mix, args: argparse.Namespace) -> None:
+    """Among captions of four times as many rows."""
+    drawn = read_stickers(folders, 64, replace(mix, scenes=0))
+    rng = np.random.default_rng(args.seed)
+    rows = rng.choice(len(drawn), 4 * args.n, p=np.asarray(drawn.weights) / sum(drawn.weights))
+    said = [rng.choice(drawn.captions[row]) for row in rows]
+    judged(model, Names.of(judge, said), "captions", said[: args.n], drawn.pictures(rows[: args.n]), args)
 
 
 def codec_line(model: DiffusionModel, drawings: np.ndarray) -> None:
