@@ -8,7 +8,7 @@ import torch
 from unnoise.core import preconditioning
 from unnoise.core.denoisers import NetworkDenoiser
 from unnoise.core.errors import InputError
-from unnoise.core.preconditioning import EDM, Affine, Categories, Circular, Data, Noise, PerField, Score, V, Velocity
+from unnoise.core.preconditioning import EDM, AboutPicture, Affine, Categories, Circular, Data, Noise, PerField, Score, V, Velocity
 from unnoise.core.predictions import Fields, Logits, Mean, Tangent
 from unnoise.core.processes import Gaussian, Masked, Product, Torus, UniformCategorical
 from unnoise.core.schedules import EDM as EDMSchedule
@@ -57,6 +57,38 @@ def test_the_target_by_definition_gives_back_the_data(kind, schedule):
     assert isinstance(said, Mean)
     # what dividing by alpha costs: 1e-16 sigma / alpha
     torch.testing.assert_close(said.x0, x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [k for k in DEFINITIONS if not k.divides_by_alpha], ids=lambda k: k.__name__)
+def test_about_a_picture_the_target_is_that_of_the_residual(kind):
+    schedule = RectifiedFlow()
+    process, how = Gaussian(schedule), AboutPicture(kind(data_std=D))
+    g = torch.Generator().manual_seed(0)
+    t = torch.linspace(0.05, 0.99, 40, dtype=torch.float64)
+    x, e, y = (torch.randn(40, 5, dtype=torch.float64, generator=g) for _ in range(3))
+    a, s, da, ds = (f(t)[:, None] for f in (schedule.alpha, schedule.sigma, schedule.d_alpha, schedule.d_sigma))
+    said = how.told({"picture": y}).after(process, DEFINITIONS[kind](x - y, e, a, s, da, ds), a * x + s * e, t)
+    torch.testing.assert_close(said.x0, x, rtol=1e-9, atol=1e-9)
+    seen, level = how.told({"picture": y}).before(process, a * x + s * e, t)
+    torch.testing.assert_close((seen, level), kind(data_std=D).before(process, a * (x - y) + s * e, t))
+    assert how.told({}) == kind(data_std=D)
+
+
+def test_about_a_picture_edm_knows_what_is_normal_about_it():
+    """x_0 ~ N(y, d^2) given y: E[x_0 | x_t, y] = y + a d^2 / (s^2 + a^2 d^2) (x_t - a y), of which a network has nothing to add."""
+    process = Gaussian(RectifiedFlow())
+    network = NetworkDenoiser(_Nothing(), process, AboutPicture(EDM(D)))
+    g = torch.Generator().manual_seed(0)
+    x_t, y = (torch.randn(9, 3, 4, 4, dtype=torch.float64, generator=g) for _ in range(2))
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    a, s = ((1 - t)[:, None, None, None], t[:, None, None, None])
+    expected = y + a * D**2 / (s**2 + a**2 * D**2) * (x_t - a * y)
+    torch.testing.assert_close(network(x_t, t, {"picture": y}).x0, expected)
+
+
+class _Nothing(torch.nn.Module):
+    def forward(self, x, noise_level, cond):
+        return torch.zeros_like(x)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -139,6 +171,7 @@ def test_per_field_is_each_fields_own():
         (V(), Masked((3,))),
         (Categories(), Torus()),
         (Circular(), UniformCategorical((3,))),
+        (AboutPicture(Noise()), Gaussian(Cosine())),
         (PerField({"x": V()}), Gaussian(Cosine())),
         (PerField({"x": V()}), Product({"y": Gaussian(Cosine())})),
         (PerField({"x": Noise()}), Product({"x": Gaussian(Cosine())})),

@@ -10,14 +10,14 @@ from PIL import Image
 from tiny import tiny_config, tiny_model
 
 from unnoise.core.errors import InputError
-from unnoise.core.preconditioning import Data
+from unnoise.core.preconditioning import AboutPicture, Data
 from unnoise.core.random import Streams
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.data import InMemory, PictureData
 from unnoise.modalities.image.enlarging import Enlarging, EnlargingConfig
 from unnoise.model import DiffusionModel
-from unnoise.networks.onto import OntoPictureConfig
-from unnoise.networks.transformer import DiffusionTransformerConfig
+from unnoise.networks.patched import PatchedConfig
+from unnoise.networks.unet import UNetConfig
 from unnoise.recipes.cascade import Cascade, go_on
 from unnoise.recipes.run import Preview, preview_samples
 from unnoise.recipes.sources import OpenPictures
@@ -28,8 +28,10 @@ def enlarger(strength: float, side: int = 16) -> DiffusionModel:
     """Untrained: it adds nothing to the picture that it is told, so that is what it draws."""
     tiny = tiny_config()
     conditioner = EnlargingConfig(tiny.conditioner, PixelsConfig(side, side, 1), 2, 32, 32, strength=strength)
-    network = OntoPictureConfig(DiffusionTransformerConfig(1, 2, 32, 1, 2, vector_dim=32, token_dim=32, picture_channels=1))
-    config = replace(tiny, codec=conditioner.large, conditioner=conditioner, network=network, preconditioner=Data())
+    network = PatchedConfig(
+        UNetConfig(4, None, 8, (1,), 1, (), (0,), vector_dim=32, token_dim=32, head_dim=4, groups=4, picture_channels=4), 2
+    )
+    config = replace(tiny, codec=conditioner.large, conditioner=conditioner, network=network, preconditioner=AboutPicture(Data()))
     torch.manual_seed(1)
     return config.build()
 
@@ -37,7 +39,7 @@ def enlarger(strength: float, side: int = 16) -> DiffusionModel:
 def test_an_untrained_enlarger_draws_the_enlarged_picture() -> None:
     base = tiny_model()
     small = base.sample(["one", None], 2, seed=3)
-    large = Cascade((base, enlarger(0.0), enlarger(0.0, 32))).sample(["one", None], 2, seed=3)
+    large = Cascade((base, enlarger(0.0), enlarger(0.0))).sample(["one", None], 2, seed=3)  # the same one twice: any size
     assert large.seeds == small.seeds
     assert large.prompts == small.prompts
     assert large.data.shape == (4, 32, 32, 1)
@@ -66,8 +68,11 @@ def test_what_cannot_follow_is_refused() -> None:
         Cascade((tiny_model(), tiny_model()))
     with pytest.raises(InputError, match="at least one model"):
         Cascade(())
-    with pytest.raises(InputError, match=r"enlarges pictures of 16 x 16 x 1 .* makes 8 x 8 x 1"):
-        Cascade((tiny_model(), enlarger(0.0, 32)))
+    coloured = replace(tiny_config(), codec=PixelsConfig(8, 8, 3)).codec.build()
+    with pytest.raises(InputError, match="enlarges grey pictures; the model before it makes pictures in colour"):
+        enlarger(0.0).conditioner.follows(coloured)
+    with pytest.raises(InputError, match="has none to enlarge"):
+        enlarger(0.0).sample(n=2)
     with pytest.raises(InputError, match="one each is needed"):
         enlarger(0.0).sample(n=2, given={"strength": torch.zeros(1)})
 
@@ -75,7 +80,7 @@ def test_what_cannot_follow_is_refused() -> None:
 def test_trained_by_the_recipe_and_saved(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "set.npz", x=rng.integers(0, 256, (24, 16, 16, 1), dtype=np.uint8))
-    stage = train(tmp_path / "set.npz", tmp_path / "run", recipe="super-resolution", steps=2, batch=4, width=32, depth=1)
+    stage = train(tmp_path / "set.npz", tmp_path / "run", recipe="super-resolution", steps=2, batch=4, width=8, depth=1)
     small = torch.from_numpy(rng.integers(0, 256, (2, 8, 8, 1), dtype=np.uint8))
     base = tiny_model().sample(n=2)
     made = go_on(replace(base, data=small), [stage])
@@ -88,7 +93,7 @@ def test_sheets_of_a_stage_show_what_it_makes_of_real_pictures() -> None:
     """An untrained enlarger at strongest 0: the pictures themselves, small and large again."""
     stage = enlarger(0.0)
     assert isinstance(stage.conditioner, Enlarging)
-    stage.conditioner.config = replace(stage.conditioner.config, strongest=0.0, withheld=0.0)
+    stage.conditioner.config = replace(stage.conditioner.config, strongest=0.0)
     pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 1), dtype=np.uint8)
     said = tuple((w,) for w in ("one", "two", "three", "one", "two", "three", "one"))
     opened = OpenPictures(PictureData(InMemory(pixels), 16, 16, 1, tuple("abcdefg"), said, None, (), ()))

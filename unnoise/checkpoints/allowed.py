@@ -28,7 +28,6 @@ from unnoise.networks import (
     flux,
     kl_autoencoder,
     mp_unet,
-    onto,
     patched,
     pixart,
     sana,
@@ -50,7 +49,8 @@ ALLOWED = allow(
     schedules.VE, schedules.EDM, schedules.SubVP, schedules.RectifiedFlow,
     Gaussian, Masked, UniformCategorical, Torus, Product,
     preconditioning.Data, preconditioning.Noise, preconditioning.Score, preconditioning.V, preconditioning.Velocity,
-    preconditioning.EDM, preconditioning.AtTimestep, preconditioning.Categories, preconditioning.Circular, preconditioning.PerField,
+    preconditioning.EDM, preconditioning.AboutPicture, preconditioning.AtTimestep, preconditioning.Categories,
+    preconditioning.Circular, preconditioning.PerField,
     # time grids
     grids.Uniform, grids.Quadratic, grids.Shifted, grids.Karras, grids.LogSNR,
     timesteps.Leading, timesteps.Trailing, timesteps.Linspace, timesteps.Distilled, timesteps.KarrasBetween,
@@ -62,7 +62,7 @@ ALLOWED = allow(
     unet.UNetConfig, mp_unet.MPUNetConfig, transformer.DiffusionTransformerConfig, sd3.SD3Config, flux.FluxConfig,
     sd_unet.SDUNetConfig, pixart.PixArtConfig, sana.SanaConfig,
     table.TableNetworkConfig, table.TableTransformerConfig,
-    onto.OntoPictureConfig, patched.PatchedConfig, text.TextEncoderConfig,
+    patched.PatchedConfig, text.TextEncoderConfig,
     # guidance
     rules.Linear, rules.Projected, rules.ZeroStar,
     self_guidance.Internal, self_guidance.PerturbedAttention, self_guidance.SmoothedAttention,

@@ -219,7 +219,7 @@ class Attached(Denoiser):
         self.process, self.denoiser, self.base, self.attachments = denoiser.process, denoiser, base, attachments
 
     def forward(self, x_t: State, t: Tensor, cond: Cond) -> Prediction:
-        x, noise_level = self.base.preconditioner.before(self.process, x_t, t)
+        x, noise_level = self.base.preconditioner.told(cond).before(self.process, x_t, t)
         if not isinstance(x, Tensor):
             raise InputError("adapters steer networks of pictures; this model's states have several fields")
         plain = {k: v for k, v in cond.items() if not k.startswith(_PREFIX)}

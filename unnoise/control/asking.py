@@ -42,13 +42,14 @@ def beside(
     shape: of the states. Raises InputError for what the model is not told.
     """
     told = dict(given or {})
-    sees = within(conditioner, WithPicture) is not None
-    if told and not sees:
-        if not isinstance(conditioner, Following):
-            raise InputError("this model goes on from no other model: it is told a prompt alone")
-        if height is not None:
-            raise InputError("this model goes on from another model's pictures, and their size decides its own")
-    if sees and "picture" in told and tuple(told["picture"].shape[2:]) != tuple(shape)[1:]:
+    if isinstance(conditioner, Following):
+        if not told:
+            conditioner.alone()
+        if told and height is not None and "picture" not in told:
+            raise InputError("this model goes on from what another one made, and has a size of its own: leave the height out")
+    elif told and within(conditioner, WithPicture) is None:
+        raise InputError("this model goes on from no other model: it is told a prompt alone")
+    if "picture" in told and tuple(told["picture"].shape[2:]) != tuple(shape)[1:]:
         raise InputError("the pictures that are given are of another size than those that are asked for: say height and width")
     for name, rows in told.items():
         rows_of(repr(name), len(rows), n)

@@ -213,11 +213,11 @@ class CachedDenoiser(Denoiser):
         self.asked = self.computed = 0
 
     def forward(self, x_t: State, t: Tensor, cond: Cond) -> Prediction:
-        before, after = self.denoiser.preconditioner.before, self.denoiser.preconditioner.after
-        inputs, noise_level = before(self.process, x_t, t)
+        how = self.denoiser.preconditioner.told(cond)
+        inputs, noise_level = how.before(self.process, x_t, t)
         if not isinstance(inputs, Tensor):
             raise InputError("step caching is for states of one tensor; this one has several fields")
-        return after(self.process, self._said(inputs, noise_level, t, cond), x_t, t)
+        return how.after(self.process, self._said(inputs, noise_level, t, cond), x_t, t)
 
     def _said(self, x: Tensor, noise_level: Tensor, t: Tensor, cond: Cond) -> Tensor:
         memory, network, level = self._memory(x, t, cond), self.network, noise_level.double()

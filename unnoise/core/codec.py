@@ -88,6 +88,10 @@ class Following(Conditioner, ABC):
     def from_made(self, made: Any, rng: Streams) -> Cond:
         """In sampling: what the other model made, decoded (B rows) -> the same entries. InputError for what does not fit."""
 
+    def alone(self) -> None:
+        """InputError if nothing can be drawn where no other model made anything."""
+        return
+
     @abstractmethod
     def follows(self, codec: Codec) -> None:
         """InputError if what this codec of another model decodes cannot be gone on from."""

@@ -38,18 +38,19 @@ class NetworkDenoiser(Denoiser):
         self.network, self.process, self.preconditioner = network, process, preconditioner
 
     def forward(self, x_t: State, t: Tensor, cond: Cond) -> Prediction:
-        inputs, noise_level = self.preconditioner.before(self.process, x_t, t)
-        return self.preconditioner.after(self.process, self.network(inputs, noise_level, cond), x_t, t)
+        how = self.preconditioner.told(cond)
+        inputs, noise_level = how.before(self.process, x_t, t)
+        return how.after(self.process, self.network(inputs, noise_level, cond), x_t, t)
 
     def both(self, x_t: State, t: Tensor, cond: Cond) -> tuple[Prediction, Prediction]:
         """What `forward` says, and what the network's middle head says, in one call.
 
         Raises InputError for a network that has no such head.
         """
-        network = _two_headed(self.network)
-        inputs, noise_level = self.preconditioner.before(self.process, x_t, t)
+        network, how = _two_headed(self.network), self.preconditioner.told(cond)
+        inputs, noise_level = how.before(self.process, x_t, t)
         out, middle = network.both(inputs, noise_level, cond)
-        return self.preconditioner.after(self.process, out, x_t, t), self.preconditioner.after(self.process, middle, x_t, t)
+        return how.after(self.process, out, x_t, t), how.after(self.process, middle, x_t, t)
 
 
 @runtime_checkable

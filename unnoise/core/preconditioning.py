@@ -14,6 +14,7 @@ With x_t = a x0 + s e (a = alpha, s = sigma), solving the definition of each tar
 Noise and score divide by alpha: schedules with alpha(1) = 0 are refused.
 
 Open checkpoints see x_t unscaled, c_in = 1, and are told a timestep (`AtTimestep`).
+Where a picture y that is told says nearly all of x0, what is left of it is the data (`AboutPicture`): x_t - a y = a (x0 - y) + s e.
 """
 
 from abc import ABC, abstractmethod
@@ -30,7 +31,7 @@ from unnoise.core.processes import Gaussian, Process, Product, Torus
 from unnoise.core.processes.categorical import Categorical
 from unnoise.core.processes.gaussian import gaussian, tensor
 from unnoise.core.schedules import Schedule
-from unnoise.core.state import State, expand, fields_of
+from unnoise.core.state import Cond, State, expand, fields_of
 
 
 class Preconditioner(ABC):
@@ -39,6 +40,10 @@ class Preconditioner(ABC):
     @abstractmethod
     def check(self, process: Process) -> None:
         """InputError if it cannot serve this process."""
+
+    def told(self, cond: Cond) -> "Preconditioner":
+        """This preconditioner for samples that are told `cond`; most are the same for all."""
+        return self
 
     @abstractmethod
     def before(self, process: Process, x_t: State, t: Tensor) -> tuple[State, Tensor]:
@@ -168,6 +173,51 @@ class AtTimestep(Preconditioner):
 
     def after(self, process: Process, out: State, x_t: State, t: Tensor) -> Mean:
         return self.target.after(process, out, x_t, t)
+
+
+@dataclass(frozen=True)
+class AboutPicture(Preconditioner):
+    """`target`, with the residual over the `picture` (B, C, H, W) of the condition as its data.
+
+    For pictures that what is told leaves little of (SRDiff, Li et al. 2021, 2104.14951, section 3.2): `data_std` is the residual's,
+    so that the network is not asked again for what it was told, and noise levels count from where the residual drowns. Samples that
+    are told no picture are `target`'s.
+    """
+
+    target: Affine
+
+    def check(self, process: Process) -> None:
+        self.target.check(process)
+
+    def told(self, cond: Cond) -> Preconditioner:
+        return _Centred(self.target, cond["picture"]) if "picture" in cond else self.target
+
+    def before(self, process: Process, x_t: State, t: Tensor) -> tuple[State, Tensor]:
+        return self.target.before(process, x_t, t)
+
+    def after(self, process: Process, out: State, x_t: State, t: Tensor) -> Prediction:
+        return self.target.after(process, out, x_t, t)
+
+
+@dataclass(frozen=True)
+class _Centred(Preconditioner):
+    """centre: y above, of the shape of x_t."""
+
+    target: Affine
+    centre: Tensor
+
+    def check(self, process: Process) -> None:
+        self.target.check(process)
+
+    def before(self, process: Process, x_t: State, t: Tensor) -> tuple[State, Tensor]:
+        return self.target.before(process, self._residual(process, x_t, t), t)
+
+    def after(self, process: Process, out: State, x_t: State, t: Tensor) -> Mean:
+        return Mean(self.centre + self.target.after(process, out, self._residual(process, x_t, t), t).x0)
+
+    def _residual(self, process: Process, x_t: State, t: Tensor) -> Tensor:
+        x = tensor(x_t)
+        return x - expand(gaussian(process, "AboutPicture").schedule.alpha(t), x) * self.centre
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,13 @@
 """Cascades (Ho et al. 2021, 2106.15282): a small picture first, then models that each go on from what the one before made.
 
-Recipe `super-resolution` trains a stage that enlarges (see `modalities.image.enlarging`): the `pictures` recipe's transformer on
-fine patches, told the picture that it enlarges, which it adds detail to. `go_on` chains any models of which each follows the other:
-a base model and its enlargers, a prior over embeddings and its decoder (`unclip`), SDXL and its refiner, or all of these.
+Recipe `super-resolution` trains a stage that enlarges (see `modalities.image.enlarging`): a convolutional U-Net (SR3, Saharia et
+al. 2021, 2104.07636) on blocks of factor x factor pixels, so in the small picture's own grid (Shi et al. 2016, 1609.05158). What is
+denoised is the residual over the enlarged picture (`preconditioning.AboutPicture`), whose standard deviation d is measured: noise
+levels, weight and the sampler's steps count from d. The first step, out of pure noise, finds the residual's mean; the others add
+what the mean leaves out. The stage is told no words: the picture says nearly all, and so it follows any model.
+
+`go_on` chains any models of which each follows the other: a base model and its enlargers, a prior over embeddings and its decoder
+(`unclip`), SDXL and its refiner, or all of these.
 """
 
 import math
@@ -10,50 +15,97 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from unnoise.control.sampling import Samples, Start
-from unnoise.core.codec import Codec, Following, within
+from unnoise.checkpoints.card import About
+from unnoise.control.sampling import Samples, Sampling, Start
+from unnoise.core.codec import Codec, Following, UnconditionalConfig, within
 from unnoise.core.errors import InputError
+from unnoise.core.losses import SquaredError
+from unnoise.core.objectives import Denoising
+from unnoise.core.preconditioning import EDM, AboutPicture
+from unnoise.core.processes import Gaussian
 from unnoise.core.random import Streams, derive
+from unnoise.core.schedules import RectifiedFlow
 from unnoise.core.state import Cond
-from unnoise.modalities.image.codec import Pixels, PixelsConfig
+from unnoise.core.times import LogNormalSigma, LowDiscrepancy, Mixture, UniformTimes
+from unnoise.core.weights import EDMWeight
+from unnoise.modalities.image.codec import Pixels
+from unnoise.modalities.image.data import PictureData
 from unnoise.modalities.image.enlarging import EnlargingConfig
 from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.words.settings import WithSizes
-from unnoise.model import DiffusionModel
-from unnoise.networks.onto import OntoPictureConfig
-from unnoise.networks.transformer import DiffusionTransformerConfig
+from unnoise.model import DiffusionModel, ModelConfig
+from unnoise.networks.patched import PatchedConfig
+from unnoise.networks.unet import UNetConfig
 from unnoise.recipes.options import Options
-from unnoise.recipes.pictures import plain
-from unnoise.recipes.run import Run
+from unnoise.recipes.run import Preview, Run
 from unnoise.recipes.sources import OpenPictures, PictureSource
+from unnoise.samplers.grids import LogSNR
+from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
 
-_DIM = 192  # of the vector: words and strength
+_PICTURES = 256
+"""That the residual is measured on, spread evenly."""
 
 
 def super_resolution(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
-    run, data = plain(opened, source, options), opened.pictures
-    codec, network = run.model.codec, run.model.network
-    assert isinstance(codec, PixelsConfig)
-    assert isinstance(network, DiffusionTransformerConfig)
-    conditioner = EnlargingConfig(run.model.conditioner, codec, options.factor, _DIM, network.vector_dim)
-    patch = max(options.factor, math.ceil(max(data.height, data.width) / 16))
-    fine = replace(
-        network, patch=patch, width=options.width or 128, depth=options.depth or 4, bottleneck=2 * data.channels * patch**2,
-        vector_dim=_DIM, picture_channels=data.channels,
-    )  # fmt: skip
-    sampling = replace(run.model.sampling, steps=10, guidance=1.0)  # the picture says nearly all
+    data, blocks = opened.pictures, opened.pictures.channels * options.factor**2
+    conditioner = EnlargingConfig(UnconditionalConfig(), data.codec(), options.factor)
+    std, width = residual_std(data, conditioner), options.width or 32
+    network = UNetConfig(
+        channels=blocks,
+        width=width,
+        multipliers=(1, 2),
+        blocks=options.depth or 2,
+        attention=(),
+        words=(),
+        vector_dim=conditioner.dim,
+        head_dim=min(32, width),
+        groups=8,
+        picture_channels=blocks,
+    )
     batch = options.batch or min(32, len(data))
-    steps = options.steps or math.ceil(run.train.steps * run.train.batch / batch)
-    return replace(
-        run,
-        model=replace(run.model, conditioner=conditioner, network=OntoPictureConfig(fine), sampling=sampling),
-        train=replace(
-            run.train, steps=steps, batch=batch, warmup=min(100, steps // 10), checkpoint_every=max(1, min(500, steps // 4)),
-            snapshot_every=max(1, steps // 16), sample_every=max(250, steps // 8),
+    steps = options.steps or math.ceil(SAMPLES / batch)
+    return Run(
+        data=source,
+        model=ModelConfig(
+            codec=conditioner.large,
+            conditioner=conditioner,
+            network=PatchedConfig(network, options.factor),
+            process=Gaussian(RectifiedFlow()),
+            preconditioner=AboutPicture(EDM(std)),
+            sampling=Sampling(steps=8, sampler="dpmpp-2m", grid=LogSNR(-2 * math.log(8 * std), -2 * math.log(std / 12))),
+            about=About(source.name(), data.account()),
         ),
+        objective=Denoising(
+            SquaredError(EDMWeight(std)), LowDiscrepancy(Mixture(LogNormalSigma(math.log(std) + 0.5, 1.4), UniformTimes(), 0.2))
+        ),
+        train=TrainConfig(
+            steps=steps,
+            batch=batch,
+            seed=options.seed,
+            optimiser=options.optimiser(AdamWConfig(options.lr or 1e-3, (0.9, 0.99))),
+            warmup=min(100, steps // 10),
+            decay=LinearDecay(start=0.5),
+            checkpoint_every=max(1, min(250, steps // 4)),
+            snapshot_every=max(1, steps // 16),
+            sample_every=max(250, steps // 8),
+        ),
+        preview=Preview(seed=options.seed),
     )  # fmt: skip
+
+
+SAMPLES = 160_000
+"""Pictures that the stage sees."""
+
+
+def residual_std(data: PictureData, conditioner: EnlargingConfig) -> float:
+    """Standard deviation of what pictures in [-1, 1] have over what is told of them, at all the strengths that are trained."""
+    pixels = data.pictures(np.linspace(0, len(data) - 1, min(len(data), _PICTURES)).astype(int).tolist())
+    enlarging = conditioner.build()
+    told = enlarging.from_data(pixels, Streams.of(0, len(pixels)))["picture"]
+    return max(float((enlarging.pixels.encode(pixels) - told).std()), 1e-3)
 
 
 @dataclass(frozen=True)
@@ -104,7 +156,9 @@ def go_on(made: Samples, models: Sequence[DiffusionModel], *, exact: bool = Fals
             height, width = data.shape[1:3]
             new = model.sample(list(made.prompts), start=Start(data, REFINED), height=height, width=width, **how)
         else:
-            new = model.sample(list(made.prompts), given=_given(following(model), data, seeds, batch), **how)
+            given = _given(following(model), data, seeds, batch)
+            height, width = given["picture"].shape[2:] if "picture" in given else (None, None)
+            new = model.sample(list(made.prompts), given=given, height=height, width=width, **how)
         data, codec = new.data, new.codec
     if models:
         settings["then"] = [m.path or m.config.about.name for m in models]

@@ -1,4 +1,4 @@
-"""The condition of super-resolution: Pillow's resampling, the law of the noise, what is withheld and what fits."""
+"""The condition of super-resolution: Pillow's resampling, the law of the noise, any size, and what fits."""
 
 import math
 
@@ -13,7 +13,12 @@ from unnoise.core.random import Streams
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.enlarging import EnlargingConfig
 
-PLAIN = EnlargingConfig(UnconditionalConfig(), PixelsConfig(16, 12, 1), 2, dim=8, strongest=0.0, strength=0.0, withheld=0.0)
+PLAIN = EnlargingConfig(UnconditionalConfig(), PixelsConfig(16, 12, 1), 2, dim=8, strongest=0.0, strength=0.0)
+
+
+def as_bytes(x: np.ndarray) -> np.ndarray:
+    """-1 ... 1 -> the same, of 256 values."""
+    return (x * 127.5 + 127.5).round().clip(0, 255) / 127.5 - 1
 
 
 def resized(x: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -24,12 +29,16 @@ def test_without_noise_it_is_pillows_bicubic_down_and_up() -> None:
     data = np.random.default_rng(0).integers(0, 256, (3, 16, 12, 1), dtype=np.uint8)
     given = PLAIN.build().from_data(data, Streams.of(0, 3))
     for row, picture in zip(data, given["picture"]):
-        low = resized(row[..., 0] / 127.5 - 1, 6, 8)
+        low = as_bytes(resized(row[..., 0] / 127.5 - 1, 6, 8))
         np.testing.assert_allclose(picture[0], resized(low, 12, 16), atol=2e-5)
     assert given["strength"].tolist() == [0, 0, 0]
-    small = np.random.default_rng(1).integers(0, 256, (2, 8, 6, 1), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 6), (5, 20)])
+def test_made_pictures_of_any_size_are_enlarged_as_pillow_does(height: int, width: int) -> None:
+    small = np.random.default_rng(1).integers(0, 256, (2, height, width, 1), dtype=np.uint8)
     made = PLAIN.build().from_made(small, Streams.of(0, 2))["picture"]
-    np.testing.assert_allclose(made[1, 0], resized(small[1, ..., 0] / 127.5 - 1, 12, 16), atol=2e-5)
+    np.testing.assert_allclose(made[1, 0], resized(small[1, ..., 0] / 127.5 - 1, 2 * width, 2 * height), atol=2e-5)
 
 
 def test_the_noise_keeps_the_variance() -> None:
@@ -44,16 +53,20 @@ def test_the_noise_keeps_the_variance() -> None:
     assert float(down.var()) == pytest.approx(variance, rel=0.1 + 4.2 * (2 / n) ** 0.5)
 
 
-def test_strengths_are_even_and_some_pictures_are_withheld() -> None:
+def test_strengths_are_even() -> None:
     n = 4000
-    config = EnlargingConfig(**{**vars(PLAIN), "strongest": 0.5, "withheld": 0.25})
-    given = config.build().from_data(torch.full((n, 16, 12, 1), 200, dtype=torch.uint8), Streams.of(2, n))
-    withheld = given["strength"] == 1
-    assert torch.equal(withheld, (given["picture"] == 0).flatten(1).all(1))
-    assert abs(int(withheld.sum()) - n / 4) < 4.2 * (n * 3 / 16) ** 0.5
-    drawn = given["strength"][~withheld].double().sort().values
-    gap = (drawn / 0.5 - torch.arange(len(drawn)) / len(drawn)).abs().max()
-    assert float(gap) < 2.3 / len(drawn) ** 0.5  # Kolmogorov-Smirnov: P = 5e-5
+    given = EnlargingConfig(**{**vars(PLAIN), "strongest": 0.5}).build().from_data(
+        torch.full((n, 16, 12, 1), 200, dtype=torch.uint8), Streams.of(2, n)
+    )  # fmt: skip
+    drawn = given["strength"].double().sort().values
+    gap = (drawn / 0.5 - torch.arange(n) / n).abs().max()
+    assert float(gap) < 2.3 / n**0.5  # Kolmogorov-Smirnov: P = 5e-5
+
+
+def test_told_no_words_in_training_it_leaves_prompts_to_the_model_before_it() -> None:
+    conditioner, rng = PLAIN.build(), Streams.of(0, 2)
+    for said in (conditioner.prepare(["a cat", None]), conditioner.prepare_for(["a cat", None], rng)):
+        assert set(said) == {"picture", "strength"}
 
 
 def test_nothing_made_is_the_same_entries_and_all_is_told() -> None:
@@ -70,10 +83,12 @@ def test_nothing_made_is_the_same_entries_and_all_is_told() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(InputError, match=r"enlarges pictures of 8 x 6 x 1 .* makes 16 x 12 x 1"):
-        PLAIN.build().from_made(torch.zeros(1, 16, 12, 1, dtype=torch.uint8), Streams.of(0, 1))
-    with pytest.raises(InputError, match="makes 5"):
+    with pytest.raises(InputError, match="enlarges grey pictures; the model before it makes transparent pictures"):
+        PLAIN.build().from_made(torch.zeros(1, 16, 12, 4, dtype=torch.uint8), Streams.of(0, 1))
+    with pytest.raises(InputError, match="makes none"):
         PLAIN.build().from_made(torch.zeros(1, 5), Streams.of(0, 1))
-    for bad in ({"factor": 5}, {"factor": 1}, {"strength": 1.5}, {"withheld": -0.1}):
+    with pytest.raises(InputError, match="has none to enlarge"):
+        PLAIN.build().alone()
+    for bad in ({"factor": 5}, {"factor": 1}, {"strength": 1.5}, {"strongest": -0.1}):
         with pytest.raises(InputError):
             EnlargingConfig(**{**vars(PLAIN), **bad})
