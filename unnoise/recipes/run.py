@@ -22,6 +22,7 @@ from unnoise.core.codec import Following
 from unnoise.core.errors import InputError
 from unnoise.core.objectives import LearnedUncertainty, PerSample
 from unnoise.loading import load
+from unnoise.modalities.image.enlarging import EnlargingConfig
 from unnoise.model import DiffusionModel, ModelConfig
 from unnoise.recipes.sources import Opened, OpenPictures, PictureSource, TableSource
 from unnoise.recipes.task import DenoisingTask
@@ -91,6 +92,11 @@ class Run(AnyRun):
 
     def fit(self, opened: Opened, out: Path, resume: bool) -> DiffusionModel:
         return fit_denoiser(self, self.model.build, lambda m: opened.training(m.codec, m.conditioner), opened, out, resume)
+
+    def afterwards(self, out: Path) -> str:
+        if isinstance(self.model.conditioner, EnlargingConfig):
+            return f"enlarge what another model makes: unnoise sample MODEL --then {out} --out samples"
+        return super().afterwards(out)
 
     def averaged(self, out: Path, width: float, step: int | None = None) -> DiffusionModel:
         return averaged_denoiser(self, self.model.build, out, width, step)
