@@ -18,6 +18,7 @@ from unnoise.control.adapters import Attachment, Attachments, repeated
 from unnoise.control.asking import Asked, beside, in_stages, prepared, rows_of
 from unnoise.control.exact import MICRO_BATCH, microbatched
 from unnoise.control.guidance import bind, check, classifier_free_twice, guided, unmasked
+from unnoise.control.low_rank import Adapted
 from unnoise.control.rules import Rule, rule_name
 from unnoise.control.sampling import Samples, Sampling, Start
 from unnoise.control.self_guidance import SelfGuidance, self_guidance_settings
@@ -37,6 +38,7 @@ from unnoise.modalities.image.editing import Editing
 from unnoise.modalities.image.inpainting import Inpainting
 from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.words.emphasis import Emphatic
+from unnoise.networks import int8
 from unnoise.samplers.loop import sample
 
 T = TypeVar("T")
@@ -85,6 +87,7 @@ class DiffusionModel:
         self.denoiser: NetworkDenoiser = NetworkDenoiser(network, config.process, config.preconditioner)
         self.attachments = Attachments()
         self._hash = Remembered()
+        self._whole = ""  # the hash of the weights before `to_int8`
 
     # -- weights -----------------------------------------------------------------------------------------------------------
 
@@ -94,9 +97,41 @@ class DiffusionModel:
 
     def hash(self) -> str:
         """The first 16 hexadecimal digits of the sha256 of the weights: it names the model in what it makes."""
-        return self._hash.of(self.parts.state_dict())[:16]
+        return self._whole or self._hash.of(self.parts.state_dict())[:16]
+
+    @property
+    def in_int8(self) -> bool:
+        """Whether its network multiplies whole numbers of eight bits, see `to_int8`."""
+        return int8.in_int8(self.denoiser)
+
+    def to_int8(self) -> "DiffusionModel":
+        """This model, from now on with the wide layers of its network in whole numbers of eight bits (`networks.int8`).
+
+        With weights and all else in bfloat16 a step of Stable Diffusion takes two thirds of bfloat16's time, and the network half
+        of its memory. The weights are gone: it samples as usual, but is not saved, trained or put on a GPU any more; LoRAs are
+        merged before. Attached adapters stay as they are. Raises InputError where the processor is not made for it.
+        """
+        if self.device.type != "cpu" or not int8.available():
+            raise InputError("int8 is for processors with VNNI or AMX, whose sums are exact; bfloat16 runs here (--bf16)")
+        if (adapted := Adapted.of(self.denoiser.network)).adapters and not adapted.merged:
+            raise InputError("int8 of a network with LoRAs beside its weights: merge() them into these first")
+        if self.in_int8:
+            return self
+        whole = self.hash()
+        if int8.to_int8(self.denoiser.network) == 0:
+            name = self.path or self.config.about.name
+            raise InputError(f"int8: {name} has no plain layers of {int8.LEAST} channels and more, which alone gain by it")
+        self._whole = whole
+        return self
+
+    def _check_whole(self, what: str) -> None:
+        if self.in_int8:
+            raise InputError(f"{what} a model in int8, whose weights are rounded for this processor: load it again for that")
 
     def to(self, device: torch.device | str) -> "DiffusionModel":
+        """InputError for a model in int8, which stays on its processor."""
+        if torch.device(device).type != "cpu":
+            self._check_whole(f"moving to {device}")
         self.parts.to(device)
         self.attachments.to(device)
         return self
@@ -110,6 +145,7 @@ class DiffusionModel:
 
         dtype: what the weights are rounded to and stored as, bfloat16 for half the size; they are read back in their own.
         """
+        self._check_whole("saving")
         c, own = self.config, self.parts.state_dict()
         stored = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in own.items()}
         digest = tensors_hash({k: v.to(own[k].dtype) for k, v in stored.items()})[:16]
@@ -129,6 +165,7 @@ class DiffusionModel:
 
     def export(self, folder: str | Path) -> None:
         """Write a folder in the layout of the diffusers library. InputError for a model that it has no pipeline for."""
+        self._check_whole("exporting")
         c = self.config
         if not isinstance(self.codec, Latents) or not isinstance(self.conditioner, Emphatic):
             raise InputError(f"{self.path or c.about.name}: diffusers' pipelines are told words, and denoise codes of pictures")
@@ -234,7 +271,7 @@ class DiffusionModel:
             "picture_guidance": how.picture_guidance if how.picture_guidance != usual.picture_guidance else None,
             "weaker": weaker and weaker.model.path, "weaker_scale": weaker and weaker.scale,
             "negative": negative, "original": original, "strength": start and start.strength, "exact": exact, "bf16": bf16,
-            "attached": self.attachments.settings() or None,
+            "int8": self.in_int8 or None, "attached": self.attachments.settings() or None,
         }  # fmt: skip
         return Samples(data, tuple(wanted), seeds, settings, codec)
 
@@ -296,6 +333,8 @@ class DiffusionModel:
     def _check(self, how: Sampling, negative: str | None, exact: bool, weaker: Weaker | None) -> None:
         """InputError for what this model cannot be sampled by, and what does not go together."""
         name = self.config.about.name
+        if exact and self.in_int8:
+            raise InputError("exact, which is in float32, with a model in int8: one or the other")
         if exact and how.caching is not None:
             raise InputError("step caching with exact, which cuts batches up: a sample comes out the same with one or the other")
         if negative is not None and within(self.conditioner, ToldGuidance) is not None:

@@ -74,11 +74,11 @@ def test_every_option_that_decides_is_read_again_as_it_was_given() -> None:
         mask=(path("k.png"),), strength=0.25, height=16, width=24, original=(512, 640), steps=4, sampler="euler", grid="karras",
         guidance=3.0, interval=(0.1, 0.9), rescale=0.5, rule="apg", threshold=0.9, inner="pag", inner_scale=2.0,
         inner_interval=(0.0, 0.5), blocks=(1, 2), cache=3, cache_order=2, weaker=path("w"), weaker_scale=1.5, negative="a dog",
-        then=(path("t"), path("u")), exact=True, bf16=True, out=path("again"),
+        then=(path("t"), path("u")), exact=True, bf16=True, int8=True, out=path("again"),
     )  # fmt: skip
     known = ("strength", "height", "width", "original", "steps", "sampler", "grid", "guidance", "interval", "rescale", "rule",
              "threshold", "inner", "inner_scale", "inner_interval", "blocks", "cache", "cache_order", "weaker_scale", "negative",
-             "picture_guidance", "exact", "bf16")  # fmt: skip
+             "picture_guidance", "exact", "bf16", "int8")  # fmt: skip
     meta = {
         "model_path": "m", "prompt": "a red cat", "sample_seed": 5, "weaker": "w", "then": ["t", "u"], **told(args),
         **{name: paths[0] for name, paths in own(args, 1).items()}, **{name: getattr(args, name) for name in known},

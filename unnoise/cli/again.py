@@ -19,7 +19,7 @@ _ONE = (
 )  # fmt: skip
 _SEVERAL = ("interval", "inner_interval", "blocks", "original", "then", "beside")
 _REPEATED = ("lora", "embedding", "control", "picture_prompt")
-_FLAGS = ("guess", "exact", "bf16")
+_FLAGS = ("guess", "exact", "bf16", "int8")
 
 
 def told(args: object) -> dict[str, Any]:

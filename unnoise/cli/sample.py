@@ -115,6 +115,9 @@ class Sample:
     """Bit for bit the same sample for a seed, alone or in any batch (slower: fixed-shape micro-batches in float32)."""
     bf16: bool = False
     """Run the network in bfloat16: faster where the processor is fast at it. An open checkpoint is read so: half the memory."""
+    int8: bool = False
+    """As --bf16, with the wide layers of the network in whole numbers of eight bits: half as much again faster on processors with
+    VNNI, for a larger difference from the usual picture. Merges --lora; what --then and --weaker name stays in bfloat16."""
     variant: str | None = None
     """Which weights of an open checkpoint, such as fp16, where it has several. Not given: the plain ones."""
     beside: tuple[Path, ...] = ()
@@ -147,6 +150,7 @@ def run(argv: list[str]) -> None:
     if args.batch < 1:
         raise InputError(f"batch {args.batch}: at least 1")
     check_beside(args)
+    args = replace(args, bf16=args.bf16 or args.int8)
     seconds = None if args.budget is None else parse_seconds(args.budget)
     model = _opened(args, args.bf16).attached(*read_adapters(args.control, args.guess, args.picture_prompt, args.picture_encoder))
     later = [load(path) for path in args.then]
@@ -206,8 +210,10 @@ def _opened(args: Sample, bf16: bool) -> DiffusionModel:
     for file in args.embedding:
         textual_inversion(model, file)
     if args.lora:
-        low_rank(model, dict(parse_lora(told) for told in args.lora))
-    return model
+        adapted = low_rank(model, dict(parse_lora(told) for told in args.lora))
+        if args.int8:
+            adapted.merge()
+    return model.to_int8() if args.int8 else model
 
 
 def _caching(args: Sample) -> StepCaching | None:

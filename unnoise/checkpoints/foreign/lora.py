@@ -36,6 +36,7 @@ from unnoise.core.denoisers import Denoiser, NetworkDenoiser
 from unnoise.core.errors import InputError
 from unnoise.core.files import atomically
 from unnoise.modalities.words.frozen import Frozen, encoders_of
+from unnoise.networks.int8 import in_int8
 
 Weight = float | tuple[float, float]
 """Of network and words alike, or of each."""
@@ -106,6 +107,8 @@ def network_of(denoiser: Denoiser) -> nn.Module:
     """The one network that a denoiser calls. InputError for a denoiser of several, or of none."""
     if not isinstance(denoiser, NetworkDenoiser):
         raise InputError(f"a {type(denoiser).__name__} has no one network that LoRA files could change")
+    if in_int8(denoiser.network):
+        raise InputError("LoRA on a network in int8, whose weights are gone: load the model again, LoRAs first, then to_int8()")
     return denoiser.network
 
 

@@ -1,0 +1,110 @@
+"""Models sampled in whole numbers of eight bits: in Python, from the command line, and what does not go with it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_config
+
+import unnoise
+from unnoise.cli.main import main
+from unnoise.core.errors import InputError
+from unnoise.model import DiffusionModel
+from unnoise.networks.int8 import Int8Linear, available
+from unnoise.networks.transformer import DiffusionTransformerConfig
+
+pytestmark = pytest.mark.skipif(not available(), reason="this processor has neither VNNI nor AMX")
+
+
+def wide_model() -> DiffusionModel:
+    """Of layers as wide as it takes; every weight is drawn, so that everything has an influence."""
+    network = DiffusionTransformerConfig(1, patch=2, width=128, depth=2, heads=2, vector_dim=32, token_dim=32)
+    torch.manual_seed(0)
+    model = replace(tiny_config(), network=network).build()
+    with torch.no_grad():
+        for p in model.parts.parameters():
+            p.add_(0.03 * torch.randn_like(p))
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "wide"
+    wide_model().save(path)
+    return path
+
+
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as e:
+        main(argv)
+    assert e.value.code == 2
+    return capsys.readouterr().err
+
+
+def pictures(folder: Path) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(f)) for f in sorted(folder.glob("0*.png"))]).astype(int)
+
+
+def test_it_draws_nearly_the_usual_pictures_with_every_layer_in_place() -> None:
+    model = wide_model()
+    usual = model.sample(["one", "two"], seed=3)
+    assert model.to_int8() is model
+    inside = [m for m in model.denoiser.modules() if isinstance(m, Int8Linear)]
+    assert len(inside) == 2 * 4  # queries, keys and values; their way out; both of the feed-forward layer; words stay narrow
+    made = model.to_int8().sample(["one", "two"], seed=3)
+    off = np.abs(np.asarray(made.data, int) - np.asarray(usual.data, int))
+    assert 0 < off.mean() < 4
+    assert made.settings["int8"] is True
+    assert made.settings["model_hash"] == usual.settings["model_hash"]  # it is the same model
+    assert usual.settings["int8"] is None
+
+
+def test_a_sample_comes_out_the_same_in_any_company() -> None:
+    model = wide_model().to_int8()
+    together, alone = model.sample(["one", "two"], sample_seeds=[4, 5]), model.sample(["two"], sample_seeds=[5])
+    assert int((together.data[1:].int() - alone.data.int()).abs().max()) <= 1
+
+
+def test_the_command_line_draws_what_python_does_and_the_picture_says_how(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["sample", str(folder), "one", "-n", "2", "--seed", "6", "--int8", "--out", str(tmp_path / "made")])
+    expected = unnoise.load(folder).to_int8().sample(["one"], n=2, seed=6, bf16=True)
+    assert np.array_equal(pictures(tmp_path / "made"), np.asarray(expected.data, int)[..., 0])
+    main(["info", str(sorted((tmp_path / "made").glob("0*.png"))[0])])
+    assert "--bf16 --int8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("beside", [["--exact"], ["--budget", "10s"], ["--error", "0.1"]])
+def test_what_it_does_not_go_with_is_refused_on_the_command_line(
+    beside: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(["sample", str(folder), "one", "--int8", *beside, "--out", str(tmp_path / "made")], capsys)
+    assert "int8" in said
+    assert beside[0].strip("-") in said
+    assert not (tmp_path / "made").exists()
+
+
+def test_weights_that_are_gone_are_not_saved_moved_or_sampled_exactly(tmp_path: Path) -> None:
+    model = wide_model().to_int8()
+    for what in (
+        lambda: model.save(tmp_path / "m"),
+        lambda: model.export(tmp_path / "m"),
+        lambda: model.to("cuda"),
+        lambda: model.sample(exact=True),
+    ):
+        with pytest.raises(InputError, match="in int8"):
+            what()
+    assert model.to("cpu") is model
+    assert not (tmp_path / "m").exists()
+
+
+def test_narrow_networks_and_other_processors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="128 channels"):
+        tiny_config().build().to_int8()
+    monkeypatch.setattr("unnoise.networks.int8.available", lambda: False)
+    with pytest.raises(InputError, match="VNNI"):
+        wide_model().to_int8()
