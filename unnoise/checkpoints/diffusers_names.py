@@ -5,14 +5,13 @@ several are laid one under another (queries, keys and values are one layer here)
 are linear layers here).
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from itertools import product
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from unnoise.checkpoints.foreign.mapped import joined
 from unnoise.core.errors import InputError
 from unnoise.networks.flux import FluxConfig
 from unnoise.networks.sd3 import SD3Config
@@ -150,9 +149,10 @@ def translate(
             raise InputError(
                 f"the checkpoint's {sources[0]!r} is {tuple(parts[0].shape)}, where {tuple(like.shape)} is to be filled"
             )
-        out[name] = (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(like.shape)
+        out[name] = (parts[0] if len(parts) == 1 else joined(parts)).reshape(like.shape)
         left.difference_update(sources)
-    left = {name for name in left if not any(_match(u, name.rpartition(".")[0]) for u in unused)}
+    nothing: Table = dict.fromkeys(unused, ())
+    left = {name for name in left if lookup(name.rpartition(".")[0], nothing) is None}
     if left:
         raise InputError(f"the checkpoint has {min(left)!r}, which has no place in this network")
     return out
@@ -161,23 +161,26 @@ def translate(
 def sources_of(name: str, table: Table) -> list[str]:
     """The tensors of theirs that make up our tensor `name`, in order. InputError for one that the table does not know."""
     module, _, leaf = name.rpartition(".")
-    for pattern, sources in table.items():
-        if (numbers := _match(pattern, name)) is not None:  # a tensor, not a module
-            return [filled(s, numbers) for s in sources]
-        if (numbers := _match(pattern, module)) is not None:
-            return [f"{filled(s, numbers)}.{leaf}" for s in sources]
+    if (found := lookup(name, table)) is not None:  # a tensor, not a module
+        return found[1]
+    if (found := lookup(module, table)) is not None:
+        return [f"{source}.{leaf}" for source in found[1]]
     raise InputError(f"no tensor of theirs is known for {name!r}")
 
 
-def _match(pattern: str, module: str) -> tuple[str, ...] | None:
-    """What the pattern's stars stand for in a module's name, if it fits."""
-    found = _compiled(pattern).fullmatch(module)
-    return None if found is None else found.groups()
-
-
-@cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(re.escape(pattern).replace(r"\*", r"(\d+)"))
+def lookup(name: str, table: Table) -> tuple[str, list[str]] | None:
+    """The key that fits a name, the most particular one first, and its sources with their stars filled in."""
+    parts = name.split(".")
+    places = [i for i, part in enumerate(parts) if part.isdigit()]
+    for starred in product((False, True), repeat=len(places)):
+        starry, numbers = list(parts), []
+        for place, star in zip(places, starred):
+            if star:
+                numbers.append(parts[place])
+                starry[place] = "*"
+        if (key := ".".join(starry)) in table:
+            return key, [filled(source, numbers) for source in table[key]]
+    return None
 
 
 def filled(pattern: str, numbers: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unnoise.checkpoints.foreign.lora_names import NETWORK, flat, name_of
-from unnoise.checkpoints.foreign.parts import open_safetensors
+from unnoise.checkpoints.foreign.mapped import open_safetensors
 from unnoise.control.low_rank import Change, Decomposed, Hadamard, Kronecker, LowRank, Whole
 from unnoise.core.errors import InputError
 

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from unnoise.checkpoints.diffusers_names import FLUX_TABLE, SD3_TABLE, UNET_TABLE, Table, sources_of
+from unnoise.checkpoints.diffusers_names import FLUX_TABLE, SD3_TABLE, UNET_TABLE, Table, lookup, sources_of
 from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_SPRINT_TABLE, SANA_TABLE
-from unnoise.checkpoints.foreign.original_names import FLUX, lookup, sd3_swapped, sd3_table, unet_table
+from unnoise.checkpoints.foreign.original_names import FLUX, sd3_swapped, sd3_table, unet_table
 from unnoise.control.low_rank import Place
 from unnoise.core.errors import InputError
 from unnoise.networks.flux import Flux

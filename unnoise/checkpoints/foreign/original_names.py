@@ -14,9 +14,9 @@ Where there are several, each takes as many rows as the network is wide, and the
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import pairwise
 
-from unnoise.checkpoints.diffusers_names import Table, filled
+from unnoise.checkpoints.diffusers_names import Table, lookup
 from unnoise.checkpoints.foreign.pieces import Piece, Shapes
 from unnoise.core.errors import InputError
 
@@ -71,21 +71,6 @@ def _targets(name: str, table: Table) -> tuple[str, list[str]] | None:
     module, _, leaf = name.rpartition(".")
     if (found := lookup(module, table)) is not None:
         return found[0], [f"{target}.{leaf}" for target in found[1]]
-    return None
-
-
-def lookup(name: str, table: Table) -> tuple[str, list[str]] | None:
-    """The key that fits a name, the most particular one first, and its targets with their stars filled in."""
-    parts = name.split(".")
-    places = [i for i, part in enumerate(parts) if part.isdigit()]
-    for starred in product((False, True), repeat=len(places)):
-        starry, numbers = list(parts), []
-        for place, star in zip(places, starred):
-            if star:
-                numbers.append(parts[place])
-                starry[place] = "*"
-        if (key := ".".join(starry)) in table:
-            return key, [filled(target, numbers) for target in table[key]]
     return None
 
 

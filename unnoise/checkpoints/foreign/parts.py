@@ -3,7 +3,8 @@
 Every format ends here: a folder of diffusers as it is, single files and quantised ones renamed. So our networks, codecs, schedules
 and text encoders are made in one way (`building`), and exporting is the way back.
 
-Tensors are read lazily: safetensors files are mapped into memory, and a weight that keeps its precision is never copied.
+Tensors are read lazily: safetensors files are mapped into memory, and a weight that keeps its precision and its layout is never
+copied; one that does not is in memory once all the same (`mapped.let_go`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from unnoise.checkpoints.foreign.mapped import MappedFile, let_go
 from unnoise.core.errors import InputError
 
 FORMERLY: Mapping[tuple[str, str], str] = {("Transformer2DModel", "ada_norm_single"): "PixArtTransformer2DModel"}
@@ -60,16 +61,15 @@ class MappedTensors(Mapping[str, Tensor]):
 
     def __init__(self, files: Sequence[Path]) -> None:
         """InputError for a file that is missing, truncated, or none, and for a tensor that two files have."""
-        self._file_of: dict[str, Any] = {}
+        self._file_of: dict[str, MappedFile] = {}
         for path in files:
-            opened = open_safetensors(path)
-            for name in opened.keys():  # noqa: SIM118  (it is no mapping)
+            for name in (opened := MappedFile(path)):
                 if name in self._file_of:
                     raise InputError(f"{path}: the tensor {name!r} lies in another file of this network too: mixed-up files")
                 self._file_of[name] = opened
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._file_of[name].get_tensor(name)
+        return self._file_of[name][name]
 
     def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
         return name in self._file_of
@@ -95,10 +95,12 @@ class AsType(Mapping[str, Tensor]):
         tensor = self._tensors[name]
         if not tensor.is_floating_point():
             return tensor
-        tensor = tensor.to(self._dtype)
-        if tensor.ndim == 4 and self._dtype == torch.bfloat16:  # moved as whole numbers, in half the time
-            return tensor.view(torch.int16).to(memory_format=torch.channels_last).view(torch.bfloat16)
-        return tensor
+        out = tensor.to(self._dtype)
+        if out.ndim == 4 and self._dtype == torch.bfloat16:  # moved as whole numbers, in half the time
+            out = out.view(torch.int16).to(memory_format=torch.channels_last).view(torch.bfloat16)
+        if out.data_ptr() != tensor.data_ptr():
+            let_go(tensor)
+        return out
 
     def __contains__(self, name: object) -> bool:  # a Mapping's own would convert the tensor
         return name in self._tensors
@@ -108,13 +110,3 @@ class AsType(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._tensors)
-
-
-def open_safetensors(path: Path) -> Any:
-    """safetensors' handle of a file: keys(), get_tensor(name), metadata(). InputError for a file that is missing or truncated."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        return safe_open(str(path), framework="pt")
-    except (OSError, SafetensorError) as e:
-        raise InputError(f"{path}: not whole as safetensors ({e}); it was truncated or is something else: fetch it again") from e

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from unnoise.checkpoints.foreign.parts import open_safetensors
+from unnoise.checkpoints.foreign.mapped import MappedFile, joined
 from unnoise.core.errors import InputError
 
 _FLOAT8 = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
@@ -61,7 +61,7 @@ class Cut(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         piece = self._pieces[name]
         read = [self._store.rows(piece.name, start, stop) for start, stop in piece.rows]
-        tensor = read[0] if len(read) == 1 else torch.cat(read)
+        tensor = read[0] if len(read) == 1 else joined(read)
         return (tensor.T.contiguous() if piece.turned else tensor).reshape(piece.shape)
 
     def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
@@ -98,25 +98,24 @@ class SafetensorsStore:
 
     def __init__(self, path: Path) -> None:
         """InputError for a file that is missing or truncated, or whose numbers are packed in a way that is not read here."""
-        self._file = open_safetensors(path)
-        self.metadata: Mapping[str, str] = self._file.metadata() or {}
-        slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118  (it is no mapping)
-        self.shapes = Shapes({name: tuple(s.get_shape()) for name, s in slices.items() if not _beside(name)})
-        self._dtypes = {name: s.get_dtype() for name, s in slices.items()}
-        packed = [n for n in slices if ".quant_state." in n or (self._dtypes[n] not in _READ and n.endswith(".weight"))]
+        self._file = MappedFile(path)
+        self.metadata = self._file.metadata
+        self.shapes = Shapes({name: shape for name, shape in self._file.shapes.items() if not _beside(name)})
+        dtypes = self._dtypes = self._file.dtypes
+        packed = [n for n in dtypes if ".quant_state." in n or (dtypes[n] not in _READ and n.endswith(".weight"))]
         if packed:
             raise InputError(
-                f"{path}: {packed[0]!r} is packed (as {self._dtypes[packed[0]]}: bitsandbytes, nvfp4 and the like); "
+                f"{path}: {packed[0]!r} is packed (as {dtypes[packed[0]]}: bitsandbytes, nvfp4 and the like); "
                 "take the same model in bfloat16, float8 or as GGUF"
             )
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        tensor = self._file.get_slice(name)[start:stop] if self.shapes[name] else self._file.get_tensor(name)
+        tensor = self._file[name][start:stop] if self.shapes[name] else self._file[name]
         if self._dtypes[name] not in _FLOAT8:
             return tensor
         for end in _SCALES:
             if (scale := name.removesuffix(".weight") + end) in self._dtypes:
-                factor = self._file.get_tensor(scale).float()
+                factor = self._file[scale].float()
                 return (tensor.float() * (factor if factor.numel() == 1 else factor[start:stop])).to(torch.bfloat16)
         return tensor.to(torch.bfloat16)
 

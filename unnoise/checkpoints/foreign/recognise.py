@@ -9,18 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from unnoise.checkpoints.foreign.original_names import (
-    CLIP,
-    FLUX,
-    OPEN_CLIP,
-    T5,
-    Table,
-    lookup,
-    sd3_table,
-    star,
-    unet_table,
-    vae_table,
-)
+from unnoise.checkpoints.diffusers_names import Table, lookup
+from unnoise.checkpoints.foreign.original_names import CLIP, FLUX, OPEN_CLIP, T5, sd3_table, star, unet_table, vae_table
 from unnoise.core.errors import InputError
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.", "transformer.", "net.")
