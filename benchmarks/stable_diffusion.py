@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from unnoise.checkpoints.diffusers_names import UNET_TABLE, translate, unet_config
 from unnoise.checkpoints.foreign.parts import AsType, Part
 from unnoise.checkpoints.foreign.vae_names import read_autoencoder
+from unnoise.networks import int8
 
 Row = Callable[[], Tensor]
 UNET: Mapping[str, Any] = {
@@ -105,9 +106,13 @@ def steps(config: Mapping[str, Any], side: int, prepare: bool, device: torch.dev
         a = x.to(like, memory_format=torch.channels_last) if last else x.to(like)
         return lambda: network(a, t, tokens.to(like)).sample
 
-    with torch.device("meta"):
-        mine = unet_config({**theirs.config}).build().eval()
-    mine.load_state_dict(translate(AsType(weights, torch.bfloat16), UNET_TABLE, mine.state_dict()), assign=True)
+    def ours() -> nn.Module:
+        with torch.device("meta"):
+            network = unet_config({**theirs.config}).build().eval()
+        network.load_state_dict(translate(AsType(weights, torch.bfloat16), UNET_TABLE, network.state_dict()), assign=True)
+        return network
+
+    mine = ours()
     single, half = call(theirs), call(copy(False))
     cond = {"tokens": tokens}
     rows: dict[str, Row] = {
@@ -116,6 +121,9 @@ def steps(config: Mapping[str, Any], side: int, prepare: bool, device: torch.dev
         "diffusers, bfloat16, channels_last": call(copy(True), True),
         "unnoise, bfloat16": lambda: mine(x, t / 1000, cond),
     }
+    if device.type == "cpu" and int8.available():
+        int8.to_int8(rounded := ours())
+        rows["unnoise, int8"] = lambda: rounded(x, t / 1000, cond)
     if prepare:
         compiled = torch.compile(copy(True), options={"freezing": True} if device.type == "cpu" else None)
         rows["diffusers, bfloat16, torch.compile"] = call(compiled, True)
