@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tiny import tiny_config
 
 import unnoise
+from unnoise.checkpoints.foreign.lora import low_rank
 from unnoise.cli.main import main
 from unnoise.core.errors import InputError
 from unnoise.model import DiffusionModel
@@ -108,3 +110,33 @@ def test_narrow_networks_and_other_processors_are_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr("unnoise.networks.int8.available", lambda: False)
     with pytest.raises(InputError, match="VNNI"):
         wide_model().to_int8()
+
+
+def test_an_open_checkpoint_with_a_lora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line merges what is beside the weights, Python asks for it; afterwards there is nothing to hang one on."""
+    pytest.importorskip("diffusers", reason="it saves the checkpoint")
+    import checkpoints.foreign_pipelines as tiny
+
+    monkeypatch.setattr("unnoise.networks.int8.LEAST", 8)
+    pipeline = tiny.stable_diffusion(tmp_path / "parts")
+    folder, file, rng = tiny.save(pipeline, tmp_path / "model"), tmp_path / "lora.safetensors", torch.Generator().manual_seed(1)
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_ff_net_2"
+    pair = {"down": torch.randn(2, 32, generator=rng), "up": 10 * torch.randn(8, 2, generator=rng)}
+    save_file({f"{layer}.lora_{k}.weight": v for k, v in pair.items()}, file)
+
+    usual, model = unnoise.load(folder, torch.bfloat16), unnoise.load(folder, torch.bfloat16)
+    plain = usual.sample("a", seed=3, steps=3)
+    low_rank(usual, {file: 1.0})
+    expected = usual.sample("a", seed=3, steps=3)
+    adapted = low_rank(model, {file: 1.0})
+    with pytest.raises(InputError, match="merge"):
+        model.to_int8()
+    adapted.merge()
+    made = model.to_int8().sample("a", seed=3, steps=3)
+    off, change = (np.abs(np.asarray(a.data, int) - np.asarray(expected.data, int)).mean() for a in (made, plain))
+    assert 0 < off < change / 3
+    with pytest.raises(InputError, match="int8"):
+        low_rank(model, {file: 1.0})
+    argv = ["sample", str(folder), "a", "-n", "1", "--seed", "3", "--steps", "3", "--int8", "--lora", str(file)]
+    main([*argv, "--out", str(tmp_path / "o")])
+    assert np.array_equal(pictures(tmp_path / "o"), np.asarray(made.data, int))
