@@ -9,22 +9,25 @@ Weights are random, the same for all; a step is a call for both sides of guidanc
 call a round: machines with shared cores swing by factors within minutes, so compare ratios, which are of calls seconds apart. The
 first line is what the processor does at matrix products in the same minute. With one thread of a CPU seconds are of processor time;
 on a GPU times are of CUDA events. "error" is the difference from the first row, in the L2 norm; "prepared" the wall seconds of a
-row's conversion and first call. Peak memory is told by --cold, whose rows are processes of their own; its ratios are of processor
-time, and a side of 64 leaves next to nothing to compute. FOLDER: what `--write FOLDER` wrote, else it is written first. glibc is
-told to keep freed memory, for which the script starts itself again; `--malloc default` leaves it as it is.
+row's conversion and first call. Peak memory is told by --cold, whose rows are processes of their own: pages of mapped files that
+were touched count; "its own" is without them. Its ratios are of processor time, and a side of 64 leaves next to nothing to compute.
+FOLDER: what `--write FOLDER` wrote, else it is written first. glibc is told to keep freed memory, for which the script starts
+itself again; `--malloc default` leaves it as it is.
 """
 
 import argparse
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from throughput import KEEP_MEMORY, matmul_probe, seconds
@@ -199,37 +202,54 @@ COLD = {
 """Whole processes; SIDE and STEPS are put in."""
 
 
+class Ended(NamedTuple):
+    """A process that has ended: its seconds, of processor time and by the clock, and GiB that it held at its largest (`ru_maxrss`).
+
+    own: at its most, as far as looking every 20 ms has seen it, without pages of mapped files, which the system may take back.
+    """
+
+    seconds: float
+    wall: float
+    peak: float
+    own: float
+
+
+def ended(command: list[str], cache: str) -> Ended:
+    began, own = time.perf_counter(), 0
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"XDG_CACHE_HOME": cache}
+    )
+    while not (found := os.wait4(process.pid, os.WNOHANG))[0]:
+        with suppress(OSError):
+            told = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+            own = max(own, int(told[1])) if told else own
+        time.sleep(0.02)
+    if found[1]:
+        raise SystemExit(f"{command[-1]}: ended with {os.waitstatus_to_exitcode(found[1])}")
+    usage = found[2]
+    return Ended(usage.ru_utime + usage.ru_stime, time.perf_counter() - began, usage.ru_maxrss / 2**20, own / 2**20)
+
+
 def cold(folder: str, side: int, steps: int, rounds: int) -> None:
-    """Seconds of whole processes on a folder of weights in bfloat16, of processor time and by the clock; the disk cache is warm."""
+    """Whole processes on a folder of weights in bfloat16, which take turns; the disk cache is warm."""
     files = sorted(str(f) for f in Path(folder).rglob("*.safetensors"))
-    times: dict[str, list[float]] = {name: [] for name in COLD}
-    walls: dict[str, list[float]] = {name: [] for name in COLD}
-    peaks = dict.fromkeys(COLD, 0.0)
+    seen: dict[str, list[Ended]] = {name: [] for name in COLD}
     with tempfile.TemporaryDirectory() as cache:
         for i in range(rounds + 1):  # the first round fills the disk cache, and that of hashes
             for name, code in COLD.items():
                 code = code.replace("STEPS", str(steps)).replace("SIDE", str(side))
-                command = [sys.executable, "-W", "ignore", "-c", code, folder, *files]
-                began = time.perf_counter()
-                process = subprocess.Popen(
-                    command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"XDG_CACHE_HOME": cache}
-                )
-                _, status, usage = os.wait4(process.pid, 0)
-                if status:
-                    raise SystemExit(f"{name}: ended with {os.waitstatus_to_exitcode(status)}")
-                if i > 0:
-                    walls[name].append(time.perf_counter() - began)
-                    times[name].append(usage.ru_utime + usage.ru_stime)
-                peaks[name] = max(peaks[name], usage.ru_maxrss / 2**20)
+                seen[name].append(ended([sys.executable, "-W", "ignore", "-c", code, folder, *files], cache))
                 print(f"round {i}/{rounds} {name}", end="\033[K\r", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    reference = next(iter(COLD))
+    floor = [e.seconds for e in next(iter(seen.values()))[1:]]
     what = f"cold start, {steps} steps of {side} x {side}, seconds"
-    print(f"\n{what:42} {'best':>8} {'median':>8} {'times the first':>16} {'by the clock':>13} {'peak GiB':>9}")
-    for name, ts in times.items():
-        ratio = statistics.median(b / a for a, b in zip(times[reference], ts))
-        shown = f"{min(ts):8.2f} {statistics.median(ts):8.2f} {ratio:16.2f} {statistics.median(walls[name]):13.2f}"
-        print(f"{name:42} {shown} {peaks[name]:9.2f}")
+    print(f"\n{what:42} {'best':>8} {'median':>8} {'times the first':>16} {'by the clock':>13} {'peak GiB':>9} {'its own':>8}")
+    for name, all_of in seen.items():
+        each = [e.seconds for e in all_of[1:]]
+        ratio = statistics.median(b / a for a, b in zip(floor, each))
+        wall = statistics.median(e.wall for e in all_of[1:])
+        peak, own = max(e.peak for e in all_of), max(e.own for e in all_of)
+        print(f"{name:42} {min(each):8.2f} {statistics.median(each):8.2f} {ratio:16.2f} {wall:13.2f} {peak:9.2f} {own:8.2f}")
 
 
 def write(config: Mapping[str, Any], folder: str) -> None:
