@@ -10,7 +10,7 @@ step s_b at most, by three quarters where x is bfloat16, whose quotients are rou
 
 oneDNN, which computes the sums, multiplies unsigned by signed numbers: it is given q + 128, and takes 128 sum_j Q_ij off again.
 That is exact where the processor adds four such products straight to 32 bits (VNNI, AMX); without, two can overflow 16 bits.
-On an EPYC with VNNI products take half of bfloat16's time, scales and rounding included 0.50 to 0.70 of it (`benchmarks/int8.py`).
+On an EPYC with VNNI products take half of bfloat16's time, scales and rounding included 0.50 to 0.74 of it (`benchmarks/int8.py`).
 """
 
 from collections.abc import Iterator
