@@ -157,8 +157,9 @@ def test_write_leaves_the_table_and_its_notes(tmp_path):
     assert (out / "samples.csv").read_text() == csv_text()
     notes = json.loads((out / "samples.csv.json").read_text())
     assert notes == {"prompt": None, "sample_seeds": list(range(60)), "seed": 7, "model_hash": "ab"}
-    with pytest.raises(InputError, match="cannot be written"):
-        data.config.build().write(data.table, tmp_path / "nowhere", meta)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"samples\.csv: cannot be written"):
+        data.config.build().write(data.table, tmp_path / "file", meta)
 
 
 def test_a_saved_configuration_is_the_same_when_read_again(tmp_path):
