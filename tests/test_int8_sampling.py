@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import refused
 from PIL import Image
 from safetensors.torch import save_file
 from tiny import tiny_config
@@ -37,13 +38,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "wide"
     wide_model().save(path)
     return path
-
-
-def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as e:
-        main(argv)
-    assert e.value.code == 2
-    return capsys.readouterr().err
 
 
 def pictures(folder: Path) -> np.ndarray:
@@ -102,6 +96,14 @@ def test_weights_that_are_gone_are_not_saved_moved_or_sampled_exactly(tmp_path: 
             what()
     assert model.to("cpu") is model
     assert not (tmp_path / "m").exists()
+
+
+def test_models_of_the_same_weights_keep_their_name() -> None:
+    model = wide_model()
+    name, other = model.hash(), model.attached()
+    assert other.to_int8().in_int8
+    assert model.in_int8
+    assert model.hash() == other.hash() == name
 
 
 def test_narrow_networks_and_other_processors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

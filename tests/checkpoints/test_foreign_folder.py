@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 import torch
+from command_line import refused
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -37,15 +38,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(whole: Path, tmp_path: Path) -> Path:
     return shutil.copytree(whole, tmp_path / "model")
-
-
-def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as e:
-        main(argv)
-    assert e.value.code == 2
-    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("unnoise: ")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def test_a_folder_is_sampled_by_its_path(whole: Path, tmp_path: Path) -> None:

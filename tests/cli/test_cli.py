@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import refused
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -34,16 +35,6 @@ def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "shapes"
     main(["train", str(pictures), "--out", str(out), *SHORT])
     return out
-
-
-def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as e:
-        main(argv)
-    err = capsys.readouterr().err
-    assert e.value.code == 2
-    lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("unnoise: ")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def test_training_says_what_it_found_and_chose(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

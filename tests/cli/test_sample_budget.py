@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import refused
 from PIL import Image
 from tiny import tiny_model
 
@@ -28,13 +29,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     drawn.config = replace(drawn.config, sampling=replace(drawn.config.sampling, steps=24))
     drawn.save(folder)
     return folder
-
-
-def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as e:
-        main(argv)
-    assert e.value.code == 2
-    return capsys.readouterr().err
 
 
 def test_time_enough_leaves_nothing_out(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,8 +116,8 @@ class Sample:
     bf16: bool = False
     """Run the network in bfloat16: faster where the processor is fast at it. An open checkpoint is read so: half the memory."""
     int8: bool = False
-    """As --bf16, with wide layers in whole numbers of eight bits: on processors with VNNI a step of Stable Diffusion is 1.4 times
-    faster, and further from the usual picture. Merges --lora; what --then and --weaker name stays in bfloat16."""
+    """As --bf16, with wide layers in whole numbers of eight bits: on processors with VNNI a step of Stable Diffusion is 1.3
+    to 1.6 times faster, and further from the usual picture. Merges --lora; what --then and --weaker name stays in bfloat16."""
     variant: str | None = None
     """Which weights of an open checkpoint, such as fp16, where it has several. Not given: the plain ones."""
     beside: tuple[Path, ...] = ()

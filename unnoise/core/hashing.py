@@ -42,10 +42,15 @@ class Remembered:
 
     def __init__(self) -> None:
         self._seen = self._hash = ""
+        self._fixed = False
+
+    def fix(self) -> None:
+        """The last hash stays, whatever becomes of the tensors: of weights that are about to be rounded for a processor."""
+        self._fixed = True
 
     def of(self, tensors: Mapping[str, Tensor]) -> str:
         """See `tensors_hash`."""
-        if (seen := print_of(tensors)) != self._seen:
+        if not self._fixed and (seen := print_of(tensors)) != self._seen:
             self._seen, self._hash = seen, kept(seen, size_of(tensors), lambda: tensors_hash(tensors))
         return self._hash
 

@@ -45,6 +45,8 @@ from unnoise.recipes.sources import OpenPictures, PictureSource
 from unnoise.samplers.grids import LogSNR
 from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
 
+SAMPLES = 160_000
+"""Pictures that the stage sees."""
 _PICTURES = 256
 """That the residual is measured on, spread evenly."""
 
@@ -94,10 +96,6 @@ def super_resolution(opened: OpenPictures, source: PictureSource, options: Optio
         ),
         preview=Preview(seed=options.seed),
     )  # fmt: skip
-
-
-SAMPLES = 160_000
-"""Pictures that the stage sees."""
 
 
 def residual_std(data: PictureData, conditioner: EnlargingConfig) -> float:
