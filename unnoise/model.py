@@ -106,8 +106,8 @@ class DiffusionModel:
     def to_int8(self) -> "DiffusionModel":
         """This model, from now on with the wide layers of its network in whole numbers of eight bits (`networks.int8`).
 
-        With weights and all else in bfloat16 a step of Stable Diffusion takes 0.6 to 0.75 of bfloat16's time, and the network half of
-        its memory. The weights are gone: it samples as usual, but is not saved, trained or put on a GPU any more; LoRAs are
+        With all else in bfloat16 a step of Stable Diffusion takes 0.6 to 0.75 of bfloat16's time, and the network half of its
+        memory. The weights are gone: it samples as usual, but is not saved, trained or put on a GPU any more; LoRAs are
         merged before. Attached adapters stay as they are, and so does the model's name. Models that share its weights (`attached`)
         are in int8 with it. Raises InputError where the processor is not made for it.
         """
