@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from unnoise.networks import transformer, unet
+from unnoise.training.compiled import compile_repeated
 
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
 Step = Callable[[], None]
@@ -33,6 +34,7 @@ class Row:
     network: Callable[[], nn.Module]
     call: Callable[[nn.Module, Tensor, Tensor], Tensor]  # (network, x, noise level in [0, 1]) -> output
     bfloat16: str = ""  # "", "autocast" or "weights": bfloat16 weights whose float32 master the optimiser steps
+    compiled: bool = False  # its blocks, as --train.compile does
 
 
 def ours(network: nn.Module, x: Tensor, level: Tensor) -> Tensor:
@@ -68,13 +70,16 @@ ROWS = [
     Row("U-Net 35.7M: diffusers", diffusers_ddpm, lambda n, x, t: n(x, 1000 * t).sample),
     Row("U-Net 35.7M: lucidrains", lucidrains, lambda n, x, t: n(x, 1000 * t)),
     Row("U-Net 35.7M: unnoise, bf16 autocast", DDPM.build, ours, "autocast"),
+    Row("U-Net 35.7M: unnoise, bf16 autocast, compiled", DDPM.build, ours, "autocast", compiled=True),
     Row("U-Net 35.7M: unnoise, bf16 weights", DDPM.build, ours, "weights"),
     Row("U-Net 35.7M: diffusers, bf16 autocast", diffusers_ddpm, lambda n, x, t: n(x, 1000 * t).sample, "autocast"),
     Row("transformer 10M", transformer.small(3).build, ours),
     Row("transformer 10M, bf16 autocast", transformer.small(3).build, ours, "autocast"),
+    Row("transformer 10M, bf16 autocast, compiled", transformer.small(3).build, ours, "autocast", compiled=True),
     Row("transformer 10M, bf16 weights", transformer.small(3).build, ours, "weights"),
     Row("transformer 33M", transformer.medium(3).build, ours),
     Row("transformer 33M, bf16 autocast", transformer.medium(3).build, ours, "autocast"),
+    Row("transformer 33M, bf16 autocast, compiled", transformer.medium(3).build, ours, "autocast", compiled=True),
     Row("transformer 33M, bf16 weights", transformer.medium(3).build, ours, "weights"),
 ]
 
@@ -89,6 +94,8 @@ def training_step(row: Row, batch: int) -> tuple[Step, int]:
         x, target = (t.contiguous(memory_format=torch.channels_last) for t in (x, target))
     if row.bfloat16 == "weights":
         network.bfloat16()
+    if row.compiled:
+        compile_repeated(network, torch.device("cpu"))
     used = list(network.parameters())
     master = [p.detach().float().clone() for p in used] if row.bfloat16 == "weights" else used
     optimiser = torch.optim.AdamW(master, lr=1e-4, fused=True)

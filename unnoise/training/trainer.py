@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams, derive
 from unnoise.training.checkpoint import Checkpoint
+from unnoise.training.compiled import compile_repeated
 from unnoise.training.config import TrainConfig
 from unnoise.training.data import Batch, DataSet, Loader, Order, take
 from unnoise.training.distributed import World
@@ -32,6 +33,8 @@ class Trainer:
                 if isinstance(module, nn.Conv2d):
                     module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
         world.shard(task)
+        if config.compile:
+            compile_repeated(task, self.device)
         self.params = {name: p for name, p in task.named_parameters() if p.requires_grad}
         if not self.params:
             raise InputError("the task has no parameters that ask for gradients; there is nothing to train")
