@@ -12,15 +12,15 @@ their pictures, of 0 to 1, from those in float32: median and largest. The whole 
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 
 import torch
 from step_caching import PROMPTS
-from throughput import KEEP_MEMORY, matmul_probe, seconds
+from throughput import matmul_probe, seconds
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from unnoise.core.allocator import keep_freed_memory
 from unnoise.core.random import derive
 from unnoise.loading import load
 from unnoise.networks.int8 import Int8Conv2d, Int8Linear, available, quantised, quantised_weights
@@ -120,6 +120,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.platform == "linux" and not KEEP_MEMORY.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_MEMORY)  # glibc reads these when it starts
+    keep_freed_memory()
     main()

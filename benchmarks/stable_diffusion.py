@@ -11,8 +11,8 @@ first line is what the processor does at matrix products in the same minute. Wit
 on a GPU times are of CUDA events. "error" is the difference from the first row, in the L2 norm; "prepared" the wall seconds of a
 row's conversion and first call. Peak memory is told by --cold, whose rows are processes of their own: pages of mapped files that
 were touched count; "its own" is without them. Its ratios are of processor time, and a side of 64 leaves next to nothing to compute.
-FOLDER: what `--write FOLDER` wrote, else it is written first. glibc is told to keep freed memory, for which the script starts
-itself again; `--malloc default` leaves it as it is.
+FOLDER: what `--write FOLDER` wrote, else it is written first. For steps and decodings glibc is told to keep freed memory;
+`--malloc default` leaves it as it is.
 """
 
 import argparse
@@ -30,12 +30,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from throughput import KEEP_MEMORY, matmul_probe, seconds
+from throughput import matmul_probe, seconds
 from torch import Tensor, nn
 
 from unnoise.checkpoints.diffusers_names import UNET_TABLE, translate, unet_config
 from unnoise.checkpoints.foreign.parts import AsType, Part
 from unnoise.checkpoints.foreign.vae_names import read_autoencoder
+from unnoise.core.allocator import keep_freed_memory
 from unnoise.networks import int8
 
 Row = Callable[[], Tensor]
@@ -308,12 +309,12 @@ def main() -> None:
                 subprocess.run([sys.executable, __file__, "--write", folder, *tiny], check=True)
             cold(folder, options.side, options.steps, options.rounds)
         return
+    if options.malloc == "kept":
+        keep_freed_memory()
     size = f"{options.side} x {options.side}"
     compare(f"seconds a step, {size}", steps(config, options.side, options.compile, device), options.rounds, device)
     compare(f"seconds a decoding, {size}", decodings(options.side, device), options.rounds, device)
 
 
 if __name__ == "__main__":
-    if sys.platform == "linux" and "default" not in sys.argv and not KEEP_MEMORY.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_MEMORY)  # glibc reads these when it starts
     main()

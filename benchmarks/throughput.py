@@ -5,12 +5,11 @@
 Every row trains on 32 x 32 colour pictures with the same loss, the same fused AdamW and no dropout. The rows take turns, one step
 a round, because machines with shared cores swing by factors within minutes: compare ratios, which are of steps a few seconds
 apart. The first line is what the processor does at matrix products in the same minute; where bfloat16 is slower than float32 there,
-its rows are left out. glibc is told to keep freed memory (worth 10 to 15 % to everybody), for which the script starts itself again.
+its rows are left out. glibc is told to keep freed memory (worth 10 to 15 % to everybody).
 """
 
 import argparse
 import contextlib
-import os
 import statistics
 import sys
 import time
@@ -21,10 +20,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from unnoise.core.allocator import keep_freed_memory
 from unnoise.networks import transformer, unet
 from unnoise.training.compiled import compile_repeated
 
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
 Step = Callable[[], None]
 
 
@@ -179,6 +178,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.platform == "linux" and not KEEP_MEMORY.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_MEMORY)  # glibc reads these when it starts
+    keep_freed_memory()
     main()

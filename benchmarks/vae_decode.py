@@ -5,22 +5,21 @@
 --side: of the latent; 64 gives 512 x 512 pixels and takes 2.5 TFLOP. The rows take turns, one picture a round: machines with shared
 cores swing by factors within minutes, so compare ratios, which are of pictures a few seconds apart. With one thread the seconds are
 of processor time. "error" is the largest difference from the first row's picture, in units of that picture's spread. The first line
-is what the processor does at matrix products in the same minute. glibc is told to keep freed memory, for which the script starts
-itself again.
+is what the processor does at matrix products in the same minute. glibc is told to keep freed memory.
 """
 
 import argparse
-import os
 import statistics
 import sys
 from collections.abc import Callable
 
 import torch
-from throughput import KEEP_MEMORY, matmul_probe, seconds
+from throughput import matmul_probe, seconds
 from torch import Tensor
 
 from unnoise.checkpoints.foreign.parts import Part
 from unnoise.checkpoints.foreign.vae_names import read_autoencoder
+from unnoise.core.allocator import keep_freed_memory
 
 Decode = Callable[[Tensor], Tensor]
 
@@ -82,6 +81,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.platform == "linux" and not KEEP_MEMORY.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_MEMORY)  # glibc reads these when it starts
+    keep_freed_memory()
     main()

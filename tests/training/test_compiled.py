@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toy import CONFIG, Points, Toy
 from torch import nn
 from torch._dynamo.utils import counters
+from toy import CONFIG, Points, Toy
 
 from unnoise.core.errors import InputError
 from unnoise.networks.sd_unet import SDUNetConfig, TransformerBlock
-from unnoise.networks.unet import ResidualBlock
 from unnoise.networks.transformer import DiffusionTransformerConfig
+from unnoise.networks.unet import ResidualBlock
 from unnoise.training import plot
 from unnoise.training.compiled import compile_repeated, repeated
 from unnoise.training.loop import fit

@@ -6,6 +6,7 @@ from importlib import import_module
 from types import ModuleType
 
 from unnoise import __version__
+from unnoise.core.allocator import keep_freed_memory
 from unnoise.core.errors import InputError, nearest
 
 COMMANDS = {
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     if argv[0] in ("-V", "--version"):
         print(f"unnoise {__version__}")
         return
+    keep_freed_memory()
     try:
         command(argv[0]).run(argv[1:])
     except InputError as e:
