@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils.flop_counter import FlopCounterMode
 
-from unnoise.control.budget import SAMPLERS, STEPS, Way
+from unnoise.control.budget import SAMPLERS, STEPS, Precision, Way
 from unnoise.control.guidance import classifier_free
 from unnoise.control.sampling import Sampling
 from unnoise.control.step_caching import CachedDenoiser, Every, StepCaching, Within
@@ -160,7 +160,7 @@ def shown(name: str, pictures: int, fine_steps: int) -> None:
     counted.cost(share)
     rows = [("usual", 1.0, difference(whole, whole), difference(whole, fine))]
     said = [difference(measured, measured)]
-    ways = {"bfloat16": Way(usual, True)}
+    ways = {"bfloat16": Way(usual, Precision.BFLOAT16)}
     ways |= {told(how): Way(replaced(usual, usual.steps, None, how)) for how in CACHINGS}
     for steps in (n for n in STEPS if n < usual.steps):
         ways |= {f"{steps} steps of {s}": Way(replaced(usual, steps, s, None)) for s in SAMPLERS}

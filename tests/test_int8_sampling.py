@@ -1,6 +1,5 @@
 """Models sampled in whole numbers of eight bits: in Python, from the command line, and what does not go with it."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,28 +8,15 @@ import torch
 from command_line import refused
 from PIL import Image
 from safetensors.torch import save_file
-from tiny import tiny_config
+from tiny import tiny_config, wide_model
 
 import unnoise
 from unnoise.checkpoints.foreign.lora import low_rank
 from unnoise.cli.main import main
 from unnoise.core.errors import InputError
-from unnoise.model import DiffusionModel
 from unnoise.networks.int8 import Int8Linear, available
-from unnoise.networks.transformer import DiffusionTransformerConfig
 
 pytestmark = pytest.mark.skipif(not available(), reason="this processor has neither VNNI nor AMX")
-
-
-def wide_model() -> DiffusionModel:
-    """Of layers as wide as it takes; every weight is drawn, so that everything has an influence."""
-    network = DiffusionTransformerConfig(1, patch=2, width=128, depth=2, heads=2, vector_dim=32, token_dim=32)
-    torch.manual_seed(0)
-    model = replace(tiny_config(), network=network).build()
-    with torch.no_grad():
-        for p in model.parts.parameters():
-            p.add_(0.03 * torch.randn_like(p))
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """A model of a few thousand weights that reads words and draws 8 x 8 pictures, for tests of what surrounds networks."""
 
+from dataclasses import replace
+
 import torch
 
 from unnoise.control.sampling import Sampling
@@ -32,4 +34,15 @@ def tiny_model(seed: int = 0) -> DiffusionModel:
     with torch.no_grad():
         for p in model.parts.parameters():
             p.add_(0.1 * torch.randn_like(p))
+    return model
+
+
+def wide_model() -> DiffusionModel:
+    """Of layers as wide as int8 takes them; every weight is drawn, too."""
+    network = DiffusionTransformerConfig(1, patch=2, width=128, depth=2, heads=2, vector_dim=32, token_dim=32)
+    torch.manual_seed(0)
+    model = replace(tiny_config(), network=network).build()
+    with torch.no_grad():
+        for p in model.parts.parameters():
+            p.add_(0.03 * torch.randn_like(p))
     return model

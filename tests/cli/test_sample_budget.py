@@ -18,7 +18,7 @@ from unnoise.recipes.speed import SEED, difference
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is kept from elsewhere, and all is in float32: fewer steps are then faster on any processor."""
-    monkeypatch.setattr("unnoise.cli.budget.faster_in_bfloat16", lambda device: False)
+    monkeypatch.setattr("unnoise.recipes.speed.faster_in_bfloat16", lambda device: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

@@ -13,7 +13,7 @@ import torch
 from tiny import tiny_config
 from torch import Tensor, nn
 
-from unnoise.control.budget import Way, measure
+from unnoise.control.budget import Precision, Way, measure
 from unnoise.control.sampling import Sampling
 from unnoise.control.step_caching import Every, StepCaching
 from unnoise.core.errors import InputError
@@ -25,6 +25,7 @@ from unnoise.recipes.speed import SEED, Order, difference, draw, fitted
 
 STD = 0.3
 USUAL = Way(Sampling(24, "dpmpp-2m"))
+OWN = (Precision.OWN,)
 
 
 @dataclass
@@ -119,6 +120,10 @@ def true_error(model: DiffusionModel, way: Way, trials: int) -> Tensor:
     return abs(shrunk(way) - shrunk(USUAL)) / 2 * size
 
 
+def unopened() -> DiffusionModel:
+    raise AssertionError("nothing in another precision is needed")
+
+
 ROUNDING = math.sqrt(2 / 12) / 255
 """Both pictures are rounded to 1 / 255."""
 
@@ -141,7 +146,7 @@ def test_measured_errors_are_the_true_ones(model: DiffusionModel) -> None:
     """To rounding; and what is picked is right by the true errors."""
     asked: list[str] = []
     bound, trials = 0.012, 5
-    plan, chosen = fitted(model, None, Order(USUAL, batch=trials), None, bound, trials, asked.append)
+    plan, chosen = fitted(model, unopened, Order(USUAL, batch=trials), OWN, None, bound, trials, asked.append)
     assert chosen is model
     assert len(asked) == 1
     assert "on 5 pictures" in asked[0]
@@ -163,18 +168,18 @@ def test_measured_errors_are_the_true_ones(model: DiffusionModel) -> None:
 def test_errors_are_measured_once(model: DiffusionModel) -> None:
     said: list[str] = []
     model.denoiser.network = network = Whole()
-    first, _ = fitted(model, None, Order(USUAL), None, 0.02, 2, said.append)
-    again, _ = fitted(model, None, Order(USUAL), None, 0.02, 2, said.append)
+    first, _ = fitted(model, unopened, Order(USUAL), OWN, None, 0.02, 2, said.append)
+    again, _ = fitted(model, unopened, Order(USUAL), OWN, None, 0.02, 2, said.append)
     assert len(said) == 1
     assert (first.way, first.errors) == (again.way, again.errors)
     network.inner.weight.data.mul_(0.9)
-    fitted(model, None, Order(USUAL), None, 0.02, 2, said.append)
+    fitted(model, unopened, Order(USUAL), OWN, None, 0.02, 2, said.append)
     assert len(said) == 2, "other weights have other errors"
 
 
 def test_time_enough_needs_no_measuring(model: DiffusionModel) -> None:
     said: list[str] = []
-    plan, _ = fitted(model, None, Order(USUAL), 10_000, None, 3, said.append)
+    plan, _ = fitted(model, unopened, Order(USUAL), OWN, 10_000, None, 3, said.append)
     assert (plan.way, plan.errors, said) == (USUAL, (), [])
     assert "nothing left out" in str(plan)
 
@@ -187,9 +192,9 @@ def test_bfloat16_is_a_way_of_its_own(model: DiffusionModel) -> None:
         opened.append(model)
         return model
 
-    plan, _ = fitted(model, half, Order(USUAL), None, 0.5, 1)
+    plan, _ = fitted(model, half, Order(USUAL), (Precision.BFLOAT16,), None, 0.5, 1)
     assert len(opened) == 1
-    assert plan.way.bf16
+    assert plan.way.precision is Precision.BFLOAT16
     assert "in bfloat16" in str(plan)
 
 
@@ -204,9 +209,9 @@ def test_difference_by_hand() -> None:
 
 def test_bad_input(model: DiffusionModel) -> None:
     with pytest.raises(InputError, match="on 0 pictures"):
-        fitted(model, None, Order(USUAL), None, 0.1, 0)
+        fitted(model, unopened, Order(USUAL), OWN, None, 0.1, 0)
     said: list[str] = []
-    fitted(model, None, Order(USUAL), None, 0.1, 1, said.append)
+    fitted(model, unopened, Order(USUAL), OWN, None, 0.1, 1, said.append)
     Path(said[0].split("(")[-1].rstrip(")")).write_text("[]")
     with pytest.raises(InputError, match="remove it"):
-        fitted(model, None, Order(USUAL), None, 0.1, 1)
+        fitted(model, unopened, Order(USUAL), OWN, None, 0.1, 1)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from unnoise.control.budget import Way, faster_in_bfloat16
+from unnoise.control.budget import Way
 from unnoise.core.errors import InputError
 from unnoise.model import DiffusionModel
 
@@ -26,17 +26,15 @@ def fit(
     model: DiffusionModel, half: Callable[[], DiffusionModel], usual: Way, prompts: tuple[str, ...], n: int, batch: int,
     side: tuple[int, int] | None, seconds: float | None, error: float | None, trials: int,
 ) -> tuple[Way, DiffusionModel]:  # fmt: skip
-    """How to draw, and the model for it; arguments as `fitted`'s and `Order`'s. half: the model for bfloat16, opened where it is
-    faster here."""
-    from unnoise.recipes.speed import Order, fitted  # recipes are slow to import
+    """How to draw, and the model for it; arguments as `fitted`'s and `Order`'s."""
+    from unnoise.recipes.speed import Order, fitted, precisions  # recipes are slow to import
 
-    order = Order(usual, prompts, n, batch, side)
-    faster = not usual.bf16 and faster_in_bfloat16(model.device)
+    order, among = Order(usual, prompts, n, batch, side), precisions(model, usual.precision)
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    plan, chosen = fitted(model, half if faster else None, order, seconds, error, trials, say)
+    plan, chosen = fitted(model, half, order, among, seconds, error, trials, say)
     asked = [f"budget {seconds:g} s" if seconds is not None else "", f"error {error:g}" if error is not None else ""]
     say(f"{', '.join(filter(None, asked))}: {plan}")
     return plan.way, chosen

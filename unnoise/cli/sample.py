@@ -17,7 +17,7 @@ from unnoise.cli.again import own, told
 from unnoise.cli.budget import check_beside, fit
 from unnoise.cli.pictures import read_pictures
 from unnoise.cli.terminal import parse, refuse_existing
-from unnoise.control.budget import Way, parse_seconds
+from unnoise.control.budget import Precision, Way, parse_seconds
 from unnoise.control.rules import find_rule
 from unnoise.control.sampling import Start
 from unnoise.control.self_guidance import chosen
@@ -53,8 +53,9 @@ class Sample:
     steps: int | None = None
     """Sampler steps, at least 1. Not given: as the model was saved."""
     budget: str | None = None
-    """Seconds or minutes to draw in, such as 10s, once the model is loaded and timed: picks precision, steps, sampler and caching
-    that are off by the least, and says by how much. What ways to draw are off by is measured once for a model."""
+    """Seconds or minutes to draw in, such as 10s, once the model is loaded and timed: picks precision (int8 too, where it is
+    faster), steps, sampler and caching that are off by the least, and says by how much: what ways to draw are off by is measured
+    once for a model."""
     error: float | None = None
     """What pictures may be off by from the usual ones, root mean square, of 0 to 1, such as 0.01: picks the fastest within it."""
     trials: int = 9
@@ -117,7 +118,8 @@ class Sample:
     """Run the network in bfloat16: faster where the processor is fast at it. An open checkpoint is read so: half the memory."""
     int8: bool = False
     """As --bf16, with wide layers in whole numbers of eight bits: on processors with VNNI a step of Stable Diffusion is 1.3
-    to 1.6 times faster, and further from the usual picture. Merges --lora; what --then and --weaker name stays in bfloat16."""
+    to 1.6 times faster, and further from the usual picture. Merges --lora; what --then and --weaker name stays in bfloat16.
+    --budget and --error pick it themselves where it pays."""
     variant: str | None = None
     """Which weights of an open checkpoint, such as fp16, where it has several. Not given: the plain ones."""
     beside: tuple[Path, ...] = ()
@@ -175,9 +177,9 @@ def run(argv: list[str]) -> None:
             "threshold": args.threshold, "inner": inner,
         }  # fmt: skip
         usual = replace(model.config.sampling, **{k: v for k, v in settings.items() if v is not None})
+        plain = Way(usual, Precision.BFLOAT16 if args.bf16 else Precision.OWN)
         way, model = fit(
-            model, lambda: _opened(args, True), Way(usual, args.bf16), args.prompts, n, args.batch, _side(args), seconds,
-            args.error, args.trials,
+            model, lambda: _opened(args, True), plain, args.prompts, n, args.batch, _side(args), seconds, args.error, args.trials,
         )  # fmt: skip
         args = replace(args, steps=way.sampling.steps, sampler=way.sampling.named()["sampler"], bf16=way.bf16)
         caching = way.sampling.caching

@@ -14,13 +14,17 @@ error of a way with probability m / (m + 1) (split conformal prediction: Papadop
     within a time            the way of the least error, of those that take no longer
     within an error          the fastest way, of those that are off by no more
     within both              as within the error, refused where that takes longer
+
+Ways are tried one precision after another, the more exact first. What rounds more is taken to be off by no less than the same walk
+was before, and is measured only where it would be chosen if it were off by just that: a branch and bound (Land & Doig 1960).
 """
 
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 
 import torch
@@ -39,35 +43,48 @@ MARGIN = 1.1
 """Times vary, and what lies between calls takes some, too."""
 
 
+class Precision(Enum):
+    """What a network computes in: as the model was loaded, or less exactly. In int8 it does what is left in bfloat16."""
+
+    OWN = "own"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+
+
 @dataclass(frozen=True)
 class Way:
-    """One way to draw. bf16: whether the network runs in bfloat16 where it would not by itself."""
+    """One way to draw."""
 
     sampling: Sampling
-    bf16: bool = False
+    precision: Precision = Precision.OWN
+
+    @property
+    def bf16(self) -> bool:
+        """Whether the network runs in bfloat16 where it would not by itself, be it between layers in int8."""
+        return self.precision is not Precision.OWN
 
     def __str__(self) -> str:
         how = self.sampling
         said = f"{how.steps} steps of {how.named()['sampler'] or type(how.sampler).__name__}"
         if how.caching is not None and isinstance(how.caching.when, Every):
             said += f", deep features at every {how.caching.when.n}. call"
-        return f"{said}, in bfloat16" if self.bf16 else said
+        return said if self.precision is Precision.OWN else f"{said}, in {self.precision.value}"
 
 
-def ways(usual: Way, forecasts: bool, faster: bool) -> Iterator[Way]:
-    """All ways but the usual one. forecasts: whether the network can; faster: bfloat16 is, and all of them run in it."""
-    how, bf16 = usual.sampling, usual.bf16 or faster
-    if bf16 != usual.bf16:
-        yield Way(how, bf16)
+def ways(usual: Way, forecasts: bool, precision: Precision) -> Iterator[Way]:
+    """All ways in a precision but the usual one. forecasts: whether the network can."""
+    how = usual.sampling
+    if precision is not usual.precision:
+        yield Way(how, precision)
     forecasts = forecasts and how.inner is None and how.caching is None
     if forecasts:
-        yield from (Way(replace(how, caching=_every(n)), bf16) for n in (2, 3))
+        yield from (Way(replace(how, caching=_every(n)), precision) for n in (2, 3))
     for steps in (n for n in STEPS if n < how.steps):
         for sampler in SAMPLERS:
             fewer = replace(how, steps=steps, sampler=sampler, caching=None)
-            yield Way(fewer, bf16)
+            yield Way(fewer, precision)
             if forecasts and sampler == SAMPLERS[0]:
-                yield Way(replace(fewer, caching=_every(2)), bf16)
+                yield Way(replace(fewer, caching=_every(2)), precision)
 
 
 def _every(n: int) -> StepCaching:
@@ -124,11 +141,12 @@ Errors = Callable[[Sequence[Way]], Sequence[tuple[float, ...]]]
 """Measures what each of some ways is off by."""
 
 
-def choose(usual: Plan, others: Sequence[Plan], errors: Errors, seconds: float | None, error: float | None) -> Plan:
-    """The plan within a time in seconds, an error, or both; the usual one within neither. others: not measured yet.
+def choose(usual: Plan, others: Iterable[Sequence[Plan]], errors: Errors, seconds: float | None, error: float | None) -> Plan:
+    """The plan within a time in seconds, an error, or both; the usual one within neither.
 
-    Only what may be chosen is measured: what is faster than usual and within the time. Raises InputError where nothing is within
-    the time, or both, and says what would be.
+    others: not measured yet, those of one precision after another, the more exact first; the next are asked for where one of them
+    may be chosen. Only what may be is measured: within the time, and better than the best so far if it is off by no more than the
+    same walk was before. Raises InputError where nothing is within the time, or both, and says what would be.
     """
     if seconds is not None and not seconds > 0:
         raise InputError(f"a budget of {seconds:g} s: it is above 0")
@@ -137,22 +155,34 @@ def choose(usual: Plan, others: Sequence[Plan], errors: Errors, seconds: float |
     limit = float("inf") if seconds is None else seconds
     if error is None and usual.seconds <= limit:
         return usual
-    fast = [plan for plan in others if plan.seconds <= min(limit, usual.seconds)]
-    if usual.seconds > limit and not fast:
-        least = min(plan.seconds for plan in (usual, *others))
+    known, tried = [usual] if usual.seconds <= limit else [], [usual]
+
+    def hopeful(plan: Plan) -> bool:
+        """Whether it would be the best if it were off by no more than the same walk was before; by nothing, if that is unknown."""
+        off = next((before.errors for before in reversed(known) if before.way.sampling == plan.way.sampling), ())
+        return all(_rank(replace(plan, errors=off), error) < _rank(before, error) for before in known)
+
+    for some in others:
+        worth = [plan for plan in some if plan.seconds <= limit and hopeful(plan)]
+        known += [replace(plan, errors=off) for plan, off in zip(worth, errors([plan.way for plan in worth]), strict=True)]
+        tried += some
+        if not any(hopeful(replace(plan, seconds=0)) for plan in tried):  # however fast it may be in what comes next
+            break
+    if not known:
+        least = min(plan.seconds for plan in tried)
         raise InputError(f"a budget of {limit:g} s: the shortest walk that makes a picture takes about {least:.1f} s here")
-    plans = [replace(plan, errors=off) for plan, off in zip(fast, errors([plan.way for plan in fast]), strict=True)]
-    if usual.seconds <= limit:
-        plans.append(usual)
-    least_off = min(plans, key=lambda plan: (plan.error, plan.seconds))
-    if error is None:
-        return least_off
-    if least_off.error > error:
+    best = min(known, key=lambda plan: (_rank(plan, error), plan.seconds, plan.error))
+    if error is not None and best.error > error:
         raise InputError(
-            f"a budget of {limit:g} s within an error of {error:g}: in that time {least_off.error:.2g} is the least here "
-            f"({least_off.way}); nothing left out takes about {usual.seconds:.1f} s"
+            f"a budget of {limit:g} s within an error of {error:g}: in that time {best.error:.2g} is the least here "
+            f"({best.way}); nothing left out takes about {usual.seconds:.1f} s"
         )
-    return min((plan for plan in plans if plan.error <= error), key=lambda plan: (plan.seconds, plan.error))
+    return best
+
+
+def _rank(plan: Plan, error: float | None) -> tuple[int, float]:
+    """Lower is better: the seconds of what is within an error, and behind these the errors of all else."""
+    return (0, plan.seconds) if error is not None and plan.error <= error else (1, plan.error)
 
 
 @torch.no_grad()

@@ -113,9 +113,7 @@ def to_int8(network: nn.Module) -> int:
     What is narrow, sees one vector a sample, has groups or pads otherwise stays; norms and attention do, too. So do layers that are
     the network's own, not its blocks': where it is entered and left.
     """
-    if isinstance(network, Patched):
-        return to_int8(network.network)
-    found = [place for name, block in network.named_children() if name not in ONCE for place in _suited(block)]
+    found = list(_places(network))
     for parent, name in found:
         layer = parent.get_submodule(name)
         assert isinstance(layer, nn.Linear | nn.Conv2d)
@@ -123,13 +121,26 @@ def to_int8(network: nn.Module) -> int:
     return len(found)
 
 
+def has_suited(network: nn.Module) -> bool:
+    """Whether `to_int8` would put any layer into another's place."""
+    return next(_places(network), None) is not None
+
+
 def in_int8(network: nn.Module) -> bool:
     """Whether any of its layers is."""
     return any(isinstance(m, Int8Linear | Int8Conv2d) for m in network.modules())
 
 
+def _places(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """The module that each layer of a network's blocks lies in which is taken, and its name there."""
+    inner = network.network if isinstance(network, Patched) else network
+    for name, block in inner.named_children():
+        if name not in ONCE:
+            yield from _suited(block)
+
+
 def _suited(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """The module that each such layer lies in, and its name there."""
+    """As `_places`, of one block."""
     for name, child in module.named_children():
         if name not in ONCE:
             if _wide(child):

@@ -1,6 +1,7 @@
 """A model drawn within a time or an error: what its network's calls cost here, and what every way to draw is off by.
 
 Errors are measured once for a model, a size of picture and the settings beside steps and sampler, and kept in the user's cache.
+Beside the model itself one more is in memory at a time (`Models`).
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unnoise.control.asking import beside, prepared
-from unnoise.control.budget import Costs, Plan, Way, choose, measure, ways
+from unnoise.control.budget import Costs, Plan, Precision, Way, choose, faster_in_bfloat16, measure, ways
 from unnoise.core.cache import cache_folder
 from unnoise.core.errors import InputError
 from unnoise.core.files import atomically
@@ -31,6 +33,8 @@ from unnoise.networks.splitting import Splitting
 
 SEED = 0xE44
 """Of the samples that errors are measured on: not one that users begin with."""
+FASTER = 0.9
+"""Of the least time of a call in other precisions, what one in int8 takes at most to be tried: times vary."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,42 @@ class Order:
         return min(self.samples, self.batch)
 
 
+class Models:
+    """A model to draw with in its usual precision, and beside it one at most, opened anew: in bfloat16, or in int8, which is made
+    of that in place.
+
+    So never are three in memory, and asked for one precision after the other, then for the one that was picked, it opens two.
+    """
+
+    def __init__(self, model: DiffusionModel, usual: Precision, half: Callable[[], DiffusionModel]) -> None:
+        """half: opens the model for drawing in bfloat16."""
+        self._model, self._usual, self._half = model, usual, half
+        self._other: DiffusionModel | None = None
+
+    def of(self, precision: Precision) -> DiffusionModel:
+        """What is drawn with in a precision, until another is asked for. InputError where it cannot be opened, or be in int8."""
+        if precision is self._usual:
+            return self._model
+        if self._other is not None and self._other.in_int8 and precision is not Precision.INT8:
+            self._other = None  # its memory, before it is opened again
+        if self._other is None:
+            self._other = self._half()
+        return self._other.to_int8() if precision is Precision.INT8 else self._other
+
+
+def precisions(model: DiffusionModel, usual: Precision) -> tuple[Precision, ...]:
+    """Those that ways are looked for in, the more exact first: bfloat16 in place of float32 where products in it are faster on this
+    device, by a third at least, and int8 where model and processor are made for it."""
+    faster = usual is Precision.OWN and faster_in_bfloat16(model.device)
+    first = Precision.BFLOAT16 if faster else usual
+    return (first, Precision.INT8) if model.takes_int8 and first is not Precision.INT8 else (first,)
+
+
 def fitted(
     model: DiffusionModel,
-    half: Callable[[], DiffusionModel] | None,
+    half: Callable[[], DiffusionModel],
     order: Order,
+    among: Sequence[Precision],
     seconds: float | None,
     error: float | None,
     trials: int = 9,
@@ -65,42 +101,63 @@ def fitted(
 ) -> tuple[Plan, DiffusionModel]:
     """The plan for an order, and the model to draw it with.
 
-    half: gives the model for drawing in bfloat16, None where that is no faster; it may be the same one. trials: pictures that
-    errors are measured on. Measuring is not in the seconds. Raises InputError for a model of other data than pictures, and for
-    what nothing keeps within.
+    half: opens the model for drawing in bfloat16, anew where int8 is tried, which changes it. among: precisions, see `precisions`;
+    int8 is tried where a call in it was measured to be faster by a tenth, and there is memory for it. trials: pictures that errors
+    are measured on. Measuring is not in the seconds. Raises InputError for a model of other data than pictures, and for what
+    nothing keeps within.
     """
     if not isinstance(model.config.process, Gaussian):
         raise InputError("--budget and --error are for models that take noise off, as those of pictures are; give --steps here")
     if trials < 1:
         raise InputError(f"errors measured on {trials} pictures: at least 1; on m, m of m + 1 pictures stay within them")
     usual, samples, passes = order.usual, order.samples, -(-order.samples // order.batch)
-    costs = {usual.bf16: _costs(model, order, usual.bf16)}
-    plain = Plan(usual, costs[usual.bf16].seconds(usual, samples, passes))
+    costs = {usual.precision: _costs(model, order, usual.precision)}
+    plain = Plan(usual, costs[usual.precision].seconds(usual, samples, passes))
     if error is None and seconds is not None and plain.seconds <= seconds:
         return plain, model
-    other = model
-    if half is not None:
-        other = half()
-        costs[True] = _costs(other, order, True)
-    others = [
-        Plan(way, costs[way.bf16].seconds(way, samples, passes))
-        for way in ways(usual, isinstance(model.denoiser.network, Splitting), half is not None)
-    ]
+    models = Models(model, usual.precision, half)
+
+    def others() -> Iterator[list[Plan]]:
+        for precision in among:
+            if _timed(models, order, precision, costs, say):
+                found = ways(usual, isinstance(model.denoiser.network, Splitting), precision)
+                yield [Plan(way, costs[precision].seconds(way, samples, passes)) for way in found]
+
+    whole = cache(lambda: draw(model, usual, order, _seeds(trials)))
 
     def errors(some: Sequence[Way]) -> list[tuple[float, ...]]:
         file = _file(model, order, trials)
         kept = _read(file)
         if missing := [way for way in some if repr(way) not in kept]:
-            took = sum(costs[way.bf16].seconds(way, trials, -(-trials // order.rows)) for way in [usual, *missing])
+            drawn = missing if whole.cache_info().currsize else [usual, *missing]
+            took = sum(costs[way.precision].seconds(way, trials, -(-trials // order.rows)) for way in drawn)
             say(f"measuring what {len(missing)} ways to draw are off by, on {trials} pictures: about {took:.0f} s, once ({file})")
-            for way, off in _measured(model, other, order, missing, trials):
-                kept[repr(way)] = off
+            for way in tqdm(missing, desc="measuring errors", unit="way", disable=None, file=sys.stderr):
+                made = draw(models.of(way.precision), way, order, _seeds(trials))
+                kept[repr(way)] = tuple(difference(made, whole()).tolist())
                 with atomically(file) as partial:
                     partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
         return [kept[repr(way)] for way in some]
 
-    plan = choose(plain, others, errors, seconds, error)
-    return plan, other if plan.way.bf16 else model
+    plan = choose(plain, others(), errors, seconds, error)
+    return plan, models.of(plan.way.precision)
+
+
+def _timed(models: Models, order: Order, precision: Precision, costs: dict[Precision, Costs], say: Callable[[str], None]) -> bool:
+    """Whether the ways of a precision are tried; its costs are then among those of the others."""
+    if precision in costs:
+        return True
+    try:
+        took = _costs(models.of(precision), order, precision)
+    except InputError as e:
+        if precision is not Precision.INT8:
+            raise
+        say(f"int8 is not tried: {e}")  # there is memory for one model, say, and not for two
+        return False
+    if precision is Precision.INT8 and took.call > FASTER * min(cost.call for cost in costs.values()):
+        return False
+    costs[precision] = took
+    return True
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:
@@ -127,14 +184,8 @@ def draw(model: DiffusionModel, way: Way, order: Order, seeds: Sequence[int]) ->
     return made.data
 
 
-def _measured(
-    model: DiffusionModel, half: DiffusionModel, order: Order, some: Sequence[Way], trials: int
-) -> Iterator[tuple[Way, tuple[float, ...]]]:
-    seeds = [derive(SEED, i) for i in range(trials)]
-    whole = draw(model, order.usual, order, seeds)
-    for way in tqdm(some, desc="measuring errors", unit="way", disable=None, file=sys.stderr):
-        made = draw(half if way.bf16 else model, way, order, seeds)
-        yield way, tuple(difference(made, whole).tolist())
+def _seeds(trials: int) -> list[int]:
+    return [derive(SEED, i) for i in range(trials)]
 
 
 def _file(model: DiffusionModel, order: Order, trials: int) -> Path:
@@ -154,7 +205,7 @@ def _read(file: Path) -> dict[str, tuple[float, ...]]:
 
 
 @torch.no_grad()
-def _costs(model: DiffusionModel, order: Order, bf16: bool) -> Costs:
+def _costs(model: DiffusionModel, order: Order, precision: Precision) -> Costs:
     """Two calls of the network, a forecast one, and a decoding."""
     codec = model.codec if order.side is None else resized(model.codec, *order.side)
     usual, rows = order.usual.sampling, order.rows
@@ -169,6 +220,6 @@ def _costs(model: DiffusionModel, order: Order, bf16: bool) -> Costs:
     x = model.config.process.prior(codec.shape(), streams, model.device)
     if order.prompts and usual.guidance != 1:  # both sides of guidance go through the network together
         x, cond = tree_map(lambda a: torch.cat([a, a]), x), {k: torch.cat([v, v]) for k, v in cond.items()}
-    half = bf16 and next(model.denoiser.parameters()).dtype != torch.bfloat16
+    half = precision is not Precision.OWN and next(model.denoiser.parameters()).dtype != torch.bfloat16
     with torch.autocast(model.device.type, torch.bfloat16) if half else nullcontext():
         return measure(model.denoiser, x, cond, lambda x: codec.decode(tree_map(lambda a: a[:1], x)))
