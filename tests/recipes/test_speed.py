@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_config
+from tiny import tiny_config, tiny_model
 from torch import Tensor, nn
 
 from unnoise.control.budget import Precision, Way, measure
+from unnoise.control.low_rank import Adapted, Adapter, LowRank, Place
 from unnoise.control.sampling import Sampling
 from unnoise.control.step_caching import Every, StepCaching
 from unnoise.core.errors import InputError
@@ -175,6 +176,27 @@ def test_errors_are_measured_once(model: DiffusionModel) -> None:
     network.inner.weight.data.mul_(0.9)
     fitted(model, unopened, Order(USUAL), OWN, None, 0.02, 2, said.append)
     assert len(said) == 2, "other weights have other errors"
+
+
+@pytest.mark.usefixtures("model")
+def test_a_lora_has_errors_of_its_own() -> None:
+    """It lies beside the weights, by which a model is known; each weight of it draws other pictures."""
+    model, said = tiny_model(), list[str]()
+    order = Order(Way(replace(model.config.sampling, steps=8)))
+    network = model.denoiser.network
+    name, layer = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear))
+    change = LowRank(torch.ones(1, layer.in_features), torch.ones(layer.out_features, 1), 0.1)
+    adapter, adapted = Adapter([(Place(name, 0, layer.out_features), change)]), Adapted.of(network)
+    for adapters, measured in (
+        ({}, 1),
+        ({"one": (adapter, 1.0)}, 2),
+        ({"one": (adapter, 0.5)}, 3),
+        ({"other": (adapter, 1.0)}, 3),
+        ({}, 3),
+    ):
+        adapted.set(adapters)
+        fitted(model, unopened, order, OWN, None, 0.5, 1, said.append)
+        assert len(said) == measured
 
 
 def test_time_enough_needs_no_measuring(model: DiffusionModel) -> None:

@@ -20,14 +20,17 @@ from tqdm import tqdm
 
 from unnoise.control.asking import beside, prepared
 from unnoise.control.budget import Costs, Plan, Precision, Way, choose, faster_in_bfloat16, measure, ways
+from unnoise.control.low_rank import Adapted
 from unnoise.core.cache import cache_folder
 from unnoise.core.errors import InputError
 from unnoise.core.files import atomically
+from unnoise.core.hashing import tensors_hash
 from unnoise.core.processes import Gaussian
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import tree_map
 from unnoise.modalities.image.alpha import premultiplied
 from unnoise.modalities.image.codec import resized
+from unnoise.modalities.words.frozen import encoders_of
 from unnoise.model import DiffusionModel
 from unnoise.networks.splitting import Splitting
 
@@ -190,8 +193,15 @@ def _seeds(trials: int) -> list[int]:
 
 def _file(model: DiffusionModel, order: Order, trials: int) -> Path:
     """Where the errors of this model, drawn like this, are kept."""
-    what = (model.hash(), model.config.process, order.usual, order.side, bool(order.prompts), trials)
+    what = (model.hash(), _loras(model), model.config.process, order.usual, order.side, bool(order.prompts), trials)
     return cache_folder() / f"errors-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.json"
+
+
+def _loras(model: DiffusionModel) -> list[tuple[float, str]]:
+    """Weight and hash of what lies beside the weights of network and text encoders, which the model's own hash does not see."""
+    networks = [model.denoiser.network, *(encoder.opened.network for encoder in encoders_of(model.conditioner).values())]
+    adapters = [told for network in networks for told in Adapted.of(network).adapters.values()]
+    return [(weight, tensors_hash(adapter.state_dict())) for adapter, weight in adapters]
 
 
 def _read(file: Path) -> dict[str, tuple[float, ...]]:
