@@ -7,8 +7,8 @@ Rectified flow in the codes (Liu et al. 2022, 2209.03003) with logit-normal time
 uniform ones, the network predicting the codes themselves. Half of the patches skip the middle blocks in training (TREAD,
 2501.04765).
 
-What the words say is decided at t = .6 and above: at t = .5 the network's error is a seventh less for knowing them, at t = .95 almost
-a half. So times have a mean of .8 before the logistic function: 27 % of all times lie above t = .8, where a mean of 0 has 10 %.
+What the words say is decided at t = .6 and above: at t = .5 the network's error is an eighth less for knowing them, at t = .95
+almost a half. So times have a mean of .8 before the logistic function: 27 % of all lie above t = .8, where a mean of 0 has 10 %.
 Logit-normal times alone leave the noise itself (t > .97) all but unlearnt, and what the network makes of it spoils the picture
 where a grid dwells there (steps even in log-SNR do; the shifted grid leaves the noise in one step).
 """

@@ -119,8 +119,8 @@ class TrainConfig:
     bf16: bool | None = None
     """Forward and backward in bfloat16 autocast. None: if that is measured to be faster here, once, when the run starts."""
     compile: bool = False
-    """Compile the blocks that the network repeats (see `compiled`): on processors a transformer's steps take a quarter to a third less
-    in bfloat16, a U-Net's as long, after a minute at the start. Runs that are resumed then go on to rounding, not bit for bit."""
+    """Compile the blocks that the network repeats (see `compiled`): on processors a transformer's steps in bfloat16 take a fifth to
+    a third less, a U-Net's as long, after a minute at the start. Runs that are resumed go on to rounding, not bit for bit."""
     channels_last: bool = True
     """Keep convolution weights channels last (in one process)."""
     guard: GuardConfig = field(default_factory=GuardConfig)
