@@ -5,7 +5,7 @@
 Every row trains on 32 x 32 colour pictures with the same loss, the same fused AdamW and no dropout. The rows take turns, one step
 a round, because machines with shared cores swing by factors within minutes: compare ratios, which are of steps a few seconds
 apart. The first line is what the processor does at matrix products in the same minute; where bfloat16 is slower than float32 there,
-its rows are left out. glibc is told to keep freed memory (worth 10 to 15 % to everybody).
+its rows are left out. glibc is told to keep freed memory (worth 4 to 15 % to everybody).
 """
 
 import argparse

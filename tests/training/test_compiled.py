@@ -1,4 +1,4 @@
-"""Compiled blocks: which they are, that they train as others do, and that a run in them goes on."""
+"""Compiled blocks: which they are, and that they train as others do."""
 
 from dataclasses import replace
 

@@ -1,6 +1,6 @@
 """The blocks that a network repeats, compiled: one kernel for what lies between two products of matrices.
 
-Of a block's operations only the matrix products take arithmetic; norms, gates and rotations in between pass all numbers through
+Between a block's matrix products, which take nearly all of the arithmetic, norms, gates and rotations pass all numbers through
 memory once each. torch.compile writes one loop for each run of them, forward and backward. Blocks alone are compiled, and all
 that are alike share their code, so that it takes a minute whatever the depth.
 """
