@@ -42,9 +42,9 @@ from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
 
 PROMPTS = (
     "a cat", "red apple, in the style of noto", "rocket, fluent 3d", "a blue banana", "a dog wearing a top hat",
-    "three strawberries", "a guitar left of a pizza", "a penguin in front of a sunset", "a sign that says OPEN",
-    "two red stars above a green house", "crown, in the style of twemoji", "a smiling sun", "icon of anchor", "a purple dragon",
-    "grinning face wearing a crown", "tree",
+    "three strawberries", "a guitar left of a pizza", "a penguin in front of a sunset", "a green heart",
+    "scene with two red stars above a green house", "crown, in the style of twemoji", "a smiling sun", "icon of anchor",
+    "a purple dragon", "grinning face wearing a crown", "tree",
 )  # fmt: skip
 SAMPLES = 3_000_000
 """Pictures that the transformer sees."""

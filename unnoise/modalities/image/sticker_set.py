@@ -2,7 +2,8 @@
 
 Rows, in this order: every emoji, every icon, `Mix.compositions` compositions, `Mix.scenes` scenes; the last two are functions of
 their number and are drawn when they are asked for. Weights give each kind its share of what is drawn in training, whatever its
-number of rows.
+number of rows. A scene's caption says that it is one: "a green heart" is then the emoji of that name, drawn large, and not one
+small thing among others.
 """
 
 import os
@@ -38,9 +39,9 @@ class Mix:
 
     compositions: int = 30_000
     scenes: int = 12_000
-    share_icons: float = 0.08
+    share_icons: float = 0.12
     share_compositions: float = 0.3
-    share_scenes: float = 0.12
+    share_scenes: float = 0.06
     rare: Mapping[str, float] = field(default_factory=lambda: {VARIANTS: 0.25, "flags": 0.3, "symbols": 0.5, "people body": 0.6})
     """How often emoji of these groups are drawn, against the others; groups that a set lacks are passed over."""
     held_out: float = 0.02
@@ -230,4 +231,7 @@ def _scenes(size: int, mix: Mix) -> _Kind:
         pixels = drawn([i])[0]
         return np.concatenate([pixels, np.full((*pixels.shape[:2], 1), 255, np.uint8)], -1)
 
-    return _Kind(mix.scenes, opaque, world.captions, _weighted(np.ones(mix.scenes), mix.share_scenes), "scenes")
+    def captions(i: int) -> Captions:
+        return tuple(f"scene with {c}" for c in world.captions(i))
+
+    return _Kind(mix.scenes, opaque, captions, _weighted(np.ones(mix.scenes), mix.share_scenes), "scenes")
