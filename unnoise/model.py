@@ -107,14 +107,15 @@ class DiffusionModel:
         """This model, from now on with the wide layers of its network in whole numbers of eight bits (`networks.int8`).
 
         With all else in bfloat16 a step of Stable Diffusion takes 0.6 to 0.75 of bfloat16's time, and the network half of its
-        memory. The weights are gone: it samples as usual, but is not saved, trained or put on a GPU any more; LoRAs are
-        merged before. Attached adapters stay as they are, and so does the model's name. Models that share its weights (`attached`)
-        are in int8 with it. Raises InputError, before anything is changed, where `takes_int8` is false.
+        memory. The weights are gone: it samples as usual, but is not saved, trained or put on a GPU any more. LoRAs beside
+        them are merged first, for good. Attached adapters stay as they are, and so does the model's name. Models that share its
+        weights (`attached`) are in int8 with it. Raises InputError, before anything is changed, where `takes_int8` is false.
         """
         if against := self._against_int8():
             raise InputError(against)
         if not self.in_int8:
             self.hash()
+            Adapted.of(self.denoiser.network).merge()
             int8.to_int8(self.denoiser.network)
             self._hash.fix()
         return self
@@ -128,8 +129,6 @@ class DiffusionModel:
         """What speaks against `to_int8`, and what to do about it; nothing for nothing."""
         if self.device.type != "cpu" or not int8.available():
             return "int8 is for processors with VNNI or AMX, whose sums are exact; bfloat16 runs here (--bf16)"
-        if (adapted := Adapted.of(self.denoiser.network)).adapters and not adapted.merged:
-            return "int8 of a network with LoRAs beside its weights: merge() them into these first"
         if not self.in_int8 and not int8.has_suited(self.denoiser.network):
             name = self.path or self.config.about.name
             return f"int8: {name} has no plain layers of {int8.LEAST} channels and more, which alone gain by it"

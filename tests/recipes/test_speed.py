@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import tiny_config, tiny_model
 from torch import Tensor, nn
 
+import unnoise
+from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
 from unnoise.control.budget import Precision, Way, measure
 from unnoise.control.low_rank import Adapted, Adapter, LowRank, Place
 from unnoise.control.sampling import Sampling
@@ -20,6 +23,7 @@ from unnoise.control.step_caching import Every, StepCaching
 from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Data
 from unnoise.core.random import Streams, derive
+from unnoise.modalities.words.frozen import encoders_of
 from unnoise.model import DiffusionModel
 from unnoise.recipes import speed
 from unnoise.recipes.speed import SEED, Order, difference, draw, fitted
@@ -197,6 +201,40 @@ def test_a_lora_has_errors_of_its_own() -> None:
         adapted.set(adapters)
         fitted(model, unopened, order, OWN, None, 0.5, 1, said.append)
         assert len(said) == measured
+
+
+@pytest.mark.usefixtures("model")
+def test_prompts_that_errors_are_measured_with_have_errors_of_their_own() -> None:
+    """A model's examples are measured with, whatever is asked; one that has none is measured with what is asked."""
+    bare = tiny_model()
+    example = replace(bare.config, about=replace(bare.config.about, examples=("three",)))
+    for config, expected in ((bare.config, [1, 2, 2]), (example, [1, 1, 1])):
+        model, said, measured = tiny_model(), list[str](), []
+        model.config = config
+        for prompt in ("one", "two", "one"):
+            fitted(model, unopened, Order(Way(replace(config.sampling, steps=8)), (prompt,)), OWN, None, 0.5, 1, said.append)
+            measured.append(len(said))
+        assert measured == expected
+
+
+@pytest.mark.usefixtures("model")
+def test_a_learnt_word_has_errors_of_its_own(tmp_path: Path) -> None:
+    """It lies in a table beside the text encoder; other vectors by the same name draw other pictures."""
+    pytest.importorskip("diffusers", reason="it saves the checkpoint")
+    import checkpoints.foreign_pipelines as tiny
+
+    folder, said, measured = tiny.save(tiny.stable_diffusion(tmp_path / "parts"), tmp_path / "model"), list[str](), []
+    for seed in (None, 0, 1, 0):
+        model = unnoise.load(folder)
+        if seed is not None:
+            width = next(iter(encoders_of(model.conditioner).values())).opened.network.get_input_embeddings().weight.shape[1]
+            file = tmp_path / "toy.safetensors"
+            save_file({"<toy>": torch.randn(width, generator=torch.Generator().manual_seed(seed))}, file)
+            assert textual_inversion(model, file) == ("<toy>",)
+        order = Order(Way(replace(model.config.sampling, steps=8)), ("a",))
+        fitted(model, unopened, order, OWN, None, 0.9, 1, said.append)
+        measured.append(len(said))
+    assert measured == [1, 2, 3, 3]
 
 
 def test_time_enough_needs_no_measuring(model: DiffusionModel) -> None:

@@ -147,20 +147,34 @@ def test_where_all_is_in_bfloat16_a_second_model_is_in_int8_or_left_out() -> Non
     assert "int8 is not tried: wide: needs about 40 GB, and 3 GB are free" in said
 
 
+def test_a_lora_is_in_what_is_drawn_in_int8() -> None:
+    """The model's own stays beside its weights; the other one's is merged, for good."""
+
+    def with_lora() -> DiffusionModel:
+        model = wide_model()
+        network, rng = model.denoiser.network, torch.Generator().manual_seed(0)
+        name, layer = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear) and n.startswith("blocks"))
+        change = LowRank(torch.randn(2, layer.in_features, generator=rng), torch.randn(layer.out_features, 2, generator=rng), 0.02)
+        Adapted.of(network).set({"one": (Adapter([(Place(name, 0, layer.out_features), change)]), 1.0)})
+        return model
+
+    model = with_lora()
+    assert precisions(model, Precision.OWN) == (HALF, EIGHT)
+    plan, chosen = fitted(model, with_lora, order(model), (HALF, EIGHT), 4, None, TRIALS)
+    assert (plan.way.precision, chosen.in_int8, model.in_int8) == (EIGHT, True, False)
+    made, usual, plain = (
+        m.sample("one", 1, sample_seeds=[5], steps=STEPS, bf16=half).data.double()
+        for m, half in ((chosen, True), (model, False), (wide_model(), False))
+    )
+    assert 0 < (made - usual).abs().mean() < (plain - usual).abs().mean() / 3
+
+
 def test_what_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """int8 only to networks that have layers for it, with no LoRA beside them, on processors for it; and nothing is changed."""
+    """int8 only to networks that have layers for it, on processors for it; and nothing is changed."""
     model = wide_model()
     assert precisions(model, Precision.OWN) == (HALF, EIGHT)
     assert not model.in_int8
     assert precisions(tiny_model(), Precision.OWN) == (HALF,)
-    network = model.denoiser.network
-    name, layer = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear) and n.startswith("blocks"))
-    change = LowRank(torch.ones(1, layer.in_features), torch.ones(layer.out_features, 1), 1.0)
-    adapted = Adapted.of(network)
-    adapted.set({"one": (Adapter([(Place(name, 0, layer.out_features), change)]), 1.0)})
-    assert precisions(model, Precision.OWN) == (HALF,)
-    adapted.merge()
-    assert precisions(model, Precision.OWN) == (HALF, EIGHT)
     monkeypatch.setattr(speed, "faster_in_bfloat16", lambda device: False)
     assert precisions(model, Precision.OWN) == (Precision.OWN, EIGHT)
     monkeypatch.setattr("unnoise.networks.int8.available", lambda: False)

@@ -212,9 +212,7 @@ def _opened(args: Sample, bf16: bool) -> DiffusionModel:
     for file in args.embedding:
         textual_inversion(model, file)
     if args.lora:
-        adapted = low_rank(model, dict(parse_lora(told) for told in args.lora))
-        if args.int8:
-            adapted.merge()
+        low_rank(model, dict(parse_lora(told) for told in args.lora))
     return model.to_int8() if args.int8 else model
 
 

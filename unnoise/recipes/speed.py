@@ -175,7 +175,7 @@ def draw(model: DiffusionModel, way: Way, order: Order, seeds: Sequence[int]) ->
     """Pictures (len(seeds), H, W, C) of the order's prompts, or else the model's examples, in turn. InputError for other data."""
     how = way.sampling
     names = how.named()
-    prompts = list(islice(cycle(model.config.about.examples or order.prompts), len(seeds))) if order.prompts else None
+    prompts = _prompts(model, order, len(seeds))
     height, width = order.side or (None, None)
     made = model.sample(
         prompts, 1 if prompts else len(seeds), sample_seeds=seeds, steps=how.steps, sampler=names["sampler"], grid=names["grid"],
@@ -187,13 +187,20 @@ def draw(model: DiffusionModel, way: Way, order: Order, seeds: Sequence[int]) ->
     return made.data
 
 
+def _prompts(model: DiffusionModel, order: Order, n: int) -> list[str] | None:
+    """What errors are measured with, whose kind is the order's: no prompts, or the model's examples, or else the order's own."""
+    return list(islice(cycle(model.config.about.examples or order.prompts), n)) if order.prompts else None
+
+
 def _seeds(trials: int) -> list[int]:
     return [derive(SEED, i) for i in range(trials)]
 
 
 def _file(model: DiffusionModel, order: Order, trials: int) -> Path:
     """Where the errors of this model, drawn like this, are kept."""
-    what = (model.hash(), _loras(model), model.config.process, order.usual, order.side, bool(order.prompts), trials)
+    taught = [sorted(encoder.taught.items()) for encoder in encoders_of(model.conditioner).values()]
+    prompts = _prompts(model, order, trials)
+    what = (model.hash(), _loras(model), taught, model.config.process, order.usual, order.side, prompts, trials)
     return cache_folder() / f"errors-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.json"
 
 

@@ -6,6 +6,7 @@ of a tensor with d rows, rank r of W holds rows r c ... min((r + 1) c, d) with c
 
 import atexit
 import os
+import time
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+
+SETTLING = 0.25
+"""Seconds between a process's last word and its end; the threads need less than a thousandth of them."""
 
 
 @dataclass(frozen=True)
@@ -112,5 +116,8 @@ def join(where: torch.device) -> World:
 
 
 def _leave() -> None:
+    """Gloo's threads say that a collective is done before they drop its tensors, for which they need the interpreter; where this
+    has ended meanwhile, they abort the process (pytorch/pytorch#179291). Nothing tells that they have dropped them: so a pause."""
     if dist.is_initialized():
+        time.sleep(SETTLING)
         dist.destroy_process_group()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unnoise.checkpoints.foreign.lora import Model
 from unnoise.checkpoints.foreign.lora_file import read_tensors
 from unnoise.core.errors import InputError
+from unnoise.core.hashing import tensors_hash
 from unnoise.modalities.words.frozen import Frozen, encoders_of
 
 NAMELESS = ("emb_params", "string_to_param.*")
@@ -78,6 +79,7 @@ def _teach(encoder: Frozen, word: str, vectors: Tensor) -> None:
     rows[ids] = vectors.to(rows)
     opened.network.set_input_embeddings(nn.Embedding.from_pretrained(rows))
     encoder.several[ids[0]] = tuple(ids)
+    encoder.taught[word] = tensors_hash({word: vectors})
     clip = getattr(opened.network, "text_model", opened.network)
     if getattr(clip, "eos_token_id", None) == 2:  # older configurations: the end is the largest number, which it is no more
         clip.eos_token_id = opened.tokenizer.eos_token_id

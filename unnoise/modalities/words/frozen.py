@@ -79,6 +79,7 @@ class Frozen(Emphatic, ABC):
             raise InputError(f"{config.source}: not the text encoder that this model was trained with ({was})")
         self.config, self.opened, self.book = config, opened, Book.empty()
         self.several: dict[int, tuple[int, ...]] = {}  # ids that stand for several: words of more than one vector
+        self.taught: dict[str, str] = {}  # words it was not trained with, and hashes of what was learnt of them
         self._recent: OrderedDict[Said, Row] = OrderedDict()
         self._start, self._end = _specials(opened.tokenizer)
         self._room, self._filled = places - len(self._start) - len(self._end), places if padded else 0
