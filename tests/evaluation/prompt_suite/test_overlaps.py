@@ -62,6 +62,25 @@ def test_what_explains_nothing_is_left_out() -> None:
     assert known(explained(found, picture(ring, square), SPRITES)) == known([ring, square])
 
 
+@pytest.mark.parametrize("x", [0.05, 0.3])
+@pytest.mark.parametrize("colour", ["black", "purple"])
+def test_what_a_ring_divides_is_one_disc(x: float, colour: str) -> None:
+    """Seen as a larger ring about it and a smaller disc in its hole, which explain the same."""
+    ring = Thing("ring", "pink", "medium", (x + 0.08, 0.36, x + 0.36, 0.64), 0.0)
+    disc = Thing("circle", colour, "large", (x, 0.3, x + 0.46, 0.76), 1.0)
+    seen = [replace(disc, size="small", box=(x + 0.13, 0.41, x + 0.31, 0.59)), replace(disc, name="ring")]
+    assert known(explained(seen, picture(ring, disc), SPRITES)) == known([ring, replace(disc, depth=0.0)])
+
+
+def test_two_of_one_colour_stay_two() -> None:
+    """A disc in a ring of its colour, and two discs that overlap."""
+    ring = Thing("ring", "black", "large", (0.2, 0.2, 0.7, 0.7), 0.0)
+    spot = Thing("circle", "black", "small", (0.37, 0.37, 0.53, 0.53), 0.0)
+    assert known(explained([ring, spot], picture(ring, spot), SPRITES)) == known([ring, spot])
+    one, two = (replace(spot, size="medium", box=(x, 0.3, x + 0.3, 0.6)) for x in (0.2, 0.38))
+    assert [t.name for t in explained([one, two], picture(one, two), SPRITES)] == ["circle", "circle"]
+
+
 def test_what_lies_in_another_is_found_though_nothing_was_seen_there() -> None:
     inner = Thing("fish", "orange", "small", (0.5, 0.55, 0.68, 0.65))
     assert known(explained([SQUARE], picture(inner, SQUARE), SPRITES)) == known([inner, replace(SQUARE, depth=0.0)])

@@ -7,7 +7,8 @@ twice or misses it. Analysis by synthesis settles it: over scenes S, the least o
 
 by coordinate descent: each thing in turn becomes the best of all that there are, of every name, size and place, of its own colour
 or the one that would explain the most, while the others stay; until none changes. From there, as long as one helps: a thing is left
-out or brought to the front, or one is added behind or before all others. The search ends where nothing is left unexplained.
+out or brought to the front, or one is added behind or before all others. The search ends where nothing is left unexplained, and
+things of one colour that one thing would explain are one.
 
 One thing is before another where the other order, with all moved to where they fit best in it, leaves more unexplained, by TOLD at
 least; where it does not, the picture cannot tell, and neither is before the other.
@@ -135,7 +136,7 @@ class _Search:
             if lower is best:
                 break
             best = lower
-        best, found = self.needed(best), self.needed(self.eased(start))
+        best, found = (self.needed(self.fewer(scene)) for scene in (best, self.eased(start)))
         return best if self.clear(best) or self.error(best) < CLEARLY * self.error(found) else found
 
     def scene(self, pieces: Pieces) -> _Scene:
@@ -166,6 +167,16 @@ class _Search:
         for k in range(len(pieces)):
             pieces = self.canvas.nudged((*pieces, *self.others), k)[: len(pieces)]
         return self.scene(pieces)
+
+    def fewer(self, scene: _Scene) -> _Scene:
+        """Without things whose part another one of their colour takes on as well: what a ring rounds and leaves free of a disc
+        looks like a larger ring about a smaller disc."""
+        for i, one in enumerate(scene.pieces):
+            others = scene.pieces[:i] + scene.pieces[i + 1 :]
+            for j, other in enumerate(others):
+                if one.colour == other.colour and (rest := self.anew(others, j)).cost < scene.cost:
+                    return self.fewer(rest)
+        return scene
 
     def needed(self, scene: _Scene) -> _Scene:
         """Without things that the others would explain, moved a little, or hide, or that leave more wrong than they put right."""
