@@ -172,7 +172,7 @@ def difference(a: Tensor, b: Tensor) -> Tensor:
 
 
 def draw(model: DiffusionModel, way: Way, order: Order, seeds: Sequence[int]) -> Tensor:
-    """Pictures (len(seeds), H, W, C) of the order's prompts, or else the model's examples, in turn. InputError for other data."""
+    """Pictures (len(seeds), H, W, C) of what errors are measured with, see `_prompts`, in turn. InputError for other data."""
     how = way.sampling
     names = how.named()
     prompts = _prompts(model, order, len(seeds))

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 SETTLING = 0.25
-"""Seconds between a process's last word and its end; the threads need less than a thousandth of them."""
+"""Seconds between a process's last word and its end: with them none of 21 runs of two processes aborted, without 2 of 10."""
 
 
 @dataclass(frozen=True)
