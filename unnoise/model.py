@@ -34,6 +34,7 @@ from unnoise.core.processes import Process
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import Cond, Shape, State, batch_size, tree_map
 from unnoise.modalities.image.codec import resized
+from unnoise.modalities.image.controlled import Controlled
 from unnoise.modalities.image.editing import Editing
 from unnoise.modalities.image.inpainting import Inpainting
 from unnoise.modalities.image.latents import Latents
@@ -226,7 +227,8 @@ class DiffusionModel:
         steps ... caching: in place of the model's usual ones, see `Sampling`. weaker: a model to lead away from, on every side.
         given: for a model that goes on from what another made, that, prepared (`Following.from_made`), one row a sample; for one
         that fills in pictures, these and their masks (`Inpainting.of`); for one that changes pictures, these (`Editing.of`), to
-        which picture_guidance leads. start: data to begin with, in place of noise.
+        which picture_guidance leads; for one that follows pictures, these (`Controlled.of`). start: data to begin with, in place of
+        noise.
         height, width: in pixels, of pictures of another size than the model's; one alone asks for a square.
         original: height and width that a model that is told sizes takes the pictures to have been before they were resized; by
         default they are as large as they are drawn.
@@ -388,6 +390,14 @@ def editing(model: DiffusionModel) -> Editing:
     if conditioner := within(model.conditioner, Editing):
         return conditioner
     raise InputError(f"{model.path or model.config.about.name} was not trained to change pictures; --start begins with one")
+
+
+def controlled(model: DiffusionModel) -> Controlled:
+    """The conditioner of a model that follows pictures, whose `of` says what such a model is `given`. InputError for another."""
+    if conditioner := within(model.conditioner, Controlled):
+        return conditioner
+    name = model.path or model.config.about.name
+    raise InputError(f"{name} was not trained to follow pictures; a ControlNet beside it does (--control FOLDER:PICTURE)")
 
 
 def _or(given: T | None, usual: T) -> T:

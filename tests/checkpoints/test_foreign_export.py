@@ -38,6 +38,10 @@ PIPELINES: Mapping[str, tuple[Callable[[Path], Any], Mapping[str, Any]]] = {
     "SDXL": (tiny.sdxl, FEW),
     "Stable Diffusion 3": (tiny.sd3, {**FEW, "max_sequence_length": 64}),
     "FLUX.1": (tiny.flux, {**FEW, **SMALL, "max_sequence_length": 64}),
+    "FLUX.1 Canny and Depth": (
+        lambda folder: tiny.flux(folder, kind="FluxControlPipeline", channels=16 + 16),
+        {**FEW, **SMALL, "max_sequence_length": 64, "control_image": torch.linspace(-1, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)},
+    ),
 }
 
 

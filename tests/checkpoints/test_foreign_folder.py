@@ -210,6 +210,10 @@ def test_masks_for_a_model_that_takes_none(whole: Path, tmp_path: Path, capsys: 
     how = ["sample", str(whole), "cat", "--fill", str(picture), "--out", str(tmp_path / "out")]
     assert "as many of each" in refused(how, capsys)
     assert "was not trained to fill in pictures" in refused([*how, "--mask", str(picture)], capsys)
+    follow = ["--follow", str(picture)]
+    assert "--fill and --follow: a model does one of them" in refused([*how, "--mask", str(picture), *follow], capsys)
+    how[3:5] = follow
+    assert "was not trained to follow pictures; a ControlNet beside it does" in refused(how, capsys)
 
 
 LISTING = [

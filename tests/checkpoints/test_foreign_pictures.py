@@ -1,5 +1,6 @@
 """Folders that diffusers' pipelines saved, run here: from the same starting noise the same picture as theirs."""
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -21,7 +22,7 @@ from unnoise.control.sampling import Start
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import State
-from unnoise.model import DiffusionModel, editing, inpainting
+from unnoise.model import DiffusionModel, controlled, editing, inpainting
 from unnoise.networks.layers import patchify, unpatchify
 
 diffusers = pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
@@ -272,6 +273,49 @@ def test_inpainting_with_flux(tmp_path: Path) -> None:
     packed = pipeline(PROMPTS, latents=x, output_type="latent", num_inference_steps=4, guidance_scale=2.5, **how).images
     given = inpainting(model).of(model.codec.resized(16, 16), pictures, masks)
     same(model, pipeline, unpatchify(packed, 4, 4, 2), steps=4, guidance=2.5, height=16, width=16, given=given)
+
+
+@pytest.mark.usefixtures("without_chance")
+def test_flux_that_follows_pictures(tmp_path: Path) -> None:
+    pipeline = tiny.flux(tmp_path / "parts", kind="FluxControlPipeline", channels=16 + 16)
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    pictures, _ = masked()
+    how = {"control_image": pictures.permute(0, 3, 1, 2) / 127.5 - 1, "height": 16, "width": 16}
+    x = patchify(noise(model, (4, 8, 8)), 2)
+    packed = pipeline(PROMPTS, latents=x, output_type="latent", num_inference_steps=4, guidance_scale=2.5, **how).images
+    size: dict[str, Any] = {"height": 16, "width": 16}
+    given = controlled(model).of(model.codec.resized(16, 16), pictures)
+    same(model, pipeline, unpatchify(packed, 4, 4, 2), steps=4, guidance=2.5, given=given, **size)
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture.numpy()).save(tmp_path / f"{i}.png")
+    follow = ["--follow", str(tmp_path / "0.png"), str(tmp_path / "1.png"), "--steps", "3", "--height", "16"]
+    main(["sample", str(tmp_path / "model"), "a cat", "-n", "2", "--seed", "3", *follow, "--out", str(tmp_path / "out")])
+    made = [np.asarray(Image.open(p)) for p in sorted((tmp_path / "out").glob("000*.png"))]
+    assert np.array_equal(np.stack(made), model.sample("a cat", 2, 3, steps=3, given=given, **size).data.numpy())
+
+
+def test_a_flux_that_follows_pictures_is_given_one_of_its_size(tmp_path: Path) -> None:
+    folder = tiny.save(tiny.flux(tmp_path / "parts", kind="FluxControlPipeline", channels=16 + 16), tmp_path / "model")
+    model, (pictures, _) = unnoise.load(folder), masked()
+    codec = model.codec.resized(16, 16)
+    with pytest.raises(InputError, match="follows pictures, such as edges or depth, and was given none: --follow PICTURE"):
+        model.sample("a cat", height=16)
+    with pytest.raises(InputError, match="of another size than those that are asked for: say height and width"):
+        model.sample("a cat", height=24, given=controlled(model).of(codec, pictures[:1]))
+    with pytest.raises(InputError, match=r"pictures \(2, 12, 16, 3\) of torch.uint8 do not fit; this model takes \(B, 16, 16, 3\)"):
+        controlled(model).of(codec, pictures[:, :12])
+    with pytest.raises(InputError, match="a Pixels codec has no codes"):
+        controlled(model).of(codec.pixels, pictures)
+    with pytest.raises(InputError, match="was not trained to change pictures"):
+        editing(model)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("FluxPipeline", 16), ("FluxFillPipeline", 48), ("FluxControlPipeline", 32)])
+def test_what_pipelines_of_flux_usually_take(kind: str, channels: int, tmp_path: Path) -> None:
+    pipeline = tiny.flux(tmp_path / "parts", kind=kind, channels=channels)
+    usual = unnoise.load(tiny.save(pipeline, tmp_path / "model")).config.sampling
+    theirs = inspect.signature(type(pipeline).__call__).parameters
+    assert (usual.steps, usual.guidance) == (theirs["num_inference_steps"].default, theirs["guidance_scale"].default)
 
 
 def test_a_single_file_with_a_tokenizer_beside_it(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ FULL: dict[str, tuple[str, dict]] = {
     "FLUX.1 schnell": ("FluxTransformer2DModel", {}),
     "FLUX.1 dev": ("FluxTransformer2DModel", DEV),
     "FLUX.1 fill": ("FluxTransformer2DModel", {**DEV, "in_channels": 384, "out_channels": 64}),
+    "FLUX.1 canny and depth": ("FluxTransformer2DModel", {**DEV, "in_channels": 128, "out_channels": 64}),
 }
 JOINT = {"joint_attention_dim": 4096, "pooled_projection_dim": 2048}
 BACK: dict[str, tuple[Callable, Callable, Callable]] = {

@@ -70,7 +70,7 @@ def test_every_option_that_decides_is_read_again_as_it_was_given() -> None:
         path("m"), ("a red cat",), sample_seeds=(5,), variant="fp16", beside=(path("vae"), path("clip dir")),
         lora=("f.safetensors:0.7", "g"), embedding=(path("e"), path("e2")), control=("canny:p.png:0.8", "depth:d.png"), guess=True,
         picture_prompt=("ip:a.png,b.png:0.6",), picture_encoder="enc", start=(path("s.png"),), fill=(path("f.png"),),
-        change=(path("c.png"),), picture_guidance=1.7,
+        change=(path("c.png"),), follow=(path("e.png"),), picture_guidance=1.7,
         mask=(path("k.png"),), strength=0.25, height=16, width=24, original=(512, 640), steps=4, sampler="euler", grid="karras",
         guidance=3.0, interval=(0.1, 0.9), rescale=0.5, rule="apg", threshold=0.9, inner="pag", inner_scale=2.0,
         inner_interval=(0.0, 0.5), blocks=(1, 2), cache=3, cache_order=2, weaker=path("w"), weaker_scale=1.5, negative="a dog",
@@ -85,11 +85,13 @@ def test_every_option_that_decides_is_read_again_as_it_was_given() -> None:
     }  # fmt: skip
     assert parse(Sample, shlex.split(command(meta))[2:], "unnoise sample") == args
     assert files(meta) == [
-        "s.png", "f.png", "k.png", "c.png", "f.safetensors", "g", "e", "e2", "vae", "clip dir", "p.png", "d.png", "a.png", "b.png",
+        "s.png", "f.png", "k.png", "c.png", "e.png", "f.safetensors", "g", "e", "e2", "vae", "clip dir",
+        "p.png", "d.png", "a.png", "b.png",
     ]  # fmt: skip
     assert missing(["/", "no such file"]) == ["no such file"]
     two = own(replace(args, start=(path("s"), path("r"))), 2)
-    assert two == {"start": ["s", "r"], "fill": ["f.png"] * 2, "mask": ["k.png"] * 2, "change": ["c.png"] * 2}
+    same = {"fill": "f.png", "mask": "k.png", "change": "c.png", "follow": "e.png"}
+    assert two == {"start": ["s", "r"], **{name: [path] * 2 for name, path in same.items()}}
     assert not unsaid(meta)
 
 

@@ -8,7 +8,7 @@ from unnoise.core import preconditioning, schedules
 from unnoise.core.codec import UnconditionalConfig
 from unnoise.core.processes import Gaussian, Masked, Product, Torus, UniformCategorical
 from unnoise.modalities import conditioning
-from unnoise.modalities.image import editing, inpainting
+from unnoise.modalities.image import controlled, editing, inpainting
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.embeddings import EmbeddedConfig, EmbeddingsConfig
 from unnoise.modalities.image.enlarging import EnlargingConfig
@@ -80,7 +80,7 @@ ALLOWED = allow(
     frozen.CLIPTextConfig, frozen.T5TextConfig, frozen.SentenceConfig, distilled.DistilledConfig, word_encoder.WordEncoderConfig,
     joined.BesideConfig, joined.EndToEndConfig, joined.OnlyConfig, joined.ZeroedConfig, joined.LowerCaseConfig, joined.SilentConfig,
     settings.WithSizesConfig, settings.WithShapeConfig, settings.WithGuidanceConfig,
-    inpainting.CodedMaskConfig, inpainting.WholeMaskConfig, editing.EditingConfig,
+    inpainting.CodedMaskConfig, inpainting.WholeMaskConfig, editing.EditingConfig, controlled.ControlledConfig,
     gemma.GemmaTextConfig, gemma.InstructedConfig,
     spelling.SpelledConfig,
 )  # fmt: skip

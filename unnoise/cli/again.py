@@ -10,7 +10,7 @@ from unnoise.cli.adapters import parse_adapter
 from unnoise.core.random import derive
 
 _TOLD = ("variant", "beside", "lora", "embedding", "control", "guess", "picture_prompt", "picture_encoder")
-_OWN = ("start", "fill", "mask", "change")
+_OWN = ("start", "fill", "mask", "change", "follow")
 
 _ONE = (
     "steps", "sampler", "grid", "guidance", "rescale", "rule", "threshold", "inner", "inner_scale", "cache", "cache_within",
@@ -75,7 +75,7 @@ def files(meta: Mapping[str, Any]) -> list[str]:
 
 def unsaid(meta: Mapping[str, Any]) -> list[str]:
     """What decided the sample and was given in Python, so that no option of the command can say it."""
-    seen = _paths(meta, "fill") or _paths(meta, "change")
+    seen = any(_paths(meta, key) for key in ("fill", "change", "follow"))
     caching = meta.get("caching") and not (meta.get("cache") or meta.get("cache_within"))
     return [
         *(["the data that it began with (--start)"] if meta.get("strength") and not _paths(meta, "start") else []),

@@ -27,7 +27,7 @@ from unnoise.core.errors import InputError
 from unnoise.core.state import Cond, State
 from unnoise.loading import load
 from unnoise.modalities.image.codec import resized
-from unnoise.model import DiffusionModel, Weaker, editing, inpainting
+from unnoise.model import DiffusionModel, Weaker, controlled, editing, inpainting
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,9 @@ class Sample:
     """Of --fill: pictures that are white where something new is to be drawn, as many."""
     change: tuple[Path, ...] = ()
     """Pictures to change as the prompt says, with a model for that (InstructPix2Pix): one, or one a sample."""
+    follow: tuple[Path, ...] = ()
+    """Pictures to follow, such as edges or depth, with a model that was trained for that (FLUX.1 Canny, Depth): one, or one a
+    sample. Other models follow pictures with a ControlNet beside them: --control."""
     picture_guidance: float | None = None
     """Of --change: how closely to keep to the pictures; 1.2 to 1.8 are usual."""
     negative: str | None = None
@@ -130,7 +133,8 @@ class Sample:
     """A textual inversion for an open checkpoint, whose word prompts may then use; may be repeated."""
     control: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A ControlNet or T2I-Adapter for an open checkpoint, and its picture: FOLDER:PICTURE, FOLDER:PICTURE:0.8 (its scale) or
-    FOLDER:PICTURE:0.8:0.3:1 (and the times between which it acts); may be repeated."""
+    FOLDER:PICTURE:0.8:0.3:1 (and the times between which it acts); may be repeated. FOLDER:PICTURE=3,PICTURE=1:0.8 for one that
+    knows several kinds of pictures: the number of each one's kind."""
     guess: bool = False
     """Of --control: follow the pictures where no words are told (guess mode)."""
     picture_prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -241,16 +245,20 @@ def _begun(args: Sample, model: DiffusionModel, n: int) -> Start | None:
 
 
 def _filled(args: Sample, model: DiffusionModel, n: int) -> Cond | None:
-    """What a model that fills in or changes pictures is given."""
+    """What a model that fills in, changes or follows pictures is given."""
     if len(args.fill) != len(args.mask):
         raise InputError(f"{len(args.fill)} pictures to --fill and {len(args.mask)} of --mask: as many of each")
+    asked = {"--fill": args.fill, "--change": args.change, "--follow": args.follow}
+    if len(several := [option for option, pictures in asked.items() if pictures]) > 1:
+        raise InputError(f"{' and '.join(several)}: a model does one of them")
     if args.change:
-        if args.fill:
-            raise InputError("--change and --fill: a model does one of the two")
-        codec = _sized(args, model)
-        return editing(model).of(codec, read_pictures(args.change, codec, n))
+        changing, codec = editing(model), _sized(args, model)
+        return changing.of(codec, read_pictures(args.change, codec, n))
+    if args.follow:
+        following, codec = controlled(model), _sized(args, model)
+        return following.of(codec, read_pictures(args.follow, codec, n))
     if not args.fill:
         return None
-    conditioner, codec = inpainting(model), _sized(args, model)
+    filling, codec = inpainting(model), _sized(args, model)
     masks = read_pictures(args.mask, codec, n, channels=1)[..., 0] > 127
-    return conditioner.of(codec, read_pictures(args.fill, codec, n), masks)
+    return filling.of(codec, read_pictures(args.fill, codec, n), masks)

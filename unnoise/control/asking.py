@@ -47,7 +47,10 @@ def beside(
             conditioner.alone()
         if told and height is not None and "picture" not in told:
             raise InputError("this model goes on from what another one made, and has a size of its own: leave the height out")
-    elif told and within(conditioner, WithPicture) is None:
+    elif pictured := within(conditioner, WithPicture):
+        if not told:
+            pictured.alone()
+    elif told:
         raise InputError("this model goes on from no other model: it is told a prompt alone")
     if "picture" in told and tuple(told["picture"].shape[2:]) != tuple(shape)[1:]:
         raise InputError("the pictures that are given are of another size than those that are asked for: say height and width")

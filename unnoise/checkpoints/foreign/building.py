@@ -39,6 +39,7 @@ from unnoise.core.codec import Buildable
 from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.processes import Process
+from unnoise.modalities.image.controlled import ControlledConfig
 from unnoise.modalities.image.editing import EditingConfig
 from unnoise.modalities.image.inpainting import CodedMaskConfig, WholeMaskConfig
 from unnoise.modalities.image.latents import Latents, LatentsConfig
@@ -136,7 +137,7 @@ def _usual(told: Told, sampling: Sampling) -> Sampling:
     timesteps that they are run at. Codes have no bound that their prediction could be kept within."""
     sampling = replace(sampling, threshold=None)
     if isinstance(told.network, FluxConfig):
-        return replace(sampling, guidance=3.5) if told.network.guidance else replace(sampling, steps=4)
+        return sampling if told.network.guidance else replace(sampling, steps=4, guidance=1.0)
     if isinstance(told.network, SDUNetConfig) and told.network.guidance_dim:
         return replace(sampling, steps=4, guidance=8.5)
     if isinstance(told.network, SDUNetConfig) and told.network.picture_channels == told.network.channels:
@@ -277,7 +278,8 @@ def _sd3_told(told: Told) -> EmphaticConfig:
 def _flux_told(told: Told) -> EmphaticConfig:
     words = flux(clip(told, "text_encoder"), t5(told, "text_encoder_2"))
     inner = WithGuidanceConfig(words) if told.network.guidance else words
-    return _with_picture(told, inner, {told.network.channels + told.codec.autoencoder.factor**2: WholeMaskConfig})
+    c = told.network.channels
+    return _with_picture(told, inner, {c + told.codec.autoencoder.factor**2: WholeMaskConfig, c: ControlledConfig})
 
 
 def _pixart_told(told: Told) -> EmphaticConfig:
@@ -295,14 +297,14 @@ def _sana_config(theirs: Mapping[str, Any]) -> SanaConfig:
     return sana_config(theirs)
 
 
-Pictured = type[CodedMaskConfig] | type[WholeMaskConfig] | type[EditingConfig]
+Pictured = type[CodedMaskConfig] | type[WholeMaskConfig] | type[EditingConfig] | type[ControlledConfig]
 
 
 def _with_picture(told: Told, inner: EmphaticConfig, rooms: Mapping[int, Pictured]) -> EmphaticConfig:
     """With a picture, where the network has room for one. rooms: channels -> what lies there. InputError for other room."""
     there = told.network.picture_channels
     if there and there not in rooms:
-        known = f"0 (from words alone) and {', '.join(map(str, rooms))} (to fill in or change pictures) are known here"
+        known = f"0 (from words alone) and {', '.join(map(str, rooms))} (to fill in, change or follow pictures) are known here"
         beside = f"{there} channels beside the {told.network.channels} that it denoises"
         raise InputError(f"{told.foreign.where}: a network with {beside}; {known}")
     return rooms[there](inner) if there else inner

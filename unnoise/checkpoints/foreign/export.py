@@ -24,6 +24,7 @@ from unnoise.checkpoints.foreign.theirs import flux_theirs, kl_theirs, scheduler
 from unnoise.checkpoints.foreign.vae_names import KL_TABLE
 from unnoise.core.codec import within
 from unnoise.core.errors import InputError
+from unnoise.modalities.image.controlled import Controlled
 from unnoise.modalities.image.editing import Editing
 from unnoise.modalities.image.inpainting import Inpainting
 from unnoise.modalities.image.latents import Latents
@@ -125,8 +126,8 @@ def _target(built: Built) -> Target:
     if isinstance(config, SD3Config):
         return Target("StableDiffusion3Pipeline", "transformer", sd3_theirs(config), SD3_TABLE, _silent(config), True, {})
     if isinstance(config, FluxConfig):
-        kind = "FluxFillPipeline" if fills else "FluxPipeline"
-        return Target(kind, "transformer", flux_theirs(config), FLUX_TABLE, nothing, True, {})
+        means = "Fill" if fills else "Control" if within(built.conditioner, Controlled) else ""
+        return Target(f"Flux{means}Pipeline", "transformer", flux_theirs(config), FLUX_TABLE, nothing, True, {})
     if isinstance(config, PixArtConfig):
         short = any(isinstance(m, T5Text) and m.config.length == ALPHA_WORDS for m in built.conditioner.modules())
         kind, shape = f"PixArt{'Alpha' if short else 'Sigma'}Pipeline", codec.shape()

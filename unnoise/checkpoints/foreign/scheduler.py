@@ -366,8 +366,8 @@ PIPELINES: Mapping[str, Usual] = MappingProxyType(
         "StableDiffusion3": Usual(28, 7.0),
         "StableDiffusion": Usual(50, 7.5),
         "LatentConsistencyModel": Usual(4, 1.0),
-        "FluxFill": Usual(50, 1.0),
-        "Flux": Usual(28, 1.0),  # its guidance scale is told to the network
+        "FluxFill": Usual(50, 30.0),
+        "Flux": Usual(28, 3.5),
         "PixArt": Usual(20, 4.5),
         "Sana": Usual(20, 4.5),
     }

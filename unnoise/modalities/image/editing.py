@@ -8,14 +8,11 @@ Such a network is guided twice, towards the picture and towards the words (`guid
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from unnoise.core.codec import Codec
-from unnoise.core.errors import InputError
 from unnoise.core.state import Cond
-from unnoise.modalities.image.latents import Latents
-from unnoise.modalities.image.with_picture import WithPicture
+from unnoise.modalities.image.with_picture import WithPicture, coding
 from unnoise.modalities.words.emphasis import EmphaticConfig
 
 
@@ -39,10 +36,5 @@ class Editing(WithPicture):
 
         Raises InputError for pictures of another shape, and for a codec without codes.
         """
-        x = torch.as_tensor(pictures)
-        if x.ndim != 4:
-            raise InputError(f"pictures {tuple(x.shape)}: (B, H, W, 3) is meant")
-        if not isinstance(codec, Latents):
-            raise InputError(f"a {type(codec).__name__} codec has no codes; networks that change pictures work on latents")
-        codes = codec.encoded(codec.pixels.encode(x))
-        return {"picture": codes * codec.std[:, None, None] + codec.mean[:, None, None]}
+        coded = coding(codec)
+        return {"picture": coded.encode(pictures) * coded.std[:, None, None] + coded.mean[:, None, None]}

@@ -17,8 +17,7 @@ from torch.nn.functional import interpolate, pixel_unshuffle
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond
-from unnoise.modalities.image.latents import Latents
-from unnoise.modalities.image.with_picture import WithPicture
+from unnoise.modalities.image.with_picture import WithPicture, coding
 from unnoise.modalities.words.emphasis import EmphaticConfig
 
 
@@ -56,10 +55,8 @@ class Inpainting(WithPicture, ABC):
         x, m = torch.as_tensor(pictures), torch.as_tensor(masks).bool()
         if x.ndim != 4 or m.shape != x.shape[:3]:
             raise InputError(f"pictures {tuple(x.shape)} and masks {tuple(m.shape)}: (B, H, W, 3) and (B, H, W) are meant")
-        if not isinstance(codec, Latents):
-            raise InputError(f"a {type(codec).__name__} codec has no codes to lay beside; inpainting networks work on latents")
-        visible = codec.pixels.encode(x) * ~m[:, None]
-        codes = codec.encoded(visible)
+        coded = coding(codec)
+        codes = coded.encoded(coded.pixels.encode(x) * ~m[:, None])
         return {"picture": self.beside(codes, m[:, None].to(codes))}
 
     @abstractmethod

@@ -70,7 +70,7 @@ def write_pictures(pictures: Sequence[Picture], out: Path, meta: Sequence[Mappin
     captions = [p or "" for p in prompts[:shown]] if any(prompts) else None
     title = f"the first {shown} of {len(pictures)}" if shown < len(pictures) else ""
     shared = {k: v for k, v in meta[0].items() if all(row.get(k) == v for row in meta)}
-    own = [*("prompt", "sample_seed"), *(k for k in ("start", "fill", "mask", "change") if k not in shared)]
+    own = [*("prompt", "sample_seed"), *(k for k in ("start", "fill", "mask", "change", "follow") if k not in shared)]
     each = {k + "s": [row.get(k) for row in meta] for k in own if any(k in row for row in meta)}
     files.append(out / "sheet.png")
     save_png(files[-1], sheet(pictures[:shown], captions, columns=columns, title=title), {**shared, **each, "sheet": True})

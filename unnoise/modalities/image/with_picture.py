@@ -1,9 +1,12 @@
-"""Networks that are told a picture beside the words: one to fill in (`inpainting`), or one to change (`editing`)."""
+"""Networks that are told a picture beside the words: to fill in (`inpainting`), to change (`editing`), to follow (`controlled`)."""
 
 from abc import ABC
 from collections.abc import Sequence
 
+from unnoise.core.codec import Codec
+from unnoise.core.errors import InputError
 from unnoise.core.state import Cond
+from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
 from unnoise.modalities.words.syntax import Said
 
@@ -28,3 +31,14 @@ class WithPicture(Emphatic, ABC):
     def kept(self, given: Cond) -> Cond:
         """All: guidance leads to the prompt, not away from the picture."""
         return given
+
+    def alone(self) -> None:
+        """InputError if nothing can be drawn where no picture was given."""
+        return
+
+
+def coding(codec: Codec) -> Latents:
+    """The codec, whose codes of a picture lie beside the states. InputError for one without codes."""
+    if not isinstance(codec, Latents):
+        raise InputError(f"a {type(codec).__name__} codec has no codes; networks that are told pictures work on latents")
+    return codec
