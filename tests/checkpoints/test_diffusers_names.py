@@ -15,6 +15,7 @@ from unnoise.checkpoints.diffusers_names import (
     translate,
     unet_config,
 )
+from unnoise.checkpoints.foreign.theirs import unet_theirs
 from unnoise.core.errors import InputError
 from unnoise.networks.embedding import size_features
 from unnoise.networks.layers import patchify, unpatchify
@@ -92,6 +93,7 @@ UNETS: dict[str, dict] = {
         "projection_class_embeddings_input_dim": 46,
     },
     "LCM": {"time_cond_proj_dim": 10},
+    "without a transformer in the middle": {"mid_block_type": "UNetMidBlock2D"},
 }
 
 
@@ -115,10 +117,17 @@ def test_the_u_net_of_stable_diffusion(name: str) -> None:
         close(ours(x[:, :4], TIMES, cond | masked), expected)
 
 
+@pytest.mark.parametrize("name", UNETS)
+def test_what_is_said_of_a_u_net_is_read_as_the_same(name: str) -> None:
+    ours = unet_config(unet(**UNETS[name]).config)
+    assert unet_config(unet_theirs(ours, (8, 8), 6)) == ours
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"act_fn": "gelu"}, "act_fn 'gelu'"),
+        ({"mid_block_type": None}, "mid_block_type None: .* UNetMidBlock2DCrossAttn, UNetMidBlock2D there"),
         ({"addition_embed_type": "image"}, "addition_embed_type 'image'"),
         ({"up_block_types": ("CrossAttnUpBlock2D",) * 3}, "not those of Stable Diffusion"),
     ],

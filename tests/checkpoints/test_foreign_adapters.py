@@ -1,6 +1,7 @@
 """Adapters beside whole pipelines of diffusers', loaded from their files: from the same starting noise the same picture."""
 
 import copy
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,33 @@ def test_stable_diffusion_3(summary: bool, tmp_path: Path, monkeypatch: pytest.M
     same(model.attached(controlnet(tmp_path / "net", PICTURES[0], 0.8)), pipeline, expected, steps=3, guidance=3.0)
 
 
-def test_flux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_control_net_for_several_kinds_of_pictures(tmp_path: Path) -> None:
+    """One picture with a scale, and two at once. It is published under a plain ControlNet's class, beside other weights."""
+    plain = tiny.sdxl(tmp_path / "parts")
+    names = ("transformer_layers_per_block", "use_linear_projection", "addition_embed_type", "addition_time_embed_dim")
+    config = {k: plain.unet.config[k] for k in (*UNET, *names, "attention_head_dim", "projection_class_embeddings_input_dim")}
+    width = config["block_out_channels"][0]
+    union = {"num_trans_channel": width, "num_proj_channel": width, "num_trans_head": 2, "num_control_type": 8}
+    net = diffusers.ControlNetUnionModel(**config, **HINT, **union)
+    saved(net, tmp_path / "net")
+    told = json.loads((tmp_path / "net/config.json").read_text())
+    (tmp_path / "net/config.json").write_text(json.dumps({**told, "_class_name": "ControlNetModel", "num_control_type": 6}))
+    file = tmp_path / "net/diffusion_pytorch_model_promax.safetensors"
+    (tmp_path / "net/diffusion_pytorch_model.safetensors").rename(file)
+    model = unnoise.load(tiny.save(plain, tmp_path / "model"))
+    pipeline = diffusers.StableDiffusionXLControlNetUnionPipeline(**plain.components, controlnet=net, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    side = {"num_inference_steps": 3, "guidance_scale": 3.0, "height": 16, "width": 16}
+    for pictures, modes, scale in (([0], [7], 0.8), ([0, 1], [3, 1], 1.0)):
+        shown = {"control_image": [SHOWN[i] for i in pictures], "control_mode": list(modes)}
+        expected = latents(pipeline, model, **shown, controlnet_conditioning_scale=scale, **side)
+        attached = model.attached(controlnet(file, [PICTURES[i] for i in pictures], scale, mode=modes))
+        same(attached, pipeline, expected, steps=3, guidance=3.0)
+
+
+@pytest.mark.parametrize("modes", [[2], [2, 0]], ids=["one picture", "two"])
+def test_flux(modes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pictures go through it one after another. Theirs drops the second unless the times of both are told."""
     exactly(monkeypatch)
     plain = tiny.flux(tmp_path / "parts")
     names = ("in_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim", "pooled_projection_dim")
@@ -172,14 +199,14 @@ def test_flux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = diffusers.FluxControlNetModel(**config, num_layers=1, num_single_layers=1, num_mode=3)
     saved(net, tmp_path / "net")
     model = unnoise.load(tiny.save(plain, tmp_path / "model"))
-    pipeline = diffusers.FluxControlNetPipeline(**plain.components, controlnet=net)
+    several = diffusers.FluxMultiControlNetModel([net])
+    pipeline = diffusers.FluxControlNetPipeline(**plain.components, controlnet=several)
     pipeline.set_progress_bar_config(disable=True)
-    x = patchify(noise(model, (4, 8, 8)), 2)
-    how = {"num_inference_steps": 3, "guidance_scale": 2.5, "controlnet_conditioning_scale": 0.8, "control_mode": 2}
-    packed = pipeline(
-        PROMPTS, latents=x, output_type="latent", control_image=[SHOWN[0]] * 2, height=16, width=16, **how
-    ).images  # fmt: skip
-    attached = model.attached(controlnet(tmp_path / "net", PICTURES[0], 0.8, mode=2))
+    x, n = patchify(noise(model, (4, 8, 8)), 2), len(modes)
+    how = {"num_inference_steps": 3, "guidance_scale": 2.5, "controlnet_conditioning_scale": [0.8] * n, "control_mode": modes}
+    how |= {"control_guidance_start": [0.0] * n, "control_guidance_end": [1.0] * n, "height": 16, "width": 16}
+    packed = pipeline(PROMPTS, latents=x, output_type="latent", control_image=SHOWN[:n], **how).images
+    attached = model.attached(controlnet(tmp_path / "net", PICTURES[:n], 0.8, mode=modes))
     same(attached, pipeline, unpatchify(packed, 4, 4, 2), steps=3, guidance=2.5, height=16, width=16)
 
 
@@ -204,7 +231,11 @@ def test_the_command_line(stable_diffusion: tuple, tmp_path: Path, capsys: pytes
     again = next(shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith("  unnoise sample"))
     main([*again[1:-1], str(tmp_path / "again")])
     assert np.array_equal(np.asarray(Image.open(tmp_path / "again" / made.name)), expected.data[0].numpy())
-    for told, message in (("canny", "--control 'canny': tell it as WHERE:PICTURE"), ("a:b:c", "WHERE:PICTURE:SCALE")):
+    for told, message in (
+        ("canny", "--control 'canny': tell it as WHERE:PICTURE"),
+        ("a:b:c", "WHERE:PICTURE:SCALE"),
+        (f"{tmp_path}/canny:{tmp_path}/0.png=3", "canny: mode 3: it was trained on one kind of control picture"),
+    ):
         with pytest.raises(SystemExit):
             main([*asked, "--overwrite", "--control", told])
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
@@ -243,11 +274,23 @@ def test_bad_input(stable_diffusion: tuple, tmp_path: Path) -> None:
     config = {name: plain.unet.config[name] for name in UNET}
     saved(diffusers.ControlNetModel(**{**config, "block_out_channels": (8, 24)}, **HINT), tmp_path / "other")
     wide = np.zeros((16, 24, 3), np.uint8)
+    union = {"num_trans_head": 2, "num_trans_channel": 8, "num_proj_channel": 8, "num_control_type": 3} | {
+        "addition_time_embed_dim": 4
+    }
+    saved(diffusers.ControlNetUnionModel(**config, **HINT, **union), tmp_path / "union")
+    told = json.loads((tmp_path / "union/config.json").read_text())
+    saved(diffusers.ControlNetUnionModel(**config, **HINT, **union), tmp_path / "odd")
+    (tmp_path / "odd/config.json").write_text(json.dumps({**told, "num_trans_channel": 12}))
     for make, message in (
         (lambda: controlnet(tmp_path / "b", PICTURES[0]), "b: no such file or folder; a ControlNet or T2I-Adapter is a folder"),
         (lambda: controlnet(tmp_path / "a", tmp_path / "none.png"), "none.png: no such picture"),
         (lambda: controlnet(tmp_path / "a", tmp_path / "text.png"), "text.png: not a picture"),
-        (lambda: controlnet(tmp_path / "a", PICTURES[0], mode=1), "mode 1: the kinds of control pictures .* none"),
+        (lambda: controlnet(tmp_path / "a", PICTURES[0], mode=1), "mode 1: it was trained on one kind of control picture"),
+        (lambda: controlnet(tmp_path / "union", PICTURES[0]), "mode not told: .* say one of 0 to 2 for each picture"),
+        (lambda: controlnet(tmp_path / "union", PICTURES[:2], mode=2), "mode 2: .* 0 to 2 for each picture"),
+        (lambda: controlnet(tmp_path / "union", PICTURES[0], mode=3), "mode 3: .* 0 to 2 for each picture"),
+        (lambda: controlnet(tmp_path / "a", []), "give at least one"),
+        (lambda: controlnet(tmp_path / "odd", PICTURES[0], mode=0), "num_trans_channel 12: .* has 8 there"),
         (lambda: controlnet(tmp_path / "a", PICTURES[0], interval=(0.7, 0.2)), "interval"),
         (
             lambda: model.attached(controlnet(tmp_path / "other", PICTURES[0])),

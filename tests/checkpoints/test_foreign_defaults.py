@@ -34,6 +34,7 @@ READINGS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
     "AutoencoderKL": kl_config,
     "AutoencoderTiny": tiny_config,
     "AutoencoderDC": lambda config: dc_config({**config, **SANA}),
+    "ControlNetUnionModel": lambda config: STEERING["ControlNetUnionModel"][0]({**config, "addition_time_embed_dim": 256}),
     **{kind: STEERING[kind][0] for kind in ("ControlNetModel", "FluxControlNetModel", "T2IAdapter")},
 }
 

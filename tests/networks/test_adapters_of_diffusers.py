@@ -101,6 +101,53 @@ def test_control_net_of_stable_diffusion(name: str, pairs: Mapping) -> None:
     assert (theirs(x, TIMES * 1000, TOKENS, **added).sample - expected).abs().max() > 0.1
 
 
+SMALL = {"down_block_types": ("DownBlock2D",) * 3, "mid_block_type": "UNetMidBlock2D", "cross_attention_dim": None}
+
+
+@torch.no_grad()
+def test_small_control_net(pairs: Mapping) -> None:
+    """As the small ones for SDXL: no transformers, no words, one residual block in the middle."""
+    ours = pairs["SDXL"][1]
+    shape = {"conditioning_embedding_out_channels": (4, 6, 8, 8)}
+    control = randomised(diffusers.ControlNetModel(**{**XL, **SMALL}, **shape), 1)
+    x, picture = torch.randn(3, 4, 8, 12), torch.rand(3, 3, 64, 96)
+    added, cond = told("SDXL")
+    down, middle = control(x, TIMES * 1000, TOKENS, picture, return_dict=False, **added)
+    mine = ours_of(control)
+    assert mine.misfit(ours) == ""
+    said = mine(x, TIMES, {**cond, **mine.hint(picture, lambda x: x)})
+    for a, b in zip([*said["skip"], *said["middle"]], [*down, middle], strict=True):
+        close(a, b)
+
+
+@pytest.mark.parametrize("modes", [[2], [5, 0]], ids=["one picture", "two at once"])
+@torch.no_grad()
+def test_control_net_for_several_kinds_of_pictures(modes: list[int], pairs: Mapping) -> None:
+    """Theirs row by row: in a batch each row would attend to the others."""
+    ours = pairs["SDXL"][1]
+    union = {"num_trans_channel": 8, "num_proj_channel": 8, "num_trans_head": 2, "num_trans_layer": 2}
+    shape = {"conditioning_embedding_out_channels": (4, 6, 8, 8)}
+    control = randomised(diffusers.ControlNetUnionModel(**XL, **shape, **union), 1)
+    x, pictures = torch.randn(3, 4, 8, 12), [torch.rand(3, 3, 64, 96) for _ in modes]
+    added, cond = told("SDXL")
+    kinds = torch.zeros(1, 6).scatter(1, torch.tensor([modes]), 1)
+    rows = []
+    for i in (slice(0, 1), slice(1, 2), slice(2, 3)):
+        more = {"added_cond_kwargs": {k: v[i] for k, v in added["added_cond_kwargs"].items()}}
+        shown = [p[i] for p in pictures]
+        down, middle = control(x[i], TIMES[i] * 1000, TOKENS[i], shown, kinds, modes, return_dict=False, **more)
+        rows.append([*down, middle])
+    expected = [torch.cat(r) for r in zip(*rows)]
+    mine = ours_of(control)
+    assert mine.misfit(ours) == ""
+    hint = torch.stack([mine.hint(p, lambda x: x)["hint"] for p in pictures], 1)
+    said = mine(x, TIMES, {**cond, "hint": hint, "mode": torch.tensor([modes] * 3)})
+    for a, b in zip([*said["skip"], *said["middle"]], expected, strict=True):
+        close(a, b)
+    other = mine(x, TIMES, {**cond, "hint": hint, "mode": (torch.tensor([modes] * 3) + 1) % 6})
+    assert (other["middle"][0] - said["middle"][0]).abs().max() > 0.1
+
+
 T2I = {
     "full_adapter": ("SD 1", {"channels": [8, 16, 16], "num_res_blocks": 2, "downscale_factor": 8}),
     "light_adapter": ("SD 1", {"channels": [8, 16], "num_res_blocks": 2, "downscale_factor": 8, "in_channels": 1}),
@@ -305,6 +352,9 @@ def test_the_published_sizes() -> None:
             (diffusers.T2IAdapter(), first),
             (diffusers.T2IAdapter(channels=[320, 640, 1280], num_res_blocks=4, adapter_type="light_adapter"), first),
             (diffusers.ControlNetModel(**xl), large),
+            (diffusers.ControlNetModel(**{**xl, "transformer_layers_per_block": [1, 1, 1]}), large),  # "mid"
+            (diffusers.ControlNetModel(**{**xl, **SMALL}), large),
+            (diffusers.ControlNetUnionModel(**xl, num_control_type=8), large),
             (diffusers.T2IAdapter(adapter_type="full_adapter_xl", downscale_factor=16), large),
             (diffusers.SD3ControlNetModel(num_layers=6, **medium), third),
             (diffusers.FluxControlNetModel(num_layers=5, num_single_layers=10, guidance_embeds=True, num_mode=10), dev),

@@ -238,7 +238,6 @@ _UNET_FIXED: Mapping[str, Any] = {
     "encoder_hid_dim": None,
     "flip_sin_to_cos": True,
     "freq_shift": 0,
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
     "norm_eps": 1e-5,
     "num_class_embeds": None,
     "only_cross_attention": False,
@@ -247,6 +246,8 @@ _UNET_FIXED: Mapping[str, Any] = {
     "time_embedding_type": "positional",
 }
 """What a UNet2DConditionModel must have to be one of Stable Diffusion's."""
+_MIDDLES = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D")
+"""With a transformer, and without."""
 
 
 def unet_config(theirs: Mapping[str, Any]) -> SDUNetConfig:
@@ -260,13 +261,15 @@ def unet_config(theirs: Mapping[str, Any]) -> SDUNetConfig:
     mirrored = tuple(kind.replace("Up", "Down") for kind in reversed(theirs["up_block_types"]))
     if mirrored != kinds or not set(kinds) <= {"CrossAttnDownBlock2D", "DownBlock2D"}:
         raise InputError(f"blocks {kinds} down and {tuple(theirs['up_block_types'])} up are not those of Stable Diffusion")
+    if (middle := theirs.get("mid_block_type", _MIDDLES[0])) not in _MIDDLES:
+        raise InputError(f"mid_block_type {middle!r}: a U-Net of Stable Diffusion has one of {', '.join(_MIDDLES)} there")
     depths = _per_level(theirs.get("transformer_layers_per_block", 1), len(widths))
     return SDUNetConfig(
         channels=theirs["out_channels"],
         widths=widths,
         blocks=theirs["layers_per_block"],
         depths=tuple(d if kind == "CrossAttnDownBlock2D" else 0 for d, kind in zip(depths, kinds)),
-        middle=depths[-1],
+        middle=depths[-1] if middle == _MIDDLES[0] else 0,
         heads=_per_level(theirs["attention_head_dim"], len(widths)),  # named wrongly there: it is the number of heads
         vector_dim=theirs["projection_class_embeddings_input_dim"] if theirs.get("addition_embed_type") else 0,
         token_dim=theirs["cross_attention_dim"],

@@ -1,4 +1,7 @@
-"""Adapters named on the command line: WHERE:PICTURES, WHERE:PICTURES:SCALE or WHERE:PICTURES:SCALE:LOW:HIGH."""
+"""Adapters named on the command line: WHERE:PICTURES, WHERE:PICTURES:SCALE or WHERE:PICTURES:SCALE:LOW:HIGH.
+
+Behind a control picture may stand its kind, for ControlNets that tell several apart: union:edges.png=3,depth.png=1:0.8
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,13 +31,19 @@ def parse_adapter(option: str, told: str) -> Told:
     return Told(where, tuple(pictures.split(",")), scale, (low, high))
 
 
+def _with_mode(picture: str) -> tuple[str, int | None]:
+    """edges.png=3 as edges.png and 3."""
+    file, equals, mode = picture.rpartition("=")
+    return (file, int(mode)) if equals and mode.isdecimal() else (picture, None)
+
+
 def read_adapters(controls: Sequence[str], guess: bool, prompts: Sequence[str], encoder: str | None) -> list[Attachment]:
     """Those of --control (in guess mode, where asked for) and of --picture-prompt."""
     out: list[Attachment] = []
     for told in (parse_adapter("--control", c) for c in controls):
-        if len(told.pictures) != 1:
-            raise InputError(f"--control {told.where}: takes one picture, not {len(told.pictures)}")
-        out.append(controlnet(told.where, told.pictures[0], told.scale, told.interval, guess))
+        pictures, modes = zip(*map(_with_mode, told.pictures))
+        known = [mode for mode in modes if mode is not None]
+        out.append(controlnet(told.where, pictures, told.scale, told.interval, guess, known))
     for told in (parse_adapter("--picture-prompt", p) for p in prompts):
         out.append(picture_prompt(told.where, told.pictures, encoder, told.scale, told.interval))
     return out

@@ -10,6 +10,7 @@ guidance and perturbed networks see a denoiser and a condition as ever.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,25 +77,28 @@ class Attachment(nn.Module, ABC):
 
 
 class Control(Attachment):
-    """A ControlNet or a T2I-Adapter, and its control picture.
+    """A ControlNet or a T2I-Adapter, and its control pictures.
 
-    picture: uint8 (H, W, 3), of the shape that is sampled: another size is resized, another shape refused.
+    pictures: each uint8 (H, W, 3), of the shape that is sampled: another size is resized, another shape refused. Several are shown
+    at once to a network that was trained so (`Steering.several`), else one after another, and what it says of each adds up.
     guess: "guess mode": it acts on the conditional side alone, from 0.1 of its scale at the finest level to all of it in the
-    middle, so that it is followed without words (Zhang et al. 2023, 2302.05543, section 3.4). mode: of a ControlNet for several
-    kinds of control pictures, the number of this one's.
+    middle, so that it is followed without words (Zhang et al. 2023, 2302.05543, section 3.4). modes: of a ControlNet for several
+    kinds of control pictures, the number of each one's kind; none for the others.
     """
 
     def __init__(
-        self, name: str, network: Steering, picture: np.ndarray, scale: float = 1.0, interval: Interval = (0.0, 1.0),
-        guess: bool = False, mode: int | None = None,
+        self, name: str, network: Steering, pictures: Sequence[np.ndarray], scale: float = 1.0, interval: Interval = (0.0, 1.0),
+        guess: bool = False, modes: Sequence[int] = (),
     ) -> None:  # fmt: skip
         super().__init__(name, scale, interval)
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
-            raise InputError(f"{name}: a control picture is uint8 (height, width, 3), not {picture.dtype} {picture.shape}")
-        if mode is not None and not 0 <= mode < network.kinds:
-            known = f"0 to {network.kinds - 1}" if network.kinds else "none: leave the mode out"
-            raise InputError(f"{name}: mode {mode}: the kinds of control pictures that it tells apart are {known}")
-        self.network, self.picture, self.leads, self.mode = network.eval().requires_grad_(False), picture, guess, mode
+        if not pictures:
+            raise InputError(f"{name}: follows control pictures; give at least one")
+        for picture in pictures:
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
+                raise InputError(f"{name}: a control picture is uint8 (height, width, 3), not {picture.dtype} {picture.shape}")
+        _check_modes(name, modes, network.kinds, len(pictures))
+        self.network, self.leads = network.eval().requires_grad_(False), guess
+        self.pictures, self.modes = tuple(pictures), tuple(modes)
 
     def check_fit(self, network: nn.Module) -> None:
         if not isinstance(network, Steerable):
@@ -104,17 +108,23 @@ class Control(Attachment):
 
     def prepare(self, codec: Codec) -> tuple[Cond, Cond]:
         device = next(self.network.parameters()).device
-        x = torch.tensor(_sized(self.picture, codec, self.name), device=device)[None]
-        own = self.network.hint(x.permute(0, 3, 1, 2) / 255, lambda _: _encoded(codec, x, self.network.centred).to(device))
-        if self.mode is not None:
-            own["mode"] = torch.tensor([self.mode], device=device)
+        each = [self._hint(torch.tensor(_sized(p, codec, self.name), device=device)[None], codec) for p in self.pictures]
+        own = {name: torch.stack([hint[name] for hint in each], 1) for name in each[0]}
+        if self.modes:
+            own["mode"] = torch.tensor([self.modes], device=device)
         one = torch.ones(1, device=device)
         return {**own, "weight": one}, {**own, "weight": torch.zeros_like(one) if self.leads else one}
+
+    def _hint(self, x: Tensor, codec: Codec) -> dict[str, Tensor]:
+        """Of one control picture, uint8 (1, H, W, 3)."""
+        return self.network.hint(x.permute(0, 3, 1, 2) / 255, lambda _: _encoded(codec, x, self.network.centred).to(x.device))
 
     def entries(self, number: int, step: Step, own: Cond, weight: Tensor) -> dict[str, Tensor]:
         assert isinstance(step.network, Steerable)
         x = self.network.seen(step.network, step.x, step.cond)
-        said = self.network(x, step.noise_level, {**step.cond, **own})
+        shown = [own] if self.network.several else [{k: v[:, i] for k, v in own.items()} for i in range(len(self.pictures))]
+        each = [self.network(x, step.noise_level, {**step.cond, **one}) for one in shown]
+        said = {kind: [reduce(torch.add, several) for several in zip(*(one[kind] for one in each))] for kind in each[0]}
         depth = sum(map(len, said.values()))
         shares = iter(torch.logspace(-1, 0, depth).tolist() if self.leads else [1.0] * depth)
         out: dict[str, Tensor] = {}
@@ -127,7 +137,7 @@ class Control(Attachment):
         return out
 
     def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "guess": self.leads, "mode": self.mode}
+        return {**super().settings(), "guess": self.leads, "pictures": len(self.pictures), "modes": list(self.modes)}
 
 
 class PicturePrompt(Attachment):
@@ -233,6 +243,15 @@ class Attached(Denoiser):
                 for name, value in _said(attachment, i, step, own, weight).items():
                     more[name] = more[name] + value if name in more else value
         return self.denoiser(x_t, t, {**plain, **more})
+
+
+def _check_modes(name: str, modes: Sequence[int], kinds: int, pictures: int) -> None:
+    """InputError unless there is a mode for every picture of a network that tells kinds apart, and none for another."""
+    told = f"mode {', '.join(map(str, modes)) or 'not told'}"
+    if kinds == 0 and modes:
+        raise InputError(f"{name}: {told}: it was trained on one kind of control picture; leave the mode out")
+    if kinds and (len(modes) != pictures or not all(0 <= mode < kinds for mode in modes)):
+        raise InputError(f"{name}: {told}: it tells kinds of control pictures apart; say one of 0 to {kinds - 1} for each picture")
 
 
 def repeated(entries: Cond, n: int) -> Cond:

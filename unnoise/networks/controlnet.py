@@ -1,7 +1,8 @@
 """ControlNet (Zhang et al. 2023, 2302.05543): a copy of the first part of a network, which sees a control picture beside the noised
 one, and a layer that starts at zero behind each of its blocks. What these say is added to the network (`steering`).
 
-    Stable Diffusion   the way down and the middle; the picture, eight times the size, enters through a few convolutions
+    Stable Diffusion   the way down and the middle; the picture, eight times the size, enters through a few convolutions. Those
+                       for SDXL may know several kinds of picture, and be shown several pictures at once (`SDUnionControlNet`)
     SD3, FLUX          some of the blocks; the picture enters encoded, as what is denoised does. A few blocks serve many: the
                        residual of block i of n goes to all blocks j of m with floor(j n / m) = i (SD3), floor(j / ceil(m / n)) = i
                        (FLUX). For SD3.5 large the blocks see no words, and begin behind the network's own first layer
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, rotary_axes
+from unnoise.networks.clip_text import quick_gelu
+from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, TwoLayers, number_features, rotary_axes
 from unnoise.networks.flux import Flux, FluxConfig, FluxStem, where
 from unnoise.networks.layers import pad_to_multiple, patchify, run, zeroed
 from unnoise.networks.mmdit import JointBlock, PictureBlock
@@ -70,7 +72,8 @@ class SDControlNet(Steering):
         if not isinstance(network, SDUNet):
             return f"it steers a U-Net of Stable Diffusion, not a {type(network).__name__}"
         mine, theirs = self.config.trunk, network.config
-        for what in ("widths", "blocks", "token_dim", "vector_dim", "channels"):
+        words = ["token_dim"] if any(mine.depths) or mine.middle else []
+        for what in ("widths", "blocks", *words, "vector_dim", "channels"):
             if getattr(mine, what) != getattr(theirs, what):
                 return f"its {what} {getattr(mine, what)} are of another family; this model has {getattr(theirs, what)}"
         return ""
@@ -82,11 +85,77 @@ class SDControlNet(Steering):
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         _, skips, middle = self.trunk.encode(x, noise_level, cond, cond["hint"])
+        return self.said(skips, middle)
+
+    def said(self, skips: list[Tensor], middle: Tensor) -> dict[str, list[Tensor]]:
+        """What is said, from what each block of the trunk hands over and what leaves its middle."""
         return {"skip": [zero(h) for zero, h in zip(self.skips, skips)], "middle": [self.middle(middle)]}
 
 
 class SDTrunk(SDEncoder):
     """The way down and the middle alone."""
+
+
+@dataclass(frozen=True)
+class SDUnionControlNetConfig(SDControlNetConfig):
+    """kinds: of control pictures that it tells apart. layers: that describe a picture. kind_dim: harmonics that tell whether a kind
+    is among those shown.
+    """
+
+    kinds: int = 6
+    layers: int = 1
+    kind_dim: int = 256
+
+    def build(self) -> "SDUnionControlNet":
+        return SDUnionControlNet(self)
+
+
+class SDUnionControlNet(SDControlNet):
+    """ControlNet++ (xinsir 2024): several kinds of control pictures, and several pictures at once.
+
+    hint  =  sum_k  h_k + W describe(mean(h_k) + task_k),    h_k picture k behind the convolutions, mean over its positions
+    c     =  embedding(noise level, vector) + kinds(which are shown)
+    """
+
+    several = True
+
+    def __init__(self, config: SDUnionControlNetConfig) -> None:
+        super().__init__(config)
+        width = config.trunk.widths[0]
+        self.kinds, self.kind_dim = config.kinds, config.kind_dim
+        self.tasks = nn.Parameter(width**0.5 * torch.randn(config.kinds, width))
+        self.describe = nn.Sequential(*(Describing(width) for _ in range(config.layers)))
+        self.shift = zeroed(nn.Linear(width, width))
+        self.shown = TwoLayers(config.kind_dim * config.kinds, 4 * width)
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        """cond: `hint` (B, n, width, h, w) of n pictures, and `mode` (B, n) int64, the kinds that they are of."""
+        hints, mode = cond["hint"], cond["mode"]
+        shift = self.shift(self.describe(hints.mean((-2, -1)) + self.tasks[mode]))
+        fused = (hints + shift[..., None, None]).sum(1)
+        shown = torch.zeros(len(mode), self.kinds, device=mode.device).scatter(1, mode, 1.0)
+        kind = self.shown(number_features(shown, self.kind_dim).flatten(1))
+        _, skips, middle = self.trunk.encode(x, noise_level, cond, fused, kind)
+        return self.said(skips, middle)
+
+
+class Describing(nn.Module):
+    """A block of CLIP's transformer, for one token: attention to itself alone is its value.
+
+    As it was published its attention runs along the rows of a batch, not along the pictures (the batch is laid first where torch's
+    MultiheadAttention has it second), so that a sample would depend on its neighbours. Rows that follow the same picture, as the
+    two that guidance makes of a sample do, are equal, and attending to equals is attending to oneself: so does every row here.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.qkv, self.out = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm2, self.mlp1, self.mlp2 = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> the same."""
+        x = x + self.out(self.qkv(self.norm1(x)).chunk(3, -1)[2])
+        return x + self.mlp2(quick_gelu(self.mlp1(self.norm2(x))))
 
 
 @dataclass(frozen=True)

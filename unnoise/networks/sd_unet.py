@@ -34,8 +34,9 @@ class SDUNetConfig:
     """channels: of the picture; vector_dim, token_dim, picture_channels: of the condition.
 
     For every level, the finest first, widths: channels; depths: blocks of its transformers, 0 for none; heads: of their attention.
-    blocks: residual blocks a level. middle: blocks of the transformer in the middle. guidance_dim: features of the guidance scale
-    that consistency students are told (`embedding.guidance_features`), an even number above 2; 0 for none.
+    blocks: residual blocks a level. middle: blocks of the transformer between the middle's two residual blocks; 0 for one residual
+    block alone. guidance_dim: features of the guidance scale that consistency students are told (`embedding.guidance_features`), an
+    even number above 2; 0 for none.
     """
 
     channels: int = 4
@@ -195,13 +196,18 @@ class Middle(nn.Module):
     def __init__(self, config: SDUNetConfig) -> None:
         super().__init__()
         dim = config.widths[-1]
-        self.residuals = nn.ModuleList(_residual(dim, dim, config) for _ in range(2))
-        self.transformers = nn.ModuleList([Transformer(dim, config.heads[-1], config.middle, config.token_dim, config.groups)])
+        transformers = 1 if config.middle else 0
+        self.residuals = nn.ModuleList(_residual(dim, dim, config) for _ in range(1 + transformers))
+        self.transformers = nn.ModuleList(
+            Transformer(dim, config.heads[-1], config.middle, config.token_dim, config.groups) for _ in range(transformers)
+        )
 
     def forward(self, h: Tensor, told: Told, checkpointing: bool) -> Tensor:
         h = run(self.residuals[0], checkpointing, h, told.emb)
-        h = run(self.transformers[0], checkpointing, h, told.heard)
-        return run(self.residuals[1], checkpointing, h, told.emb)
+        for transformer, residual in zip(self.transformers, self.residuals[1:]):
+            h = run(transformer, checkpointing, h, told.heard)
+            h = run(residual, checkpointing, h, told.emb)
+        return h
 
 
 def _residual(c_in: int, c_out: int, config: SDUNetConfig) -> ResidualBlock:
@@ -227,19 +233,23 @@ class SDEncoder(nn.Module, ABC):
         self.middle = Middle(config)
 
     def encode(
-        self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor], hint: Tensor | None = None
+        self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor], hint: Tensor | None = None, kind: Tensor | None = None
     ) -> tuple[Told, list[Tensor], Tensor]:
         """What all blocks are told, what each of them hands over, and what leaves the middle. Arguments as SDUNet's.
 
-        hint (B, widths[0], H, W): added to what the first layer makes of x.
+        hint (B, widths[0], H, W): added to what the first layer makes of x. kind (B, 4 widths[0]): to the embedding of noise level
+        and vector.
         """
-        told, first = self.begin(x, noise_level, cond, hint)
+        told, first = self.begin(x, noise_level, cond, hint, kind)
         return told, *self.descend(told, first)
 
-    def begin(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor], hint: Tensor | None = None) -> tuple[Told, Tensor]:
+    def begin(
+        self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor], hint: Tensor | None = None, kind: Tensor | None = None
+    ) -> tuple[Told, Tensor]:
         """What all blocks are told, and what the first layer makes of x. Arguments as `encode`'s."""
         dtype = self.first.weight.dtype
-        emb = silu(self.embedding(noise_level, cond.get("vector"), more=self._scale(noise_level, cond)))
+        emb = self.embedding(noise_level, cond.get("vector"), more=self._scale(noise_level, cond))
+        emb = silu(emb if kind is None else emb + kind)
         told = Told(emb, self._heard(cond, x.new_zeros(len(x), 1, self.config.token_dim, dtype=dtype)), cond)
         multiple = 2 ** (len(self.down) - 1)
         h = self.first(pad_to_multiple(beside(x.to(dtype), cond, self.config.picture_channels), multiple))

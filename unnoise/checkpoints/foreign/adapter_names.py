@@ -30,6 +30,7 @@ from unnoise.networks.controlnet import (
     SD3ControlNetConfig,
     SD3PictureControlNetConfig,
     SDControlNetConfig,
+    SDUnionControlNetConfig,
 )
 from unnoise.networks.image_prompt import (
     EachConfig,
@@ -39,6 +40,7 @@ from unnoise.networks.image_prompt import (
     ResamplerConfig,
     SummaryConfig,
 )
+from unnoise.networks.sd_unet import SDUNetConfig
 from unnoise.networks.steering import Steering
 from unnoise.networks.t2i_adapter import FullConfig, LightConfig, T2IAdapterConfig, XLConfig
 from unnoise.networks.unfilled import unfilled
@@ -57,6 +59,21 @@ CONTROLNET_TABLE: Table = {
     "embed.last": ("controlnet_cond_embedding.conv_out",),
     "skips.*": ("controlnet_down_blocks.*",),
     "middle": ("controlnet_mid_block",),
+}
+
+UNION_CONTROLNET_TABLE: Table = {
+    **CONTROLNET_TABLE,
+    "tasks": ("task_embedding",),  # a tensor, not a module
+    "describe.*.norm1": ("transformer_layes.*.ln_1",),  # so misspelt
+    "describe.*.qkv.weight": ("transformer_layes.*.attn.in_proj_weight",),
+    "describe.*.qkv.bias": ("transformer_layes.*.attn.in_proj_bias",),
+    "describe.*.out": ("transformer_layes.*.attn.out_proj",),
+    "describe.*.norm2": ("transformer_layes.*.ln_2",),
+    "describe.*.mlp1": ("transformer_layes.*.mlp.c_fc",),
+    "describe.*.mlp2": ("transformer_layes.*.mlp.c_proj",),
+    "shift": ("spatial_ch_projs",),
+    "shown.hidden": ("control_add_embedding.linear_1",),
+    "shown.out": ("control_add_embedding.linear_2",),
 }
 
 SD3_CONTROLNET_TABLE: Table = {
@@ -103,14 +120,36 @@ def controlnet_config(theirs: Mapping[str, Any]) -> SDControlNetConfig:
     """From the config.json of a ControlNetModel. InputError for one that is built otherwise than Stable Diffusion's."""
     if theirs.get("global_pool_conditions"):
         raise InputError("global_pool_conditions: a ControlNet that is told the average of its picture (shuffle) cannot be run")
-    up = [kind.replace("Down", "Up") for kind in reversed(theirs["down_block_types"])]
-    heads = theirs.get("num_attention_heads") or theirs["attention_head_dim"]
-    whole = {**theirs, "out_channels": theirs["in_channels"], "up_block_types": up, "attention_head_dim": heads}
-    return SDControlNetConfig(
-        unet_config(whole),
+    order = theirs.get("controlnet_conditioning_channel_order", "rgb")
+    return SDControlNetConfig(_way_down(theirs), tuple(theirs["conditioning_embedding_out_channels"]), order == "bgr")
+
+
+def union_controlnet_config(theirs: Mapping[str, Any]) -> SDUnionControlNetConfig:
+    """From the config.json of a ControlNetUnionModel. InputError for one whose description of a picture has another width."""
+    trunk = _way_down(theirs)
+    width = trunk.widths[0]
+    for name in ("num_trans_channel", "num_proj_channel"):
+        if theirs.get(name, width) != width:
+            raise InputError(f"{name} {theirs[name]}: a ControlNet for several kinds has {width} there, as its first level")
+    return SDUnionControlNetConfig(
+        trunk,
         tuple(theirs["conditioning_embedding_out_channels"]),
-        theirs.get("controlnet_conditioning_channel_order", "rgb") == "bgr",
+        kinds=theirs["num_control_type"],
+        layers=theirs.get("num_trans_layer", 1),
+        kind_dim=theirs["addition_time_embed_dim"],
     )
+
+
+def _way_down(theirs: Mapping[str, Any]) -> SDUNetConfig:
+    """The way down and the middle. One for small ControlNets may have no transformers, and need no words."""
+    up = [kind.replace("Down", "Up") for kind in reversed(theirs["down_block_types"])]
+    more = {
+        "out_channels": theirs["in_channels"],
+        "up_block_types": up,
+        "attention_head_dim": theirs.get("num_attention_heads") or theirs["attention_head_dim"],
+        "cross_attention_dim": theirs.get("cross_attention_dim") or 0,
+    }
+    return unet_config({**theirs, **more})
 
 
 def sd3_controlnet_config(theirs: Mapping[str, Any]) -> SD3ControlNetConfig | SD3PictureControlNetConfig:
@@ -153,6 +192,7 @@ def t2i_adapter_config(theirs: Mapping[str, Any]) -> T2IAdapterConfig:
 
 STEERING: Mapping[str, tuple[Callable[[Mapping[str, Any]], SteeringConfig], Table]] = {
     "ControlNetModel": (controlnet_config, CONTROLNET_TABLE),
+    "ControlNetUnionModel": (union_controlnet_config, UNION_CONTROLNET_TABLE),
     "SD3ControlNetModel": (sd3_controlnet_config, SD3_CONTROLNET_TABLE),
     "FluxControlNetModel": (flux_controlnet_config, FLUX_CONTROLNET_TABLE),
     "T2IAdapter": (t2i_adapter_config, T2I_ADAPTER_TABLE),
@@ -161,7 +201,15 @@ STEERING: Mapping[str, tuple[Callable[[Mapping[str, Any]], SteeringConfig], Tabl
 
 
 def steering(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Steering:
-    """The network that a class of diffusers' with this configuration and these tensors is. InputError for another class."""
+    """The network that a class of diffusers' with this configuration and these tensors is. InputError for another class.
+
+    Those for several kinds of pictures are published as ControlNetModel too, and with a configuration for another number of kinds:
+    they are known by their tensors.
+    """
+    if kind == "ControlNetModel" and "task_embedding" in tensors:
+        kind = "ControlNetUnionModel"
+    if kind == "ControlNetUnionModel" and "task_embedding" in tensors:
+        config = {**config, "num_control_type": len(tensors["task_embedding"])}
     if kind not in STEERING:
         raise InputError(f"a {kind}, which is not run here as an adapter; these are: {', '.join(STEERING)}")
     read, table = STEERING[kind]

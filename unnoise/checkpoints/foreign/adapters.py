@@ -37,13 +37,14 @@ CONVERT = (
 
 
 def controlnet(
-    where: str | Path, picture: Picture, scale: float = 1.0, interval: Interval = (0.0, 1.0), guess: bool = False,
-    mode: int | None = None,
+    where: str | Path, picture: Picture | Sequence[Picture], scale: float = 1.0, interval: Interval = (0.0, 1.0),
+    guess: bool = False, mode: int | Sequence[int] = (),
 ) -> Control:  # fmt: skip
-    """A ControlNet (for Stable Diffusion 1, 2, XL and 3, for FLUX) or a T2I-Adapter, with its control picture.
+    """A ControlNet (for Stable Diffusion 1, 2, XL and 3, for FLUX) or a T2I-Adapter, with its control picture or pictures.
 
-    where: a folder of diffusers, its name on the hub, or a ControlNet for Stable Diffusion in a single file, under the names of its
-    makers. The rest as `Control`'s. Raises InputError for what is missing, and for what cannot be run.
+    where: a folder of diffusers, one file of weights in it, its name on the hub, or a ControlNet for Stable Diffusion in a single
+    file, under the names of its makers. mode: of every picture, for a ControlNet that tells kinds of them apart. The rest as
+    `Control`'s. Raises InputError for what is missing, and for what cannot be run.
     """
     read = _steering_part(Path(where))
     try:
@@ -52,7 +53,9 @@ def controlnet(
         raise InputError(f"{where}: its configuration lacks {e}") from None
     except ValueError as e:
         raise InputError(f"{where}: {e}") from None
-    return Control(Path(where).stem, network, read_picture(picture), scale, interval, guess, mode)
+    pictures = [picture] if isinstance(picture, Picture) else picture
+    modes = [mode] if isinstance(mode, int) else mode
+    return Control(Path(where).stem, network, [read_picture(p) for p in pictures], scale, interval, guess, modes)
 
 
 def _steering_part(path: Path) -> Part:
@@ -68,7 +71,9 @@ def _steering_part(path: Path) -> Part:
     for prefix in ("control_model.", ""):
         if f"{prefix}input_hint_block.0.weight" in store.shapes:
             return part(store, prefix, original_controlnet, str(path))
-    raise InputError(f"{path}: not a ControlNet for Stable Diffusion as its makers wrote it; others need their folder: give that")
+    if (path.parent / "config.json").is_file():
+        return read_part(path.parent, file=path.name)
+    raise InputError(f"{path}: not a ControlNet for Stable Diffusion as its makers wrote it; others need the config.json beside it")
 
 
 def picture_prompt(

@@ -46,6 +46,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     },
     "ControlNetModel": {**_UNET, "conditioning_embedding_out_channels": (16, 32, 96, 256)},
+    "ControlNetUnionModel": {**_UNET, "conditioning_embedding_out_channels": (48, 96, 192, 384), "num_control_type": 6},
     "SD3Transformer2DModel": _SD3,
     "FluxTransformer2DModel": _FLUX,
     "FluxControlNetModel": _FLUX,

@@ -83,13 +83,13 @@ def read_config(path: Path) -> Mapping[str, Any]:
     return config
 
 
-def read_part(folder: Path, variant: str | None = None) -> Part:
-    """One network in its own folder. InputError as `read_diffusers`."""
+def read_part(folder: Path, variant: str | None = None, file: str | None = None) -> Part:
+    """One network in its own folder. file: the one that holds its weights, where there are more. InputError as `read_diffusers`."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, though {INDEX} names a {folder.name}; fetch the model again, with this part")
     said = read_config(folder / "config.json")
     config = {**DEFAULTS.get(str(said.get("_class_name")), {}), **said}
-    files = weights_of([f.name for f in folder.iterdir()], variant, str(folder))
+    files = [file] if file else weights_of([f.name for f in folder.iterdir()], variant, str(folder))
     return Part(config, MappedTensors([folder / name for name in files]), str(folder))
 
 

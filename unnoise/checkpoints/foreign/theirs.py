@@ -24,9 +24,10 @@ from unnoise.samplers.timesteps import Between, ByTokens, Distilled, FlowBetween
 def unet_theirs(ours: SDUNetConfig, side: tuple[int, int], harmonics: int) -> dict[str, Any]:
     """config.json of a UNet2DConditionModel. side: of the states; harmonics: a number that is told beside the words.
 
-    InputError for a last level whose transformers have another depth than the middle: theirs has one number for both.
+    InputError for a last level whose transformers have another depth than the middle's: theirs has one number for both.
     """
-    if ours.depths[-1] not in (0, ours.middle):
+    last = ours.depths[-1] or ours.middle
+    if ours.middle not in (0, last):
         raise InputError(f"a U-Net with depths {ours.depths} and {ours.middle} in the middle: diffusers has no way to say so")
     attending = [depth > 0 for depth in ours.depths]
     told = {
@@ -43,7 +44,8 @@ def unet_theirs(ours: SDUNetConfig, side: tuple[int, int], harmonics: int) -> di
         "layers_per_block": ours.blocks,
         "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attending],
         "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attending)],
-        "transformer_layers_per_block": [*(max(1, depth) for depth in ours.depths[:-1]), ours.middle],
+        "mid_block_type": "UNetMidBlock2DCrossAttn" if ours.middle else "UNetMidBlock2D",
+        "transformer_layers_per_block": [*(max(1, depth) for depth in ours.depths[:-1]), max(1, last)],
         "attention_head_dim": list(ours.heads),  # named wrongly there
         "cross_attention_dim": ours.token_dim,
         "norm_num_groups": ours.groups,
