@@ -1,6 +1,7 @@
-"""A model from where it lies: a model folder, a training run, a model that ships, an open checkpoint of another library."""
+"""A model from where it lies: a model folder, a training run, a model that ships, an open checkpoint; with LoRAs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,13 +11,18 @@ from unnoise.checkpoints.card import About
 from unnoise.checkpoints.config import allow
 from unnoise.checkpoints.folder import load_weights, read_folder
 from unnoise.checkpoints.foreign.building import build
+from unnoise.checkpoints.foreign.control_lora import follows_pictures, with_room
 from unnoise.checkpoints.foreign.folder import licence
+from unnoise.checkpoints.foreign.lora import Weight, low_rank, network_of
 from unnoise.checkpoints.foreign.opening import open_foreign
 from unnoise.checkpoints.foreign.parts import Foreign
 from unnoise.checkpoints.shipped import shipped, shipped_folder
 from unnoise.control.sampling import Sampling
 from unnoise.core.errors import InputError
+from unnoise.modalities.image.controlled import ControlledConfig
+from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
 from unnoise.model import DiffusionModel, ModelConfig
+from unnoise.networks.flux import Flux
 
 MODEL_CLASSES = {**ALLOWED, **allow(ModelConfig, Sampling, About), "model.Sampling": Sampling, "model.About": About}
 """All that a model's config.json may name; two classes by their former names too."""
@@ -69,3 +75,32 @@ def _imported(foreign: Foreign, dtype: torch.dtype) -> DiffusionModel:
         built.sampling, about,
     )  # fmt: skip
     return DiffusionModel(config, built.codec, built.conditioner, built.network)
+
+
+def with_loras(model: DiffusionModel, files: Mapping[str | Path, Weight]) -> DiffusionModel:
+    """The model under these LoRA files, see `low_rank`. Where one of them follows pictures (FLUX.1 Canny and Depth as LoRAs), this
+    is another model, with room for one (`controlled`) and else the same weights, which are shared.
+
+    InputError as `low_rank`, and for several that follow pictures.
+    """
+    network = network_of(model.denoiser)
+    following = [str(path) for path in files if follows_pictures(network, Path(path))]
+    if len(following) > 1:
+        raise InputError(f"{' and '.join(following)}: each follows pictures of its own; give one of them")
+    if following and isinstance(network, Flux) and not network.config.picture_channels:
+        model = _roomy(model, network)
+    low_rank(model, files)
+    return model
+
+
+def _roomy(model: DiffusionModel, network: Flux) -> DiffusionModel:
+    """For pictures to be followed. It draws as the model does, as long as nothing makes it look at them."""
+    words, config = model.conditioner, model.config.conditioner
+    if not isinstance(words, Emphatic) or not isinstance(config, EmphaticConfig):
+        raise InputError(f"a LoRA that follows pictures is for models that are told prompts, not by a {type(words).__name__}")
+    wider, told = with_room(network), ControlledConfig(config)
+    conditioner = told.build()
+    conditioner.inner = words  # with those that it has learnt
+    out = DiffusionModel(replace(model.config, conditioner=told, network=wider.config), model.codec, conditioner, wider)
+    out.path, out.attachments = model.path, model.attachments
+    return out

@@ -28,13 +28,13 @@ from lora_files import (
 from modalities.words import encoders
 from test_diffusers_names import unet
 from test_dit_names import pixart, sana
-from torch import Tensor, nn
+from torch import Tensor
 
 from unnoise.checkpoints.diffusers_names import translate
 from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_SPRINT_TABLE, SANA_TABLE, pixart_config, sana_config
 from unnoise.checkpoints.foreign.lora import low_rank, parse_lora, save_low_rank
 from unnoise.checkpoints.foreign.lora_names import places_of
-from unnoise.control.low_rank import Adapted, Adapter, LowRank, Place, Whole
+from unnoise.control.low_rank import Adapted, Adapter, Layer, LowRank, Place, Whole
 from unnoise.core.errors import InputError
 
 pytest.importorskip("diffusers")
@@ -273,7 +273,7 @@ def test_the_same_places_for_every_layer() -> None:
     """Every row of every layer belongs to exactly one module of theirs."""
     for kind in ("SD 1", "SDXL", "SD3", "FLUX"):
         theirs, ours = networks(kind)
-        covered = {name: torch.zeros(len(m.weight)) for name, m in ours.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+        covered = {name: torch.zeros(len(m.weight)) for name, m in ours.named_modules() if isinstance(m, Layer)}
         for module, place in places_of(ours).items():
             assert theirs.get_submodule(module).weight.shape[0] == place.rows
             covered[place.layer][place.start : place.start + place.rows] += 1

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unnoise.control.low_rank import Adapted, Adapter, Change, Decomposed, Hadamard, Kronecker, LowRank, Place, Whole
+from unnoise.control.low_rank import Adapted, Adapter, Change, Decomposed, Hadamard, Kronecker, LowRank, Place, Replaced, Whole
+from unnoise.networks.layers import RMSNorm
 
 
 class Small(nn.Module):
@@ -204,3 +205,20 @@ def test_another_precision_and_autocast(network: Small) -> None:
         assert (network(X).float() - expected).abs().max() < 0.05 * expected.abs().max()
     network.bfloat16()
     assert (network(X.bfloat16()).float() - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_a_normalisations_weights_are_replaced_whatever_the_weight() -> None:
+    torch.manual_seed(3)
+    norm, x, values = RMSNorm(6), torch.randn(5, 6), torch.randn(6)
+    norm.weight.data = torch.randn(6)
+    before, expected = norm(x), x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * values
+    network = nn.Sequential(norm)
+    adapted, change = Adapted.of(network), Adapter([(Place("0", 0, 6), Replaced(values))])
+    for weight in (0.3, 1.0):
+        adapted.set({"a": (change, weight)})
+        torch.testing.assert_close(network(x), expected)
+        adapted.merge()
+        torch.testing.assert_close(network(x), expected)
+        adapted.unmerge()
+    adapted.set({"a": (change, 0.0)})
+    assert torch.equal(network(x), before)

@@ -9,7 +9,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from unnoise.checkpoints.foreign.lora import low_rank, parse_lora
+from unnoise.checkpoints.foreign.lora import parse_lora
 from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
 from unnoise.checkpoints.shipped import suited
 from unnoise.cli.adapters import read_adapters
@@ -25,7 +25,7 @@ from unnoise.control.step_caching import Every, StepCaching, Within
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond, State
-from unnoise.loading import load
+from unnoise.loading import load, with_loras
 from unnoise.modalities.image.codec import resized
 from unnoise.model import DiffusionModel, Weaker, controlled, editing, inpainting
 
@@ -109,8 +109,8 @@ class Sample:
     change: tuple[Path, ...] = ()
     """Pictures to change as the prompt says, with a model for that (InstructPix2Pix): one, or one a sample."""
     follow: tuple[Path, ...] = ()
-    """Pictures to follow, such as edges or depth, with a model that was trained for that (FLUX.1 Canny, Depth): one, or one a
-    sample. Other models follow pictures with a ControlNet beside them: --control."""
+    """Pictures to follow, such as edges or depth, with a model that was trained for that (FLUX.1 Canny, Depth) or becomes so by
+    a --lora: one, or one a sample. Other models follow pictures with a ControlNet beside them: --control."""
     picture_guidance: float | None = None
     """Of --change: how closely to keep to the pictures; 1.2 to 1.8 are usual."""
     negative: str | None = None
@@ -126,7 +126,8 @@ class Sample:
     variant: str | None = None
     """Which weights of an open checkpoint, such as fp16, where it has several. Not given: the plain ones."""
     beside: tuple[Path, ...] = ()
-    """For an open checkpoint in a single file: files and folders with what it lacks: text encoders, tokenizers, an autoencoder."""
+    """For an open checkpoint in a single file: files and folders with what it lacks: text encoders, tokenizers, an autoencoder. For
+    one in a folder: networks in place of its own, such as the U-Net of SDXL-Lightning or of LCM, a tuned transformer, TAESD."""
     lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A LoRA for an open checkpoint: FILE, FILE:0.7 (its weight), FILE:0.7:0.3 (the network's and the words'); may be repeated."""
     embedding: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
@@ -216,7 +217,7 @@ def _opened(args: Sample, bf16: bool) -> DiffusionModel:
     for file in args.embedding:
         textual_inversion(model, file)
     if args.lora:
-        low_rank(model, dict(parse_lora(told) for told in args.lora))
+        model = with_loras(model, dict(parse_lora(told) for told in args.lora))
     return model.to_int8() if args.int8 else model
 
 

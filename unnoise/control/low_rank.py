@@ -8,6 +8,7 @@ A layer of weight W and offset b, under adapters i of weights w_i, answers  W x 
     Whole        D                          a difference of weights as it is
     Decomposed   m (W + D) / |W + D| - W    DoRA (Liu et al. 2024, 2402.09353, equation 5), D one of those above, |.| row by row or
                                             column by column
+    Replaced     V - W                      other weights in place of a normalisation's, for any w but 0 (control LoRAs of FLUX.1)
 So w = 0 is always the network as it was, also for DoRA (as in ComfyUI; PEFT scales D within the norm). A change may concern only
 some rows of a layer, because layers here do together what others do in several (queries, keys and values).
 
@@ -23,9 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 
-from unnoise.networks.layers import wide
+from unnoise.networks.layers import RMSNorm, rms_normalise, wide
 
-Layer = nn.Linear | nn.Conv2d
+Layer = nn.Linear | nn.Conv2d | RMSNorm
+"""A normalisation's weights multiply entry by entry; it has no offset."""
 
 
 class Change(nn.Module, ABC):
@@ -35,7 +37,7 @@ class Change(nn.Module, ABC):
 
     @abstractmethod
     def delta(self, weight: Tensor) -> Tensor:
-        """D(W), of the shape of W, which is (rows, in) or (rows, in, height, width)."""
+        """D(W), of the shape of W, which is (rows, in) or (rows, in, height, width), of a normalisation (rows,)."""
 
     @abstractmethod
     def narrowed(self, start: int, rows: int) -> "Change":
@@ -115,6 +117,20 @@ class Whole(Change):
         return Whole(_rows(self.difference, start, rows), _rows(self.offset, start, rows))
 
 
+class Replaced(Change):
+    """values: V, of the weight's shape."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.values, self.offset = nn.Parameter(values), None
+
+    def delta(self, weight: Tensor) -> Tensor:
+        return self.values.to(weight) - weight
+
+    def narrowed(self, start: int, rows: int) -> "Replaced":
+        return Replaced(self.values.data[start : start + rows])
+
+
 class Decomposed(Change):
     """magnitude: m (rows,), or with by_input (in,)."""
 
@@ -191,11 +207,11 @@ class Adapted:
         for adapter, weight in adapters.values():
             for place, change in adapter.items() if weight else ():
                 layer = self.network.get_submodule(place.layer)
-                assert isinstance(layer, nn.Linear | nn.Conv2d)
+                assert isinstance(layer, Layer)
                 change.to(layer.weight.device)
                 if layer not in self._hung:
                     self._hung[layer] = Hung(self, layer)
-                self._hung[layer].terms.append((weight, place, change))
+                self._hung[layer].terms.append((1.0 if isinstance(change, Replaced) else weight, place, change))
         if merged:
             self.merge()
 
@@ -203,7 +219,7 @@ class Adapted:
     def merge(self) -> None:
         """Into the weights: no cost in sampling any more, but the memory of a second copy of the layers concerned, kept aside."""
         for layer, hook in self._hung.items() if not self.merged else ():
-            weight, bias = layer.weight, layer.bias
+            weight, bias = layer.weight, None if isinstance(layer, RMSNorm) else layer.bias
             self._kept[layer] = weight, bias
             sums, offsets = weight.to(wide(weight)).clone(), weight.new_zeros(len(weight), dtype=wide(weight))
             for w, place, change in hook.terms:
@@ -212,7 +228,7 @@ class Adapted:
                 if change.offset is not None:
                     offsets[rows] += w * change.offset.to(offsets)
             layer.weight = nn.Parameter(sums.to(weight), weight.requires_grad)
-            if any(change.offset is not None for _, _, change in hook.terms):
+            if not isinstance(layer, RMSNorm) and any(change.offset is not None for _, _, change in hook.terms):
                 offsets = offsets if bias is None else bias.to(offsets) + offsets
                 layer.bias = nn.Parameter(offsets.to(weight), weight.requires_grad)
 
@@ -223,7 +239,9 @@ class Adapted:
             for p in (weight, bias):
                 if p is not None:
                     p.data = p.data.to(layer.weight)  # the network may lie elsewhere by now
-            layer.weight, layer.bias = weight, bias
+            layer.weight = weight
+            if not isinstance(layer, RMSNorm):
+                layer.bias = bias
         self._kept = {}
 
 
@@ -235,10 +253,10 @@ class Hung:
         self.handle = layer.register_forward_hook(self)
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        assert isinstance(layer, Layer)
         if self.owner.merged:
             return
-        x, channels = inputs[0], -1 if isinstance(layer, nn.Linear) else 1
+        x, channels = inputs[0], 1 if isinstance(layer, nn.Conv2d) else -1
         for weight, place, change in self.terms:
             rows = out.narrow(channels, place.start, place.rows)
             own = layer.weight[place.start : place.start + place.rows]
@@ -252,6 +270,8 @@ def _applied(layer: Layer, weight: Tensor, x: Tensor) -> Tensor:
     """The layer with another weight, and without its offset."""
     if isinstance(layer, nn.Linear):
         return linear(x, weight)
+    if isinstance(layer, RMSNorm):
+        return rms_normalise(x, layer.eps) * weight
     assert layer.padding_mode == "zeros"
     assert layer.groups == 1
     return conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation)

@@ -17,6 +17,7 @@ from typing import Protocol
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unnoise.checkpoints.foreign.control_lora import roomy
 from unnoise.checkpoints.foreign.lora_file import Alpha, Group, LoraFile, change_of
 from unnoise.checkpoints.foreign.lora_names import (
     NETWORK,
@@ -30,7 +31,7 @@ from unnoise.checkpoints.foreign.lora_names import (
     naming,
     places_of,
 )
-from unnoise.control.low_rank import Adapted, Adapter, Change, LowRank, Place
+from unnoise.control.low_rank import Adapted, Adapter, Change, Layer, LowRank, Place
 from unnoise.core.codec import Conditioner
 from unnoise.core.denoisers import Denoiser, NetworkDenoiser
 from unnoise.core.errors import InputError
@@ -71,7 +72,8 @@ def low_rank(model: Model, files: Mapping[str | Path, Weight]) -> AdaptedModel:
 
     A weight of 0 for the words leaves the text encoders' part of a file unread. A model that is saved is saved without them, but
     for what is merged into its network.
-    InputError for a file that is no LoRA, or one for another family of models; then nothing has changed.
+    InputError for a file that is no LoRA, or one for another family of models; then nothing has changed. One that follows pictures
+    needs a model with room for them: `loading.with_loras` makes it.
     """
     network, encoders = network_of(model.denoiser), encoders_of(model.conditioner)
     ours: dict[str, tuple[Adapter, float]] = {}
@@ -139,11 +141,11 @@ def _placed(network: nn.Module, places: tuple[Place | None, ...], group: Group, 
     if not known:  # a layer whose answers nothing reads
         return []
     layer = network.get_submodule(known[0].layer)
-    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    assert isinstance(layer, Layer)
     if isinstance(layer, nn.Conv2d) and layer.groups > 1:
         raise ValueError("a convolution of each channel by itself")
     sizes = [known[0].rows if p is None else p.rows for p in places]
-    whole = change_of(group, alpha, (sum(sizes), *layer.weight.shape[1:]))
+    whole = change_of(roomy(network, known[0], group), alpha, (sum(sizes), *layer.weight.shape[1:]))
     first, ends = known[0], [p.start + p.rows for p in known[:-1]]
     if len(known) == len(places) and ends == [p.start for p in known[1:]] and {p.layer for p in known} == {first.layer}:
         return [(Place(first.layer, first.start, sum(sizes)), whole)]

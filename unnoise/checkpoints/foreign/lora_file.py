@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unnoise.checkpoints.foreign.lora_names import NETWORK, flat, name_of
 from unnoise.checkpoints.foreign.mapped import open_safetensors
-from unnoise.control.low_rank import Change, Decomposed, Hadamard, Kronecker, LowRank, Whole
+from unnoise.control.low_rank import Change, Decomposed, Hadamard, Kronecker, LowRank, Replaced, Whole
 from unnoise.core.errors import InputError
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -115,7 +115,7 @@ def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, An
 
 
 def change_of(group: Group, alpha: Alpha, shape: tuple[int, ...]) -> Change:
-    """The change of a weight of this shape, (rows, in) or (rows, in, height, width).
+    """The change of a weight of this shape, (rows, in), (rows, in, height, width), or (rows,) of a normalisation.
 
     ValueError or RuntimeError if it is one of another shape; InputError if some of its tensors are missing.
     """
@@ -136,6 +136,11 @@ def change_of(group: Group, alpha: Alpha, shape: tuple[int, ...]) -> Change:
 
 def _change(t: Mapping[str, Tensor], alpha: Alpha, shape: tuple[int, ...]) -> Change:
     rows, inputs = shape[0], shape[1:]
+    if "values" in t:
+        _check(rows, len(t["values"]))
+        return Replaced(t["values"])
+    if not inputs:
+        raise ValueError("a normalisation, whose weights can be replaced alone")
     if "up" in t or "down" in t:
         down, up = t["down"], t["up"].flatten(1)
         scale = alpha.scale(len(down))

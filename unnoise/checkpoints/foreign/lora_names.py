@@ -9,6 +9,8 @@ A key is (what it belongs to) (a module) (a role):
     diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight             the original names, as ComfyUI has them (FLUX, SD3, SDXL)
     double_blocks.0.processor.qkv_lora1.down.weight                        XLabs
     lycoris_transformer_blocks_0_attn_to_q.lokr_w1                         LyCORIS
+    double_blocks.0.img_attn.norm.query_norm.scale                         no change: what normalises queries and keys instead, in
+    transformer.transformer_blocks.0.attn.norm_q.weight                    control LoRAs of FLUX.1; theirs, and diffusers' own
 
 So modules are looked up by their names with all dots as underscores, under every name that they go by.
 """
@@ -23,7 +25,7 @@ from torch import nn
 from unnoise.checkpoints.diffusers_names import FLUX_TABLE, SD3_TABLE, UNET_TABLE, Table, lookup, sources_of
 from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_SPRINT_TABLE, SANA_TABLE
 from unnoise.checkpoints.foreign.original_names import FLUX, sd3_swapped, sd3_table, unet_table
-from unnoise.control.low_rank import Place
+from unnoise.control.low_rank import Layer, Place
 from unnoise.core.errors import InputError
 from unnoise.networks.flux import Flux
 from unnoise.networks.pixart import PixArt
@@ -68,6 +70,8 @@ _ROLES = {
     **{f".lora_magnitude_vector{more}": "magnitude" for more in ("", ".weight", ".default", ".default.weight")},
 }
 """What keys end with -> what of a change they are."""
+_VALUES = re.compile(r"(.*\b(?:(?:query|key)_norm|norm_(?:added_)?[qk]))\.(?:scale|weight)")
+"""Keys of whole weights, of a module."""
 
 
 class Name(NamedTuple):
@@ -80,13 +84,16 @@ class Name(NamedTuple):
 
 def name_of(key: str) -> Name:
     """InputError for a key that no known kind of LoRA has."""
-    tail = max((t for t in _ROLES if key.endswith(t)), key=len, default=None)
-    if tail is None:
+    if tail := max((t for t in _ROLES if key.endswith(t)), key=len, default=None):
+        module, role = key.removesuffix(tail), _ROLES[tail]
+    elif values := _VALUES.fullmatch(key):
+        module, role = values[1], "values"
+    else:
         raise InputError(f"{key!r} is no part of a LoRA: low-rank pairs, LoHa, LoKr, differences and DoRA's magnitudes are known")
-    module, belongs = key.removesuffix(tail), NETWORK
+    belongs = NETWORK
     while prefix := max((p for p in _BELONGS if module.startswith(p)), key=len, default=""):
         module, belongs = module.removeprefix(prefix), _BELONGS[prefix]
-    return Name(belongs, flat(module.replace(".processor.", ".")), _ROLES[tail])
+    return Name(belongs, flat(module.replace(".processor.", ".")), role)
 
 
 def flat(module: str) -> str:
@@ -112,6 +119,9 @@ class Naming:
     swapped: Callable[[Any], Collection[str]] = lambda network: ()
     shares: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
+
+_MODULES: Table = {name.removesuffix(".scale"): tuple(t.removesuffix(".weight") for t in theirs) for name, theirs in FLUX.items()}
+"""Of FLUX.1, normalisations among them, whose weights have names of their own in the original files."""
 
 _XLABS: Table = {
     "double_blocks.*.qkv_lora1": tuple(f"transformer_blocks.*.attn.to_{x}" for x in "qkv"),
@@ -140,7 +150,7 @@ NAMINGS: Mapping[type[nn.Module], Naming] = {
         "FLUX.1",
         "transformer",
         lambda net: FLUX_TABLE,
-        lambda net: (FLUX, _XLABS),
+        lambda net: (_MODULES, _XLABS),
         lambda net: ("final_layer.adaLN_modulation.1",),
         {"inner": (1, 1, 1, 4)},
     ),
@@ -164,7 +174,7 @@ def places_of(network: nn.Module) -> dict[str, Place]:
     kind, out = naming(network), dict[str, Place]()
     table = kind.table(network)
     for name, layer in network.named_modules():
-        if not isinstance(layer, nn.Linear | nn.Conv2d):
+        if not isinstance(layer, Layer):
             continue
         theirs, start = [s.rpartition(".")[0] for s in sources_of(f"{name}.weight", table)], 0
         shares = kind.shares.get(name.rpartition(".")[2], (1,) * len(theirs))
