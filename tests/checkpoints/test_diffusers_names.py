@@ -145,6 +145,7 @@ def test_the_published_sizes() -> None:
             pos_embed_max_size=384, dual_attention_layers=tuple(range(13)), qk_norm="rms_norm",
         )  # fmt: skip
         dev = diffusers.FluxTransformer2DModel(guidance_embeds=True)
+        depth = diffusers.FluxTransformer2DModel(guidance_embeds=True, in_channels=128, out_channels=64)
         first = diffusers.UNet2DConditionModel(cross_attention_dim=768)
         xl = diffusers.UNet2DConditionModel(
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -158,6 +159,7 @@ def test_the_published_sizes() -> None:
             (xl, unet_config(xl.config), UNET_TABLE, ()),
             (medium, sd3_config(medium.config), SD3_TABLE, SD3_UNUSED),
             (dev, flux_config(dev.config), FLUX_TABLE, ()),
+            (depth, flux_config(depth.config), FLUX_TABLE, ()),
         ):
             translate(theirs.state_dict(), table, config.build().state_dict(), unused)
 
