@@ -41,15 +41,15 @@ def is_diffusers(folder: Path) -> bool:
     return (folder / INDEX).is_file()
 
 
-def read_diffusers(folder: Path, variant: str | None = None) -> Foreign:
+def read_diffusers(folder: Path, variant: str | None = None, without: Collection[str] = ()) -> Foreign:
     """All parts that the folder's model_index.json names, their weights unread.
 
-    variant: such as "fp16"; None takes the plain weights, and where there are none those there are. Raises InputError for a part
-    that is missing, truncated or pickled.
+    variant: such as "fp16"; None takes the plain weights, and where there are none those there are. without: parts whose weights
+    are not needed, and need not be there. Raises InputError for a part that is missing, truncated or pickled.
     """
     index = read_index(folder / INDEX)
     names = [name for name in PARTS if named(index, name)]
-    parts = {name: read_part(folder / name, variant) for name in names}
+    parts = {name: _empty(folder / name) if name in without else read_part(folder / name, variant) for name in names}
     tokenizers = {name: folder / name for name in TOKENIZERS if named(index, name)}
     for name, place in tokenizers.items():
         if not place.is_dir():
@@ -85,12 +85,21 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
 def read_part(folder: Path, variant: str | None = None, file: str | None = None) -> Part:
     """One network in its own folder. file: the one that holds its weights, where there are more. InputError as `read_diffusers`."""
+    config = _config_of(folder)
+    files = [file] if file else weights_of([f.name for f in folder.iterdir()], variant, str(folder))
+    return Part(config, MappedTensors([folder / name for name in files]), str(folder))
+
+
+def _empty(folder: Path) -> Part:
+    """What its config.json says alone."""
+    return Part(_config_of(folder), {}, str(folder))
+
+
+def _config_of(folder: Path) -> Mapping[str, Any]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, though {INDEX} names a {folder.name}; fetch the model again, with this part")
     said = read_config(folder / "config.json")
-    config = {**DEFAULTS.get(str(said.get("_class_name")), {}), **said}
-    files = [file] if file else weights_of([f.name for f in folder.iterdir()], variant, str(folder))
-    return Part(config, MappedTensors([folder / name for name in files]), str(folder))
+    return {**DEFAULTS.get(str(said.get("_class_name")), {}), **said}
 
 
 def weights_of(names: Collection[str], variant: str | None, where: str) -> list[str]:

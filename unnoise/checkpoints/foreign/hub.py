@@ -24,12 +24,13 @@ def is_hub_name(source: str) -> bool:
     return _NAME.fullmatch(source) is not None
 
 
-def fetch(name: str, variant: str | None = None) -> Path:
+def fetch(name: str, variant: str | None = None, without: Collection[str] = ()) -> Path:
     """The folder of the model in the hub's cache; what lacks is fetched, with a bar that shows how far it is.
 
-    Raises InputError for a model that is not on the hub, or needs a licence to be accepted first, and when it cannot be reached.
+    without: parts whose weights are not needed. Raises InputError for a model that is not on the hub, or needs a licence to be
+    accepted first, and when it cannot be reached.
     """
-    return _fetched(name, INDEX, lambda names: needed_files(names, variant, name))
+    return _fetched(name, INDEX, lambda names: needed_files(names, variant, name, without))
 
 
 def fetch_part(name: str) -> Path:
@@ -69,8 +70,11 @@ def _first_line(e: Exception) -> str:
     return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
 
 
-def needed_files(names: Collection[str], variant: str | None, where: str) -> list[str]:
-    """Of all files of a model on the hub, those that are read. InputError for one that is no diffusers folder, or pickled."""
+def needed_files(names: Collection[str], variant: str | None, where: str, without: Collection[str] = ()) -> list[str]:
+    """Of all files of a model on the hub, those that are read. without: parts whose weights are not.
+
+    InputError for one that is no diffusers folder, or pickled.
+    """
     if INDEX not in names:
         single = [n for n in names if n.endswith((".safetensors", ".gguf")) and "/" not in n]
         hint = f"fetch {single[0]} and give its path" if single else "only models in the layout of diffusers are fetched"
@@ -84,7 +88,7 @@ def needed_files(names: Collection[str], variant: str | None, where: str) -> lis
     for folder in (*PARTS, *TOKENIZERS, "scheduler"):
         files = inside.get(folder, [])
         wanted += [f"{folder}/{n}" for n in files if n.endswith(_READ) and not n.startswith("flax")]
-        if any(read_name(n) or n.endswith(PICKLED) for n in files):
+        if folder not in without and any(read_name(n) or n.endswith(PICKLED) for n in files):
             has = variant if variant in {p.variant for n in files if (p := read_name(n))} else None
             wanted += [f"{folder}/{n}" for n in weights_of(files, has, f"{where}/{folder}")]
     return wanted

@@ -1,32 +1,102 @@
-"""An open checkpoint, wherever it lies: a diffusers folder, a single file, or either by its name on the hub."""
+"""An open checkpoint, wherever it lies: a diffusers folder, a single file, or either by its name on the hub.
 
-from collections.abc import Sequence
+What lies beside it fills in what a single file lacks, and takes the place of what a folder has: a student's U-Net, a transformer
+that was trained further, another autoencoder.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from unnoise.checkpoints.foreign.folder import NETWORKS, PARTS, TOKENIZERS, is_diffusers, read_diffusers, read_part
-from unnoise.checkpoints.foreign.hub import fetch, is_hub_name
-from unnoise.checkpoints.foreign.parts import Foreign
+from unnoise.checkpoints.foreign.hub import fetch, fetch_part, is_hub_name
+from unnoise.checkpoints.foreign.parts import Foreign, MappedTensors, Part
+from unnoise.checkpoints.foreign.recognise import is_network_of_diffusers, refuse_pickle
 from unnoise.checkpoints.foreign.single import open_single, together
 from unnoise.core.errors import InputError
+
+_VAE = "vae"
+_CODES = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+"""What an autoencoder's file does not say of its codes."""
 
 
 def open_foreign(source: str | Path, variant: str | None = None, beside: Sequence[str | Path] = ()) -> Foreign | None:
     """The checkpoint at a path, or of a name on the hub (OWNER/NAME); None for a path that is none, or no diffusers folder.
 
     variant: which of its weights, such as "fp16". beside: for a single file, files and folders that hold what it lacks: text
-    encoders, their tokenizers, an autoencoder. Raises InputError for what is missing, truncated, pickled or not known here.
+    encoders, their tokenizers, an autoencoder. For a folder, networks in place of its own: a U-Net or transformer, an autoencoder,
+    each a file, a folder with its config.json, or a name on the hub; the folder's own weights of these are not read, nor fetched.
+    Raises InputError for what is missing, truncated, pickled or not known here.
     """
     path = Path(source)
     if path.is_file():
         return _whole(path, [Path(b) for b in beside], variant)
-    if not path.is_dir() and is_hub_name(str(source)):
-        path = fetch(str(source), variant)
-    if not is_diffusers(path):
+    from_hub = not path.is_dir() and is_hub_name(str(source))
+    if not from_hub and not is_diffusers(path):
         return None
-    if beside:
-        raise InputError(f"{path}: a folder in the layout of diffusers holds all its parts; --beside is for single files")
-    return read_diffusers(path, variant)
+    others = [_alone(Path(b)) for b in beside]
+    names = [name for other in others for name in other.names]
+    if len(names) != len({*names}):
+        raise InputError(f"{' and '.join(o.where for o in others)}: two of them for one place; give one")
+    if from_hub:
+        path = fetch(str(source), variant, names)
+    foreign = read_diffusers(path, variant, names)
+    return replace(foreign, parts={**foreign.parts, **dict(_in_place(foreign, other) for other in others)})
+
+
+class _Alone(NamedTuple):
+    """One network. names: of the parts whose place it may take. part: None for a file under diffusers' names, which does not say
+    how it is built: as the one whose place it takes."""
+
+    names: tuple[str, ...]
+    part: Part | None
+    where: str
+
+
+def _alone(path: Path) -> _Alone:
+    """InputError for what is no network that may take another's place."""
+    if not path.exists() and is_hub_name(str(path)):
+        path = fetch_part(str(path))
+    if path.is_dir():
+        part = read_part(path)
+        return _Alone(_places(part.kind, str(path)), part, str(path))
+    if not path.is_file():
+        raise InputError(f"{path}: no such file or folder")
+    if path.suffix.lower() != ".gguf":
+        refuse_pickle(path)
+        if is_network_of_diffusers(names := MappedTensors([path])):
+            return _Alone((_VAE,) if "decoder.conv_in.weight" in names else NETWORKS, None, str(path))
+    parts = open_single(path).parts
+    if len(parts) > 1:
+        raise InputError(f"{path}: holds more than one network ({', '.join(parts)}): give it as the model, not beside another")
+    (part,) = parts.values()
+    return _Alone(_places(part.kind, str(path)), part, str(path))
+
+
+def _places(kind: str, where: str) -> tuple[str, ...]:
+    if kind.startswith("Autoencoder"):
+        return (_VAE,)
+    if kind.startswith("UNet") or "Transformer" in kind:
+        return NETWORKS
+    raise InputError(f"{where}: a {kind}; networks that denoise and autoencoders may take the place of a folder's own")
+
+
+def _in_place(foreign: Foreign, other: _Alone) -> tuple[str, Part]:
+    """The name of the part whose place it takes, and what is there from now on. InputError for one made for another model."""
+    name = next((n for n in other.names if n in foreign.parts), None)
+    if name is None:
+        raise InputError(f"{other.where}: {foreign.where} has no {' or '.join(other.names)} whose place it could take")
+    own = foreign.parts[name]
+    if other.part is None:
+        return name, Part(own.config, MappedTensors([Path(other.where)]), other.where)
+    if name in NETWORKS and other.part.kind != own.kind:
+        raise InputError(f"{other.where}: a {other.part.kind}, where {foreign.where} has a {own.kind}: made for another model")
+    return name, replace(other.part, config={**_codes(own.config), **other.part.config}) if name == _VAE else other.part
+
+
+def _codes(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: config[k] for k in _CODES if k in config}
 
 
 def _whole(file: Path, beside: Sequence[Path], variant: str | None) -> Foreign:

@@ -34,6 +34,12 @@ _DIFFUSERS = (
     *("joint_transformer_blocks.*.attn.to_q", "down_blocks.*.resnets.*.conv1"),
 )
 
+_OF_DIFFUSERS = Other(
+    "a network of diffusers",
+    tuple((sign,) for sign in _DIFFUSERS),
+    "give the folder of the whole model, and this file beside it (--beside)",
+)
+
 OTHERS = (
     # made for a model, not one
     Other(
@@ -96,7 +102,7 @@ OTHERS = (
     Other("Stable unCLIP", (("embedder.model.visual.conv1",), ("noise_augmentor.data_mean",))),
     Other("PixArt under its original names", (("blocks.*.cross_attn.q_linear", "blocks.*.mlp.fc1"),), _FOLDER),
     Other("Sana under its original names", (("blocks.*.cross_attn.q_linear",),), _FOLDER),
-    Other("a network of diffusers", tuple((sign,) for sign in _DIFFUSERS), "give the folder it lies in, with its config.json"),
+    _OF_DIFFUSERS,
 )
 """In order: the first that fits counts."""
 
@@ -178,6 +184,11 @@ def other_family(names: Iterable[str]) -> Other | None:
         if any(all(_found(sign, alike) for sign in signs) for signs in other.signs):
             return other
     return None
+
+
+def is_network_of_diffusers(names: Iterable[str]) -> bool:
+    """Whether a file holds a network under diffusers' names, which do not say how it is built."""
+    return other_family(names) is _OF_DIFFUSERS
 
 
 def _found(sign: str, alike: Mapping[str, list[str]]) -> bool:

@@ -1,0 +1,162 @@
+"""A folder's own networks replaced by others that lie beside it: the same as a folder that has those."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import foreign_originals as originals
+import numpy as np
+import pytest
+import torch
+from beside_diffusers import randomised
+from command_line import refused
+from PIL import Image
+from safetensors.torch import save_file
+
+import unnoise
+from unnoise.checkpoints.foreign.hub import needed_files
+from unnoise.checkpoints.foreign.opening import open_foreign
+from unnoise.cli.main import main
+from unnoise.core.errors import InputError
+
+diffusers = pytest.importorskip("diffusers", reason="folders are those that diffusers writes")
+import checkpoints.foreign_pipelines as tiny  # noqa: E402
+from checkpoints.test_foreign_pictures import PROMPTS, noise, same  # noqa: E402
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def in_a_folder(network: Any, folder: Path) -> Path:
+    network.save_pretrained(folder / "net")
+    return folder / "net"
+
+
+def in_a_file(network: Any, folder: Path) -> Path:
+    """Under diffusers' names, as the U-Nets of SDXL-Lightning are published."""
+    return (in_a_folder(network, folder) / WEIGHTS).rename(folder / "lightning.safetensors")
+
+
+def under_original_names(network: Any, folder: Path) -> Path:
+    tensors = originals.unet(network.state_dict(), 1)
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "tuned.safetensors")
+    return folder / "tuned.safetensors"
+
+
+def usual_heads(folder: Path) -> Any:
+    """Of a size that tensors tell all of."""
+    return tiny.stable_diffusion(folder, block_out_channels=(32, 64), attention_head_dim=8, norm_num_groups=32)
+
+
+def other(network: Any) -> Any:
+    """One of the same kind and size."""
+    return randomised(type(network).from_config(network.config), 9)
+
+
+def taesd(_: Any) -> Any:
+    sizes = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8), "num_encoder_blocks": (1, 1)}
+    return randomised(diffusers.AutoencoderTiny(**sizes, num_decoder_blocks=(1, 1), latent_channels=4), 9)
+
+
+def lcm(_: Any) -> Any:
+    return tiny.unet(time_cond_proj_dim=8)
+
+
+CASES: Mapping[str, tuple[Callable[[Path], Any], str, Callable[[Any], Any], Callable[[Any, Path], Path]]] = {
+    "a U-Net in a file": (tiny.sdxl, "unet", other, in_a_file),
+    "a U-Net that is built otherwise": (tiny.stable_diffusion, "unet", lcm, in_a_folder),
+    "a U-Net under its makers' names": (usual_heads, "unet", other, under_original_names),
+    "a transformer": (tiny.flux, "transformer", other, in_a_file),
+    "an autoencoder in a file": (tiny.stable_diffusion, "vae", other, in_a_file),
+    "an autoencoder of another kind": (tiny.stable_diffusion, "vae", taesd, in_a_folder),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_as_a_folder_that_has_it(name: str, tmp_path: Path) -> None:
+    """The folder's own weights may be missing."""
+    make, part, another, written = CASES[name]
+    pipeline = make(tmp_path / "parts")
+    base = tiny.save(pipeline, tmp_path / "base")
+    usual = unnoise.load(base).sample("a red cat", 1, 7, steps=2, height=16, width=16)
+    network = another(getattr(pipeline, part))
+    pipeline.register_modules(**{part: network})
+    expected = unnoise.load(tiny.save(pipeline, tmp_path / "whole"))
+    (base / part / WEIGHTS).unlink()
+    model = unnoise.load(base, beside=[written(network, tmp_path)])
+    assert model.hash() == expected.hash()
+    size = {"steps": 2, "height": 16, "width": 16}
+    drawn = model.sample("a red cat", 1, 7, **size)
+    assert torch.equal(drawn.data, expected.sample("a red cat", 1, 7, **size).data)
+    assert not torch.equal(drawn.data, usual.data)
+
+
+def test_the_u_net_of_sdxl_lightning(tmp_path: Path) -> None:
+    """As its makers say: Euler on trailing timesteps, which are equal steps of time; no guidance. Where they start from noise of
+    sigma(1), the folder's own schedule starts from variance 1, .2 % more: theirs is given that."""
+    pipeline = tiny.sdxl(tmp_path / "parts")
+    base = tiny.save(pipeline, tmp_path / "base")
+    student = other(pipeline.unet)
+    model = unnoise.load(base, beside=[in_a_file(student, tmp_path)])
+    scheduler = diffusers.EulerDiscreteScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
+    pipeline.register_modules(unet=student, scheduler=scheduler)
+    scheduler.set_timesteps(4)
+    x = noise(model) * (1 + float(scheduler.init_noise_sigma) ** -2) ** 0.5
+    expected = pipeline(PROMPTS, latents=x, output_type="latent", num_inference_steps=4, guidance_scale=0.0).images
+    same(model, pipeline, expected, steps=4, guidance=1.0, sampler="euler", grid="uniform")
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two at once; the picture says how it was made; and what cannot be is refused in one line."""
+    pipeline = tiny.stable_diffusion(tmp_path / "parts")
+    base = tiny.save(pipeline, tmp_path / "base")
+    (tmp_path / "a").mkdir()
+    unet, vae = in_a_file(other(pipeline.unet), tmp_path / "a"), in_a_folder(other(pipeline.vae), tmp_path)
+    asked = ["sample", str(base), "a red cat", "-n", "1", "--steps", "2", "--seed", "7", "--out"]
+    main([*asked, str(tmp_path / "out"), "--beside", str(unet), str(vae)])
+    made = next(p for p in sorted((tmp_path / "out").glob("*.png")) if p.name != "sheet.png")
+    expected = unnoise.load(base, beside=[unet, vae]).sample("a red cat", 1, 7, steps=2)
+    assert np.array_equal(np.asarray(Image.open(made)), expected.data[0].numpy())
+    capsys.readouterr()
+    main(["info", str(made)])
+    assert f"--beside {unet} {vae}" in capsys.readouterr().out
+    wide = randomised(tiny.unet(cross_attention_dim=24))
+    shutil.copy(in_a_file(wide, tmp_path), tmp_path / "wide.safetensors")
+    deep = in_a_folder(tiny.vae(8), tmp_path / "deep")
+    transformer = in_a_folder(tiny.flux(tmp_path / "flux").transformer, tmp_path / "dit")
+    encoder = base / "text_encoder"
+    whole = {**originals.unet(pipeline.unet.state_dict(), 1), **originals.vae(pipeline.vae.state_dict(), 2)}
+    save_file({k: v.contiguous() for k, v in whole.items()}, tmp_path / "whole.safetensors")
+    for beside, message in (
+        ([tmp_path / "none.safetensors"], "none.safetensors: no such file or folder"),
+        ([unet, unet], "two of them for one place; give one"),
+        ([encoder], "text_encoder: a CLIPTextModel; networks that denoise and autoencoders may take the place"),
+        ([transformer], "a FluxTransformer2DModel, where .*base has a UNet2DConditionModel: made for another model"),
+        ([tmp_path / "wide.safetensors"], "wide.safetensors: the checkpoint's .* where .* is to be filled"),
+        ([deep], "the vae's codes have 8 channels, the network's 4"),
+        ([tmp_path / "whole.safetensors"], "holds more than one network .unet, vae.: give it as the model"),
+    ):
+        with pytest.raises(InputError, match=message):
+            unnoise.load(base, beside=beside)
+    told = refused([*asked, str(tmp_path / "no"), "--beside", str(encoder)], capsys)
+    assert told.startswith(f"unnoise: {encoder}: a CLIPTextModel")
+    alone = refused(["sample", str(unet), "a red cat", "--out", str(tmp_path / "no")], capsys)
+    assert alone.endswith("this is a network of diffusers; give the folder of the whole model, and this file beside it (--beside)")
+
+
+def test_what_has_no_place(tmp_path: Path) -> None:
+    """A model folder of unnoise's own is not of diffusers'."""
+    pipeline = tiny.stable_diffusion(tmp_path / "parts")
+    net = in_a_folder(pipeline.unet, tmp_path)
+    base = tiny.save(pipeline, tmp_path / "base")
+    (base / "model_index.json").write_text(
+        '{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}'
+    )
+    with pytest.raises(InputError, match="has no vae whose place it could take"):
+        open_foreign(base, beside=[base / "vae"])
+    assert open_foreign(tmp_path / "parts", beside=[net]) is None
+
+
+def test_what_is_replaced_is_not_fetched() -> None:
+    listing = ["model_index.json", "unet/config.json", f"unet/{WEIGHTS}", "vae/config.json", f"vae/{WEIGHTS}"]
+    assert set(listing) - set(needed_files(listing, None, "x", ("unet", "transformer"))) == {f"unet/{WEIGHTS}"}
