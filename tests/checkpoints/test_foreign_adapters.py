@@ -39,10 +39,10 @@ def saved(network: Any, folder: Path) -> Path:
     return folder
 
 
-def control_net(pipeline: Any, folder: Path) -> Any:
+def control_net(pipeline: Any, folder: Path, **more: Any) -> Any:
     """One for the U-Net of a pipeline, saved in the folder."""
     config = {name: pipeline.unet.config[name] for name in (*UNET, "attention_head_dim")}
-    network = diffusers.ControlNetModel(**config, **HINT)
+    network = diffusers.ControlNetModel(**config, **HINT, **more)
     saved(network, folder)
     return network
 
@@ -120,6 +120,19 @@ def test_guess_mode(stable_diffusion: tuple, tmp_path: Path) -> None:
     assert torch.equal(both.data[1], alone.data[0])  # as ever: the same in any company
 
 
+def test_shuffled_pictures(stable_diffusion: tuple, tmp_path: Path) -> None:
+    """Heard on the side alone that guidance leads to, at its full scale; in guess mode no otherwise."""
+    plain, model = stable_diffusion
+    parts = {**plain.components, "controlnet": control_net(plain, tmp_path / "shuffle", global_pool_conditions=True)}
+    pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    how = {"num_inference_steps": 4, "guidance_scale": 3.0, "controlnet_conditioning_scale": 0.9}
+    expected = latents(pipeline, model, image=[SHOWN[0]] * 2, **how)
+    for guess in (False, True):
+        attached = model.attached(controlnet(tmp_path / "shuffle", PICTURES[0], 0.9, guess=guess))
+        same(attached, pipeline, expected, steps=4, guidance=3.0)
+
+
 def test_t2i_adapter(stable_diffusion: tuple, tmp_path: Path) -> None:
     plain, model = stable_diffusion
     adapter = diffusers.T2IAdapter(channels=[8, 16], num_res_blocks=1, downscale_factor=2)
@@ -189,14 +202,37 @@ def test_a_control_net_for_several_kinds_of_pictures(tmp_path: Path) -> None:
         same(attached, pipeline, expected, steps=3, guidance=3.0)
 
 
-@pytest.mark.parametrize("modes", [[2], [2, 0]], ids=["one picture", "two"])
-def test_flux(modes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flux_by_xlabs(tmp_path: Path) -> None:
+    """It sees the picture itself, and halves it three times: so does the autoencoder."""
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    vae = tiny.vae(block_out_channels=(8, 8, 8, 8), shift_factor=0.1, **kinds)
+    plain = diffusers.FluxPipeline(**{**tiny.flux(tmp_path / "parts").components, "vae": vae})
+    names = ("in_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim", "pooled_projection_dim")
+    config = {k: plain.transformer.config[k] for k in (*names, "axes_dims_rope", "guidance_embeds")}
+    kind = {"num_layers": 1, "num_single_layers": 0, "patch_size": 2, "conditioning_embedding_channels": 4}
+    net = diffusers.FluxControlNetModel(**config, **kind)
+    saved(net, tmp_path / "net")
+    model = unnoise.load(tiny.save(plain, tmp_path / "model"))
+    pipeline = diffusers.FluxControlNetPipeline(**plain.components, controlnet=net)
+    pipeline.set_progress_bar_config(disable=True)
+    picture = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    x, size = patchify(noise(model, (4, 8, 8)), 2), {"height": 64, "width": 64}
+    how = {"num_inference_steps": 3, "guidance_scale": 2.5, "controlnet_conditioning_scale": 0.8}
+    packed = pipeline(
+        PROMPTS, latents=x, output_type="latent", control_image=[Image.fromarray(picture)] * 2, **size, **how
+    ).images  # fmt: skip
+    attached = model.attached(controlnet(tmp_path / "net", picture, 0.8))
+    same(attached, pipeline, unpatchify(packed, 4, 4, 2), steps=3, guidance=2.5, **size)
+
+
+@pytest.mark.parametrize(("modes", "singles"), [([2], 1), ([2, 0], 0)], ids=["one picture", "two, of joint blocks alone"])
+def test_flux(modes: list[int], singles: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pictures go through it one after another. Theirs drops the second unless the times of both are told."""
     exactly(monkeypatch)
     plain = tiny.flux(tmp_path / "parts")
     names = ("in_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim", "pooled_projection_dim")
     config = {k: plain.transformer.config[k] for k in (*names, "axes_dims_rope")}
-    net = diffusers.FluxControlNetModel(**config, num_layers=1, num_single_layers=1, num_mode=3)
+    net = diffusers.FluxControlNetModel(**config, num_layers=1, num_single_layers=singles, num_mode=3)
     saved(net, tmp_path / "net")
     model = unnoise.load(tiny.save(plain, tmp_path / "model"))
     several = diffusers.FluxMultiControlNetModel([net])

@@ -101,6 +101,25 @@ def test_control_net_of_stable_diffusion(name: str, pairs: Mapping) -> None:
     assert (theirs(x, TIMES * 1000, TOKENS, **added).sample - expected).abs().max() > 0.1
 
 
+@torch.no_grad()
+def test_control_net_that_tells_all_positions_the_same(pairs: Mapping) -> None:
+    """As the one for shuffled pictures."""
+    shape = {"conditioning_embedding_out_channels": (4, 6, 8, 8), "global_pool_conditions": True}
+    control = randomised(diffusers.ControlNetModel(**UNET, **shape), 1)
+    x, picture = torch.randn(3, 4, 8, 12), torch.rand(3, 3, 64, 96)
+    down, middle = control(x, TIMES * 1000, TOKENS, picture, return_dict=False)
+    mine = ours_of(control)
+    assert mine.one_sided
+    said = mine(x, TIMES, {"tokens": TOKENS, **mine.hint(picture, lambda x: x)})
+    for a, b in zip([*said["skip"], *said["middle"]], [*down, middle], strict=True):
+        assert a.shape[2:] == (1, 1)
+        close(a, b)
+    theirs, ours = pairs["SD 1"]
+    more = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+    expected = theirs(x, TIMES * 1000, TOKENS, **more).sample
+    close(ours(x, TIMES, {"tokens": TOKENS, **entries(mine, said, ours.places)}), expected)
+
+
 SMALL = {"down_block_types": ("DownBlock2D",) * 3, "mid_block_type": "UNetMidBlock2D", "cross_attention_dim": None}
 
 
@@ -261,6 +280,33 @@ def test_control_net_of_flux(union: bool) -> None:
     close(ours(x, TIMES, {**cond, **entries(mine, said, ours.places)}), unpatchify(expected, 3, 5, 2))
 
 
+@torch.no_grad()
+def test_control_net_of_flux_that_sees_pixels() -> None:
+    """As those of XLabs: the picture is not encoded, the residuals of few blocks go round."""
+    theirs = randomised(diffusers.FluxTransformer2DModel(num_layers=3, num_single_layers=1, guidance_embeds=True, **FLUX), 0)
+    ours = flux_config(theirs.config).build().eval()
+    ours.load_state_dict(translate(theirs.state_dict(), FLUX_TABLE, ours.state_dict()))
+    kind = {"num_layers": 2, "num_single_layers": 0, "patch_size": 2, "conditioning_embedding_channels": 4}
+    control = randomised(diffusers.FluxControlNetModel(guidance_embeds=True, **kind, **FLUX), 1)
+    x, picture, scale = torch.randn(3, 4, 6, 10), torch.rand(3, 3, 48, 80), torch.tensor([1.0, 3.5, 7.0])
+    y, column = torch.meshgrid(torch.arange(3.0), torch.arange(5.0), indexing="ij")
+    places = torch.stack([torch.zeros(3, 5), y, column], -1).flatten(0, 1)
+    common = {"pooled_projections": VECTOR, "timestep": TIMES, "img_ids": places, "txt_ids": torch.zeros(5, 3), "guidance": scale}
+    out = control(patchify(x, 2), 2 * picture - 1, encoder_hidden_states=TOKENS, **common)
+    blocks = out.controlnet_block_samples
+    expected = theirs(
+        patchify(x, 2), encoder_hidden_states=TOKENS, controlnet_block_samples=blocks, controlnet_blocks_repeat=True, **common
+    ).sample
+    mine = ours_of(control)
+    cond = {"tokens": TOKENS, "vector": VECTOR, "guidance": scale}
+    said = mine(x, TIMES, {**cond, **mine.hint(picture, lambda x: x[:0])})
+    for a, b in zip(said["block"], blocks, strict=True):
+        close(a, b)
+    places_of_blocks = {"block": ours.places["block"]}
+    told = entries(mine, {"block": said["block"]}, places_of_blocks)
+    close(ours(x, TIMES, {**cond, **told}), unpatchify(expected, 3, 5, 2))
+
+
 def projection(kind: str) -> dict[str, Tensor]:
     """The `image_proj` of an IP-Adapter's file: Linear and LayerNorm layers by their makers' names, and latents."""
 
@@ -384,5 +430,8 @@ def test_what_fits_no_network_is_refused(pairs: Mapping) -> None:
     ):
         with pytest.raises(InputError, match=message):
             image_prompt(broken)
+    odd = {"num_layers": 1, "num_single_layers": 0, "patch_size": 1, "conditioning_embedding_channels": 8}
+    with pytest.raises(InputError, match="conditioning_embedding_channels 8 in patches of 1: none of XLabs' kind"):
+        steering("FluxControlNetModel", {**FLUX, **odd}, {})
     with pytest.raises(InputError, match="UNet2DConditionModel, which is not run here as an adapter"):
         steering("UNet2DConditionModel", {}, {})

@@ -97,7 +97,7 @@ class Control(Attachment):
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
                 raise InputError(f"{name}: a control picture is uint8 (height, width, 3), not {picture.dtype} {picture.shape}")
         _check_modes(name, modes, network.kinds, len(pictures))
-        self.network, self.leads = network.eval().requires_grad_(False), guess
+        self.network, self.guess, self.leads = network.eval().requires_grad_(False), guess, guess or network.one_sided
         self.pictures, self.modes = tuple(pictures), tuple(modes)
 
     def check_fit(self, network: nn.Module) -> None:
@@ -126,18 +126,19 @@ class Control(Attachment):
         each = [self.network(x, step.noise_level, {**step.cond, **one}) for one in shown]
         said = {kind: [reduce(torch.add, several) for several in zip(*(one[kind] for one in each))] for kind in each[0]}
         depth = sum(map(len, said.values()))
-        shares = iter(torch.logspace(-1, 0, depth).tolist() if self.leads else [1.0] * depth)
+        graded = self.guess and not self.network.one_sided
+        shares = iter(torch.logspace(-1, 0, depth).tolist() if graded else [1.0] * depth)
         out: dict[str, Tensor] = {}
         for kind, several in said.items():
             scaled = [expand(weight * next(shares), h) * h for h in several]
-            for place in range(step.network.places[kind]):
+            for place in range(step.network.places[kind] if scaled else 0):
                 source = self.network.source(place, len(scaled), step.network.places[kind])
                 if source < len(scaled):
                     out[residual(kind, place)] = scaled[source]
         return out
 
     def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "guess": self.leads, "pictures": len(self.pictures), "modes": list(self.modes)}
+        return {**super().settings(), "guess": self.guess, "pictures": len(self.pictures), "modes": list(self.modes)}
 
 
 class PicturePrompt(Attachment):

@@ -3,9 +3,10 @@ one, and a layer that starts at zero behind each of its blocks. What these say i
 
     Stable Diffusion   the way down and the middle; the picture, eight times the size, enters through a few convolutions. Those
                        for SDXL may know several kinds of picture, and be shown several pictures at once (`SDUnionControlNet`)
-    SD3, FLUX          some of the blocks; the picture enters encoded, as what is denoised does. A few blocks serve many: the
-                       residual of block i of n goes to all blocks j of m with floor(j n / m) = i (SD3), floor(j / ceil(m / n)) = i
-                       (FLUX). For SD3.5 large the blocks see no words, and begin behind the network's own first layer
+    SD3, FLUX          some of the blocks; the picture enters encoded, as what is denoised does, or in those for FLUX by XLabs
+                       through a few convolutions. A few blocks serve many: the residual of block i of n goes to all blocks j of m
+                       with floor(j n / m) = i (SD3), floor(j / ceil(m / n)) = i (FLUX), j mod n = i (by XLabs). For SD3.5 large
+                       the blocks see no words, and begin behind the network's own first layer
 One FLUX ControlNet may know several kinds of picture (edges, depth ...): the kind's embedding is one more word, before the rest.
 """
 
@@ -30,12 +31,13 @@ from unnoise.networks.steering import Steering
 @dataclass(frozen=True)
 class SDControlNetConfig:
     """trunk: as the U-Net's. hint: channels of the convolutions that the control picture enters through; each after the first
-    halves it. bgr: it was trained on blue, green and red.
+    halves it. bgr: it was trained on blue, green and red. pooled: all positions are told the same, the mean of what they would be.
     """
 
     trunk: SDUNetConfig
     hint: tuple[int, ...] = (16, 32, 96, 256)
     bgr: bool = False
+    pooled: bool = False
 
     def build(self) -> "SDControlNet":
         return SDControlNet(self)
@@ -63,7 +65,7 @@ class Hint(nn.Module):
 class SDControlNet(Steering):
     def __init__(self, config: SDControlNetConfig) -> None:
         super().__init__()
-        self.config, self.trunk = config, SDTrunk(config.trunk)
+        self.config, self.trunk, self.one_sided = config, SDTrunk(config.trunk), config.pooled
         self.embed = Hint(config.hint, config.trunk.widths[0])
         self.skips = nn.ModuleList(zeroed(nn.Conv2d(c, c, 1)) for c in self.trunk.skip_widths)
         self.middle = zeroed(nn.Conv2d(config.trunk.widths[-1], config.trunk.widths[-1], 1))
@@ -89,7 +91,10 @@ class SDControlNet(Steering):
 
     def said(self, skips: list[Tensor], middle: Tensor) -> dict[str, list[Tensor]]:
         """What is said, from what each block of the trunk hands over and what leaves its middle."""
-        return {"skip": [zero(h) for zero, h in zip(self.skips, skips)], "middle": [self.middle(middle)]}
+        out = {"skip": [zero(h) for zero, h in zip(self.skips, skips)], "middle": [self.middle(middle)]}
+        if not self.config.pooled:
+            return out
+        return {kind: [h.mean((2, 3), keepdim=True) for h in several] for kind, several in out.items()}
 
 
 class SDTrunk(SDEncoder):
@@ -272,10 +277,13 @@ class SD3PictureControlNet(Steering):
 
 @dataclass(frozen=True)
 class FluxControlNetConfig:
-    """trunk: as Flux's, with fewer blocks. modes: kinds of pictures that it tells apart, 0 where it was trained on one."""
+    """trunk: as Flux's, with fewer blocks. modes: kinds of pictures that it tells apart, 0 where it was trained on one. hint:
+    channels of the convolutions that the control picture enters through, as for Stable Diffusion; none where it enters encoded.
+    """
 
     trunk: FluxConfig
     modes: int = 0
+    hint: tuple[int, ...] = ()
 
     def build(self) -> "FluxControlNet":
         return FluxControlNet(self)
@@ -287,6 +295,7 @@ class FluxControlNet(Steering):
         trunk = config.trunk
         self.config, self.trunk, self.kinds = config, FluxTrunk(trunk), config.modes
         self.embed = zeroed(nn.Linear(trunk.channels * trunk.patch**2, trunk.width))
+        self.pixels = Hint(config.hint, trunk.channels) if config.hint else None
         self.modes = nn.Embedding(config.modes, trunk.width) if config.modes else None
         self.residuals = nn.ModuleList(zeroed(nn.Linear(trunk.width, trunk.width)) for _ in range(trunk.joint))
         self.single_residuals = nn.ModuleList(zeroed(nn.Linear(trunk.width, trunk.width)) for _ in range(trunk.single))
@@ -297,7 +306,10 @@ class FluxControlNet(Steering):
         return _other(self.config.trunk, network.config)
 
     def hint(self, picture: Tensor, encode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        return {"hint": encode(picture)}
+        if self.pixels is None:
+            return {"hint": encode(picture)}
+        x = pad_to_multiple(picture.to(self.embed.weight.dtype), 2 ** (len(self.config.hint) - 1))
+        return {"hint": self.pixels(2 * x - 1)}
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         """cond: `mode` (B,) int64 too, 0 where absent: the kind of the control picture."""
@@ -322,7 +334,7 @@ class FluxControlNet(Steering):
         return out
 
     def source(self, place: int, own: int, places: int) -> int:
-        return place // -(-places // own)
+        return place // -(-places // own) if self.pixels is None else place % own
 
 
 class FluxTrunk(FluxStem):

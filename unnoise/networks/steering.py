@@ -65,6 +65,8 @@ class Steering(nn.Module, ABC):
     """Whether it was trained on encoded pictures as states have them, of mean 0; otherwise their mean was left in."""
     kinds: int = 0
     """How many kinds of control picture it tells apart by the entry `mode`; 0 where it was trained on one."""
+    one_sided: bool = False
+    """Whether it was trained to be heard on the side alone that guidance leads to."""
     several: bool = False
     """Whether it is shown several control pictures at once: then entries of `hint` and `mode` are (B, n, ...)."""
 

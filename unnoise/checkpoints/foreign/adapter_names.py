@@ -87,6 +87,9 @@ FLUX_CONTROLNET_TABLE: Table = {
     **_trunk(FLUX_TABLE),
     "embed": ("controlnet_x_embedder",),
     "modes": ("controlnet_mode_embedder",),
+    "pixels.first": ("input_hint_block.conv_in",),
+    "pixels.convs.*": ("input_hint_block.blocks.*",),
+    "pixels.last": ("input_hint_block.conv_out",),
     "residuals.*": ("controlnet_blocks.*",),
     "single_residuals.*": ("controlnet_single_blocks.*",),
 }
@@ -118,10 +121,9 @@ RESAMPLER_TABLE: Table = {
 
 def controlnet_config(theirs: Mapping[str, Any]) -> SDControlNetConfig:
     """From the config.json of a ControlNetModel. InputError for one that is built otherwise than Stable Diffusion's."""
-    if theirs.get("global_pool_conditions"):
-        raise InputError("global_pool_conditions: a ControlNet that is told the average of its picture (shuffle) cannot be run")
-    order = theirs.get("controlnet_conditioning_channel_order", "rgb")
-    return SDControlNetConfig(_way_down(theirs), tuple(theirs["conditioning_embedding_out_channels"]), order == "bgr")
+    hint = tuple(theirs["conditioning_embedding_out_channels"])
+    bgr = theirs.get("controlnet_conditioning_channel_order", "rgb") == "bgr"
+    return SDControlNetConfig(_way_down(theirs), hint, bgr, bool(theirs.get("global_pool_conditions")))
 
 
 def union_controlnet_config(theirs: Mapping[str, Any]) -> SDUnionControlNetConfig:
@@ -173,10 +175,14 @@ def sd3_controlnet_config(theirs: Mapping[str, Any]) -> SD3ControlNetConfig | SD
 
 
 def flux_controlnet_config(theirs: Mapping[str, Any]) -> FluxControlNetConfig:
-    """From the config.json of a FluxControlNetModel. InputError for one whose picture enters as pixels."""
-    if theirs.get("conditioning_embedding_channels"):
-        raise InputError("conditioning_embedding_channels: a ControlNet whose picture enters as pixels (XLabs) cannot be run")
-    return FluxControlNetConfig(flux_config(theirs), theirs.get("num_mode") or 0)
+    """From the config.json of a FluxControlNetModel. InputError for one whose picture enters as pixels, but not as XLabs' do."""
+    trunk, pixels = flux_config(theirs), theirs.get("conditioning_embedding_channels")
+    if pixels and (pixels, theirs.get("patch_size")) != (trunk.channels, trunk.patch):
+        raise InputError(f"conditioning_embedding_channels {pixels} in patches of {theirs.get('patch_size')}: none of XLabs' kind")
+    return FluxControlNetConfig(trunk, theirs.get("num_mode") or 0, _XLABS_HINT if pixels else ())
+
+
+_XLABS_HINT = (16, 16, 16, 16)
 
 
 _T2I: Mapping[str, type[T2IAdapterConfig]] = {"full_adapter": FullConfig, "full_adapter_xl": XLConfig, "light_adapter": LightConfig}
