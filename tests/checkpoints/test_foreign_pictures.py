@@ -212,6 +212,8 @@ def test_inpainting_with_stable_diffusion(tmp_path: Path) -> None:
         model.sample(PROMPTS, given=given, height=24, width=24)
     with pytest.raises(InputError, match=r"pictures \(2, 16, 16, 3\) and masks \(16, 16\)"):
         inpainting(model).of(model.codec, pictures, masks[0])
+    with pytest.raises(InputError, match="fills in pictures, and was given none: --fill PICTURE --mask MASK"):
+        model.sample("a cat")
 
 
 def test_instruct_pix2pix(tmp_path: Path) -> None:
@@ -232,6 +234,8 @@ def test_instruct_pix2pix(tmp_path: Path) -> None:
     made = [np.asarray(Image.open(p)) for p in sorted((tmp_path / "out").glob("000*.png"))]
     expected = model.sample("a cat", 2, 3, steps=3, picture_guidance=1.7, given=given).data
     assert np.array_equal(np.stack(made), expected.numpy())
+    with pytest.raises(InputError, match="changes pictures, and was given none: --change PICTURE"):
+        model.sample("a cat")
     with pytest.raises(InputError, match=r"\(1, 4, 4, 4\)|another size"):
         model.sample("a cat", given={"picture": given["picture"][:1, :, :4, :4]})
     model.export(tmp_path / "again")

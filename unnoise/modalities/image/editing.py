@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from unnoise.core.codec import Codec
+from unnoise.core.errors import InputError
 from unnoise.core.state import Cond
 from unnoise.modalities.image.with_picture import WithPicture, coding
 from unnoise.modalities.words.emphasis import EmphaticConfig
@@ -38,3 +39,9 @@ class Editing(WithPicture):
         """
         coded = coding(codec)
         return {"picture": coded.encode(pictures) * coded.std[:, None, None] + coded.mean[:, None, None]}
+
+    def alone(self) -> None:
+        raise InputError(
+            "this model changes pictures, and was given none: --change PICTURE, in Python "
+            "given=editing(model).of(model.codec, pictures)"
+        )

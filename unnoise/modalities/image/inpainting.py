@@ -59,6 +59,12 @@ class Inpainting(WithPicture, ABC):
         codes = coded.encoded(coded.pixels.encode(x) * ~m[:, None])
         return {"picture": self.beside(codes, m[:, None].to(codes))}
 
+    def alone(self) -> None:
+        raise InputError(
+            "this model fills in pictures, and was given none: --fill PICTURE --mask MASK, in Python "
+            "given=inpainting(model).of(model.codec, pictures, masks)"
+        )
+
     @abstractmethod
     def beside(self, codes: Tensor, masks: Tensor) -> Tensor:
         """codes (B, c, h, w), masks (B, 1, H, W) of 0 and 1 -> (B, C', h, w)."""

@@ -1,6 +1,6 @@
 """Networks that are told a picture beside the words: to fill in (`inpainting`), to change (`editing`), to follow (`controlled`)."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from unnoise.core.codec import Codec
@@ -32,9 +32,9 @@ class WithPicture(Emphatic, ABC):
         """All: guidance leads to the prompt, not away from the picture."""
         return given
 
+    @abstractmethod
     def alone(self) -> None:
-        """InputError if nothing can be drawn where no picture was given."""
-        return
+        """The InputError for no picture: such a network was never shown none."""
 
 
 def coding(codec: Codec) -> Latents:
