@@ -116,8 +116,10 @@ def test_an_open_checkpoint_with_a_lora(tmp_path: Path, monkeypatch: pytest.Monk
     plain = usual.sample("a", seed=3, steps=3)
     low_rank(usual, {file: 1.0})
     expected = usual.sample("a", seed=3, steps=3)
-    low_rank(model, {file: 1.0})
+    adapted = low_rank(model, {file: 1.0})
     made = model.to_int8().sample("a", seed=3, steps=3)
+    with pytest.raises(InputError, match="merged for good"):
+        adapted.unmerge()
     off, change = (np.abs(np.asarray(a.data, int) - np.asarray(expected.data, int)).mean() for a in (made, plain))
     assert 0 < off < change / 3
     with pytest.raises(InputError, match="int8"):

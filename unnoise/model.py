@@ -116,7 +116,7 @@ class DiffusionModel:
             raise InputError(against)
         if not self.in_int8:
             self.hash()
-            Adapted.of(self.denoiser.network).merge()
+            Adapted.of(self.denoiser.network).settle()
             int8.to_int8(self.denoiser.network)
             self._hash.fix()
         return self

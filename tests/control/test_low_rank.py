@@ -1,12 +1,14 @@
 """Adapters against the dense sum W + sum w D, computed here from the published formulas."""
 
 import copy
+import weakref
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from unnoise.control.low_rank import Adapted, Adapter, Change, Decomposed, Hadamard, Kronecker, LowRank, Place, Replaced, Whole
+from unnoise.core.errors import InputError
 from unnoise.networks.layers import RMSNorm
 
 
@@ -140,6 +142,21 @@ def test_unmerging_restores_every_bit(network: Small) -> None:
     assert not adapted.merged
     assert list(network.state_dict()) == list(before)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+def test_what_is_settled_lets_go_of_the_weights_from_before(network: Small) -> None:
+    layer, change, _ = cases()["low rank"]
+    adapted = Adapted.of(network)
+    adapted.set({"a": (adapter(layer, change), 0.5)})
+    beside, before = network(X).detach(), weakref.ref(network.get_submodule(layer).weight)
+    adapted.settle()
+    torch.testing.assert_close(network(X), beside)
+    assert before() is None
+    assert not any(m._forward_hooks for m in network.modules())
+    assert Adapted.of(network) is not adapted
+    for change_back in (adapted.unmerge, lambda: adapted.set({})):
+        with pytest.raises(InputError, match="merged for good, as int8 needs: load the model again"):
+            change_back()
 
 
 def test_one_call_replaces_what_was_there_and_a_network_has_one_set(network: Small) -> None:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 
+from unnoise.core.errors import InputError
 from unnoise.networks.layers import RMSNorm, rms_normalise, wide
 
 Layer = nn.Linear | nn.Conv2d | RMSNorm
@@ -186,6 +187,7 @@ class Adapted:
         self.adapters: dict[str, tuple[Adapter, float]] = {}
         self._hung: dict[Layer, Hung] = {}
         self._kept: dict[Layer, tuple[Tensor, Tensor | None]] = {}
+        self._settled = False
 
     @classmethod
     def of(cls, network: nn.Module) -> "Adapted":
@@ -232,9 +234,18 @@ class Adapted:
                 offsets = offsets if bias is None else bias.to(offsets) + offsets
                 layer.bias = nn.Parameter(offsets.to(weight), weight.requires_grad)
 
+    def settle(self) -> None:
+        """Merged for good: nothing hangs on the network any more, and the weights from before are let go."""
+        self.merge()
+        for hook in self._hung.values():
+            hook.handle.remove()
+        self._hung, self._kept, self._settled = {}, {}, True
+
     @torch.no_grad()
     def unmerge(self) -> None:
-        """The weights are those from before, bit for bit; the adapters act beside them again."""
+        """The weights are those from before, bit for bit; the adapters act beside them again. InputError for what was settled."""
+        if self._settled:
+            raise InputError("these adapters were merged for good, as int8 needs: load the model again to be rid of them")
         for layer, (weight, bias) in self._kept.items():
             for p in (weight, bias):
                 if p is not None:
