@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from command_line import refused
 
 from unnoise.checkpoints.shipped import FOLDER, shipped, shipped_folder, suited
 from unnoise.cli.main import main
@@ -61,6 +62,9 @@ def test_a_prompt_alone_goes_to_the_model_that_ships(tmp_path, capsys):
         (["red apple", "two stars above a house"], "scenes"),
         (["a cat"], "stickers"),
         (["red apple", "a dog wearing a top hat"], "stickers"),
+        (["three (red:1.3) apples"], "stickers"),  # weights are not of the exact model's grammar
+        (["ten blue fish \U0001f41f"], "stickers"),
+        (["three red apples!"], "scenes"),
     ],
 )
 def test_prompts_go_to_the_model_that_understands_them(prompts, name):
@@ -75,6 +79,41 @@ def test_stickers_are_transparent_and_have_the_colour_that_was_asked_for():
         seen = x[..., 3] > 200
         assert (~seen).mean() > 0.05
         assert (x[..., :3][seen].argmax(-1) == channel).mean() > 0.5
+
+
+LONG = "cat " * 2500
+BAD = [
+    ("stickers", LONG, "2,500 pieces of words; this model reads 320 at most"),
+    ("stickers", "(three red apples", "'(' is never closed"),
+    ("stickers", "three red apples]]", "']' closes nothing"),
+    ("scenes", "a zxqv blorf", "nothing in the prompt 'a zxqv blorf' is something that this model draws"),
+    ("scenes", "\U0001f34e", "which no training caption has"),
+    ("scenes", "!!! ...", "nothing in the prompt"),
+    ("scenes", LONG, "9,999 bytes long; this model reads at most"),
+    ("scenes", "", "the prompt is empty"),
+]
+
+
+@pytest.mark.parametrize(("name", "prompt", "message"), BAD, ids=[f"{name}: {prompt[:20]!r}" for name, prompt, _ in BAD])
+def test_prompts_that_cannot_be_drawn_are_refused_in_one_line(name, prompt, message):
+    with pytest.raises(InputError) as e:
+        load(name).sample(prompt, steps=1)
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_stickers_draw_words_that_they_never_saw():
+    """Unknown words, an emoji, punctuation, nothing: no two of them the same."""
+    prompts = ["a zxqv blorf", "\U0001f34e", "!!! ...", ""]
+    x = load("stickers").sample(prompts, seed=3, steps=1).data
+    assert len({row.numpy().tobytes() for row in x}) == len(prompts)
+
+
+def test_a_prompt_of_one_word_is_taken_for_a_model_and_the_way_to_draw_it_is_said(capsys):
+    assert refused(["sample", "cat"], capsys) == (
+        "unnoise: cat: no such model here (scenes and stickers ship); to draw it: unnoise sample stickers cat"
+    )
+    assert "unnoise sample stickers '!!!'" in refused(["sample", "!!!"], capsys)
 
 
 def test_names_of_none_are_refused(tmp_path):

@@ -44,6 +44,8 @@ def load(
     if foreign := open_foreign(folder, variant, beside):
         model = _imported(foreign, dtype or torch.float32)
     elif folder.is_dir():
+        if beside:
+            raise InputError(f"{folder}: a model of unnoise's own, which has all its parts; --beside is for open checkpoints")
         model = _read(folder)
     else:
         raise InputError(
@@ -67,8 +69,12 @@ def _read(folder: Path) -> DiffusionModel:
 def _imported(foreign: Foreign, dtype: torch.dtype) -> DiffusionModel:
     """An open checkpoint on our own networks."""
     built, where = build(foreign, dtype), Path(foreign.where)
+    name = where.stem if where.is_file() else where.name
+    other = [Path(p.where).name for p in foreign.parts.values() if where.is_dir() and where not in Path(p.where).parents]
     about = About(
-        where.stem if where.is_file() else where.name, f"not stated; an open checkpoint of {foreign.pipeline}", licence(where)
+        " with ".join([name, *other]),
+        f"not stated; an open checkpoint of {foreign.pipeline}",
+        "not stated" if other else licence(where),
     )
     config = ModelConfig(
         built.codec.config, built.conditioner_config, built.network_config, built.process, built.preconditioner,
@@ -79,7 +85,8 @@ def _imported(foreign: Foreign, dtype: torch.dtype) -> DiffusionModel:
 
 def with_loras(model: DiffusionModel, files: Mapping[str | Path, Weight]) -> DiffusionModel:
     """The model under these LoRA files, see `low_rank`. Where one of them follows pictures (FLUX.1 Canny and Depth as LoRAs), this
-    is another model, with room for one (`controlled`) and else the same weights, which are shared.
+    is another model, with room for one (`controlled`) and else the same weights and text encoders: it takes the place of the one
+    that was given, which is not to be used any more.
 
     InputError as `low_rank`, and for several that follow pictures.
     """

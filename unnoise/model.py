@@ -151,16 +151,18 @@ class DiffusionModel:
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 
-    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> str:
+    def save(self, folder: str | Path, dtype: torch.dtype | None = None, sheet: Path | None = None) -> str:
         """Write the model folder; returns the hash of its tensors. Raises InputError, with nothing lost, on a full disk.
 
-        dtype: what the weights are rounded to and stored as, bfloat16 for half the size; they are read back in their own.
+        dtype: what the weights are rounded to and stored as, bfloat16 for half the size; they are read back in their own. sheet: a
+        PNG of samples, for the model card.
         """
         self._check_whole("saving")
         c, own = self.config, self.parts.state_dict()
         stored = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in own.items()}
         digest = tensors_hash({k: v.to(own[k].dtype) for k, v in stored.items()})[:16]
-        return write_folder(Path(folder), c, stored, card(c.about, c.sampling, c.network, c.process, digest))
+        text = card(c.about, c.sampling, c.network, c.process, digest, sheet is not None)
+        return write_folder(Path(folder), c, stored, text, None if sheet is None else sheet.read_bytes())
 
     def attached(self, *more: Attachment) -> "DiffusionModel":
         """This model with ControlNets, T2I-Adapters and IP-Adapters beside it, and those that it has already.
@@ -236,7 +238,8 @@ class DiffusionModel:
         """
         usual = self.config.sampling
         how = Sampling(
-            _or(steps, usual.steps), _or(sampler, usual.sampler), _or(grid, usual.grid), _or(guidance, usual.guidance),
+            _or(steps, usual.steps), _or(sampler, usual.sampler), _or(grid, usual.grid_by(_or(sampler, usual.sampler))),
+            _or(guidance, usual.guidance),
             _or(interval, usual.interval), _or(rescale, usual.rescale), _or(rule, usual.rule), _or(threshold, usual.threshold),
             _or(inner, usual.inner), _or(caching, usual.caching), _or(picture_guidance, usual.picture_guidance),
         )  # fmt: skip

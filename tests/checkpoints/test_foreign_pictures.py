@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from beside_diffusers import randomised
+from command_line import refused
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -139,6 +140,17 @@ def test_latent_consistency_models(kind: str, tmp_path: Path, monkeypatch: pytes
         model.sample("a cat", negative="a dog")
 
 
+def test_lcms_timesteps_whatever_the_model_walks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a LoRA of LCM, on a model whose own schedule leads: the sampler is asked for, the grid is not."""
+    pipeline = tiny.sdxl(tmp_path / "parts")
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    pipeline.register_modules(scheduler=diffusers.LCMScheduler.from_config(pipeline.scheduler.config))
+    drawn = iter([Streams.each(SEEDS).scoped("sampler").at(i).normal("lcm", (4, 8, 8)) for i in range(3)])
+    monkeypatch.setattr("diffusers.schedulers.scheduling_lcm.randn_tensor", lambda *args, **kwargs: next(drawn))
+    expected = latents(pipeline, model, num_inference_steps=4, guidance_scale=0.0)
+    same(model, pipeline, expected, steps=4, guidance=1.0, sampler="lcm")
+
+
 def test_sdxls_refiner_goes_on_from_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = tiny.refiner(tmp_path / "parts")
     model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
@@ -200,7 +212,7 @@ def without_chance(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_chance")
-def test_inpainting_with_stable_diffusion(tmp_path: Path) -> None:
+def test_inpainting_with_stable_diffusion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipeline = tiny.stable_diffusion(tmp_path / "parts", "StableDiffusionInpaintPipeline", in_channels=9)
     model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
     pictures, masks = masked()
@@ -214,6 +226,8 @@ def test_inpainting_with_stable_diffusion(tmp_path: Path) -> None:
         inpainting(model).of(model.codec, pictures, masks[0])
     with pytest.raises(InputError, match="fills in pictures, and was given none: --fill PICTURE --mask MASK"):
         model.sample("a cat")
+    told = refused(["sample", str(tmp_path / "model"), "a cat", "--budget", "9s", "--out", str(tmp_path / "no")], capsys)
+    assert "--budget and --error measure models that are told words alone" in told
 
 
 def test_instruct_pix2pix(tmp_path: Path) -> None:

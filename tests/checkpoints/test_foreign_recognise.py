@@ -72,7 +72,7 @@ CLASSES = {
     "SD3Transformer2DModel": ({"num_layers": 1}, "a network of diffusers"),
     "FluxTransformer2DModel": ({"num_layers": 1, "num_single_layers": 1}, "a network of diffusers"),
     "AutoencoderKL": ({}, "a network of diffusers"),
-    "AutoencoderTiny": ({}, "TAESD, a small autoencoder"),
+    "AutoencoderTiny": ({}, "a network of diffusers"),
     "WanTransformer3DModel": ({"num_layers": 1}, "a network of diffusers"),
     "QwenImageTransformer2DModel": ({"num_layers": 1}, "Qwen-Image"),
 }
@@ -100,7 +100,7 @@ def test_networks_of_diffusers_without_their_folder(kind: str) -> None:
 )
 def test_a_lora_in_place_of_a_model(names: list[str], tmp_path: Path) -> None:
     save_file({n: torch.ones(1) for n in names}, tmp_path / "lora.safetensors")
-    with pytest.raises(InputError, match=r"lora.safetensors: this is a LoRA; it is no model; give it beside"):
+    with pytest.raises(InputError, match=r"lora.safetensors: this is a LoRA; it is no model; give it with"):
         open_single(tmp_path / "lora.safetensors")
 
 

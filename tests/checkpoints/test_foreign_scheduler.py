@@ -64,7 +64,7 @@ SHIPPED = {
     "FLUX.1 schnell": (
         {"_class_name": "FlowMatchEulerDiscreteScheduler", "base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 4096,
          "max_shift": 1.15, "num_train_timesteps": 1000, "shift": 1.0, "use_dynamic_shifting": False},
-        "FluxPipeline", ("euler", 28, 1.0),
+        "FluxPipeline", ("euler", 28, 3.5),
     ),
 }  # fmt: skip
 

@@ -37,6 +37,10 @@ def in_a_file(network: Any, folder: Path) -> Path:
     return (in_a_folder(network, folder) / WEIGHTS).rename(folder / "lightning.safetensors")
 
 
+def in_a_file_of_a_folder(network: Any, folder: Path) -> Path:
+    return in_a_folder(network, folder) / WEIGHTS
+
+
 def under_original_names(network: Any, folder: Path) -> Path:
     tensors = originals.unet(network.state_dict(), 1)
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "tuned.safetensors")
@@ -69,6 +73,7 @@ CASES: Mapping[str, tuple[Callable[[Path], Any], str, Callable[[Any], Any], Call
     "a transformer": (tiny.flux, "transformer", other, in_a_file),
     "an autoencoder in a file": (tiny.stable_diffusion, "vae", other, in_a_file),
     "an autoencoder of another kind": (tiny.stable_diffusion, "vae", taesd, in_a_folder),
+    "an autoencoder's file, its configuration beside it": (tiny.stable_diffusion, "vae", taesd, in_a_file_of_a_folder),
 }
 
 
@@ -85,6 +90,9 @@ def test_it_is_as_a_folder_that_has_it(name: str, tmp_path: Path) -> None:
     (base / part / WEIGHTS).unlink()
     model = unnoise.load(base, beside=[written(network, tmp_path)])
     assert model.hash() == expected.hash()
+    assert model.config.sampling == expected.config.sampling
+    assert model.config.about.name.startswith("base with ")
+    assert model.config.about.licence == "not stated"
     size = {"steps": 2, "height": 16, "width": 16}
     drawn = model.sample("a red cat", 1, 7, **size)
     assert torch.equal(drawn.data, expected.sample("a red cat", 1, 7, **size).data)
@@ -129,6 +137,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     save_file({k: v.contiguous() for k, v in whole.items()}, tmp_path / "whole.safetensors")
     for beside, message in (
         ([tmp_path / "none.safetensors"], "none.safetensors: no such file or folder"),
+        (["unets/none.safetensors"], "unets/none.safetensors: no such file or folder"),
         ([unet, unet], "two of them for one place; give one"),
         ([encoder], "text_encoder: a CLIPTextModel; networks that denoise and autoencoders may take the place"),
         ([transformer], "a FluxTransformer2DModel, where .*base has a UNet2DConditionModel: made for another model"),
@@ -154,7 +163,9 @@ def test_what_has_no_place(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="has no vae whose place it could take"):
         open_foreign(base, beside=[base / "vae"])
-    assert open_foreign(tmp_path / "parts", beside=[net]) is None
+    (tmp_path / "own").mkdir()
+    with pytest.raises(InputError, match="own: a model of unnoise's own, which has all its parts"):
+        unnoise.load(tmp_path / "own", beside=[net])
 
 
 def test_what_is_replaced_is_not_fetched() -> None:

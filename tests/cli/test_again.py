@@ -67,8 +67,9 @@ def test_the_printed_command_makes_the_same_bits(
 def test_every_option_that_decides_is_read_again_as_it_was_given() -> None:
     path = Path
     args = Sample(
-        path("m"), ("a red cat",), sample_seeds=(5,), variant="fp16", beside=(path("vae"), path("clip dir")),
-        lora=("f.safetensors:0.7", "g"), embedding=(path("e"), path("e2")), control=("canny:p.png:0.8", "depth:d.png"), guess=True,
+        path("m"), ("a red cat",), sample_seeds=(5,), variant="fp16", beside=(path("vae"), path("clip dir"), path("some/one")),
+        lora=("f.safetensors:0.7", "g"), embedding=(path("e"), path("e2")), control=("canny:p.png:0.8", "union:d.png=1,q.png=3"),
+        guess=True,
         picture_prompt=("ip:a.png,b.png:0.6",), picture_encoder="enc", start=(path("s.png"),), fill=(path("f.png"),),
         change=(path("c.png"),), follow=(path("e.png"),), picture_guidance=1.7,
         mask=(path("k.png"),), strength=0.25, height=16, width=24, original=(512, 640), steps=4, sampler="euler", grid="karras",
@@ -86,7 +87,7 @@ def test_every_option_that_decides_is_read_again_as_it_was_given() -> None:
     assert parse(Sample, shlex.split(command(meta))[2:], "unnoise sample") == args
     assert files(meta) == [
         "s.png", "f.png", "k.png", "c.png", "e.png", "f.safetensors", "g", "e", "e2", "vae", "clip dir",
-        "p.png", "d.png", "a.png", "b.png",
+        "p.png", "d.png", "q.png", "a.png", "b.png",
     ]  # fmt: skip
     assert missing(["/", "no such file"]) == ["no such file"]
     two = own(replace(args, start=(path("s"), path("r"))), 2)

@@ -49,8 +49,11 @@ def test_training_says_what_it_found_and_chose(pictures: Path, tmp_path: Path, c
         f"the model is in {tmp_path / 'run' / 'model'}",
     ):
         assert part in said
-    assert {p.name for p in (tmp_path / "run" / "model").iterdir()} == {"config.json", "model.safetensors", "README.md"}
-    assert list((tmp_path / "run" / "samples").glob("*.png")), "the last step draws a sheet"
+    model = tmp_path / "run" / "model"
+    assert {p.name for p in model.iterdir()} == {"config.json", "model.safetensors", "README.md", "samples.png"}
+    last = max((tmp_path / "run" / "samples").glob("*.png"))
+    assert (model / "samples.png").read_bytes() == last.read_bytes(), "the last step draws a sheet, which the card shows"
+    assert "(samples.png)" in (model / "README.md").read_text()
 
 
 def test_samples_say_how_they_were_made_and_can_be_made_again(
@@ -178,6 +181,9 @@ def test_any_average_can_be_rebuilt(run: Path, tmp_path: Path) -> None:
     """The width that was tracked, rebuilt from half-precision snapshots, is the model that training left."""
     main(["average", str(run), "--width", "0.1", "--out", str(tmp_path / "same")])
     main(["average", str(run), "--width", "0.05", "--out", str(tmp_path / "other")])
+    main(["average", str(run), "--width", "0.1", "--bf16", "--out", str(tmp_path / "half")])
+    whole, half = (load_file(tmp_path / name / "model.safetensors") for name in ("same", "half"))
+    assert all(torch.equal(half[k], v.bfloat16() if v.is_floating_point() else v) for k, v in whole.items())
     trained, same, other = (load_file(f / "model.safetensors") for f in (run / "model", tmp_path / "same", tmp_path / "other"))
     for name, weight in trained.items():
         torch.testing.assert_close(same[name], weight, rtol=2e-2, atol=2e-3)

@@ -6,7 +6,7 @@ from beside_diffusers import TIMES, close, randomised
 from test_adapters_of_diffusers import SD3, TOKENS, VECTOR, ours_like, told, unets
 from torch import Tensor, nn
 
-from unnoise.checkpoints.diffusers_names import SD3_TABLE, SD3_UNUSED, sd3_config, translate
+from unnoise.checkpoints.diffusers_names import SD3_TABLE, SD3_UNUSED, sd3_config, translate, unet_config
 from unnoise.control.perturbed import averaged, identity, perturbed
 from unnoise.core.denoisers import NetworkDenoiser
 from unnoise.core.preconditioning import EDM
@@ -26,6 +26,15 @@ class AskedOnAverage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         plain, weak = self.to_q(x).chunk(2)
         return torch.cat([plain, weak.mean(1, keepdim=True).expand_as(weak)])
+
+
+def test_a_u_net_without_a_transformer_in_the_middle_is_perturbed_where_it_is_nearest() -> None:
+    theirs, _ = unets("SD 1")
+    ours = unet_config({**theirs.config, "mid_block_type": "UNetMidBlock2D"}).build().eval()
+    denoiser, x = NetworkDenoiser(ours, Gaussian(RectifiedFlow()), EDM()), torch.randn(3, 4, 8, 12)
+    assert len(ours.blocks) == 10  # four down, six up
+    got, expected = (perturbed(denoiser, blocks).network(x, TIMES, {"tokens": TOKENS}) for blocks in ([], [5]))
+    assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize(("name", "block", "place"), [("SD 1", 4, "mid_block"), ("SDXL", 7, "up_blocks.0.attentions.2")])

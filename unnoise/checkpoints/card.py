@@ -19,10 +19,15 @@ class About:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def card(about: About, how: Sampling, network: Buildable, process: Process, model_hash: str) -> str:
-    """The model card: README.md of a saved model."""
+SHEET = "samples.png"
+"""The file beside the card that it shows."""
+
+
+def card(about: About, how: Sampling, network: Buildable, process: Process, model_hash: str, shown: bool = False) -> str:
+    """The model card: README.md of a saved model. shown: whether a sheet of samples lies beside it."""
     metrics = "\n".join(f"| {k} | {v:.4g} |" for k, v in about.metrics.items())
     prompts = " ".join(f'"{p}"' for p in about.examples[:2])
+    sheet = f"![samples, as they came]({SHEET})\n\n" if shown else ""
     return f"""# {about.name}
 
 A diffusion model made with unnoise. Weights {model_hash}; config.json holds everything else.
@@ -34,5 +39,5 @@ A diffusion model made with unnoise. Weights {model_hash}; config.json holds eve
 
     unnoise sample THIS_FOLDER {prompts} -n 16 --seed 7 --out samples
 
-{"| measure | value |" + chr(10) + "|---|---|" + chr(10) + metrics if metrics else "No measures were recorded."}
+{sheet}{"| measure | value |" + chr(10) + "|---|---|" + chr(10) + metrics if metrics else "No measures were recorded."}
 """

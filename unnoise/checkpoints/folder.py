@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from unnoise.checkpoints.card import SHEET
 from unnoise.checkpoints.config import decode, encode
 from unnoise.core.errors import InputError
 from unnoise.core.hashing import tensors_hash as tensors_hash
@@ -33,10 +34,10 @@ def file_hash(path: Path) -> str:
     return h.hexdigest()
 
 
-def write_folder(folder: Path, config: object, tensors: Mapping[str, Tensor], card: str) -> str:
+def write_folder(folder: Path, config: object, tensors: Mapping[str, Tensor], card: str, sheet: bytes | None = None) -> str:
     """Write a model folder, replacing one of that name only once the new one is whole. Returns the hash of the tensors.
 
-    Raises InputError, with nothing lost, when the disk is full or the place cannot be written.
+    sheet: a PNG that the card shows. Raises InputError, with nothing lost, when the disk is full or the place cannot be written.
     """
     folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
@@ -49,6 +50,8 @@ def write_folder(folder: Path, config: object, tensors: Mapping[str, Tensor], ca
         document = {"unnoise": VERSION, "sha256": digest, "model": encode(config)}
         (partial / "config.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(card, encoding="utf-8")
+        if sheet is not None:
+            (partial / SHEET).write_bytes(sheet)
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)

@@ -4,6 +4,7 @@ scenes     counts, places, colours, sizes and words on signs, of sixteen kinds o
 stickers   anything that has a name: small pictures in the styles of emoji, with transparency
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,13 @@ def suited(prompts: Sequence[str]) -> str:
     return EXACT if all(_understood(p) for p in prompts) else FREE
 
 
+_PLAIN = re.compile(r"[\w\s,.!?'\"\u2018\u2019\u201c\u201d-]*")
+"""Prompts without weights in brackets and without emoji, which the exact model's grammar does not read."""
+
+
 def _understood(prompt: str) -> bool:
+    if not _PLAIN.fullmatch(prompt):
+        return False
     try:
         parse(prompt)
     except InputError:

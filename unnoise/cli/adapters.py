@@ -31,7 +31,7 @@ def parse_adapter(option: str, told: str) -> Told:
     return Told(where, tuple(pictures.split(",")), scale, (low, high))
 
 
-def _with_mode(picture: str) -> tuple[str, int | None]:
+def with_mode(picture: str) -> tuple[str, int | None]:
     """edges.png=3 as edges.png and 3."""
     file, equals, mode = picture.rpartition("=")
     return (file, int(mode)) if equals and mode.isdecimal() else (picture, None)
@@ -41,7 +41,7 @@ def read_adapters(controls: Sequence[str], guess: bool, prompts: Sequence[str], 
     """Those of --control (in guess mode, where asked for) and of --picture-prompt."""
     out: list[Attachment] = []
     for told in (parse_adapter("--control", c) for c in controls):
-        pictures, modes = zip(*map(_with_mode, told.pictures))
+        pictures, modes = zip(*map(with_mode, told.pictures))
         known = [mode for mode in modes if mode is not None]
         out.append(controlnet(told.where, pictures, told.scale, told.interval, guess, known))
     for told in (parse_adapter("--picture-prompt", p) for p in prompts):

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unnoise.checkpoints.foreign.hub import is_hub_name
 from unnoise.checkpoints.foreign.lora import parse_lora
-from unnoise.cli.adapters import parse_adapter
+from unnoise.cli.adapters import parse_adapter, with_mode
 from unnoise.core.random import derive
 
 _TOLD = ("variant", "beside", "lora", "embedding", "control", "guess", "picture_prompt", "picture_encoder")
+_SHOWN = ("control", "picture_prompt")
 _OWN = ("start", "fill", "mask", "change", "follow")
 
 _ONE = (
@@ -63,13 +65,14 @@ def command(meta: Mapping[str, Any]) -> str:
 
 def files(meta: Mapping[str, Any]) -> list[str]:
     """The files, beside models, that the command reads again, as they were given."""
-    adapters = [parse_adapter(_option(key), told).pictures for key in ("control", "picture_prompt") for told in meta.get(key) or ()]
+    shown = {key: [p for told in meta.get(key) or () for p in parse_adapter(_option(key), told).pictures] for key in _SHOWN}
     return [
         *(path for key in _OWN for path in _paths(meta, key)),
         *(str(parse_lora(told)[0]) for told in meta.get("lora") or ()),
         *(meta.get("embedding") or ()),
-        *(meta.get("beside") or ()),
-        *(picture for pictures in adapters for picture in pictures),
+        *(path for path in meta.get("beside") or () if not is_hub_name(path)),
+        *(with_mode(picture)[0] for picture in shown["control"]),
+        *shown["picture_prompt"],
     ]
 
 

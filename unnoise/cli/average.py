@@ -1,8 +1,9 @@
-"""unnoise average RUN --width 0.15 --out MODEL: another average of a run's weights, rebuilt from its snapshots."""
+"""unnoise average RUN --width 0.15 [--bf16] --out MODEL: another average of a run's weights, rebuilt from its snapshots."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import tyro
 
 from unnoise.cli.terminal import parse, refuse_existing
@@ -21,10 +22,12 @@ class Average:
     """Relative width of the average, 0 to 0.28: 0.05 follows the last weights closely, 0.2 averages over most of the run."""
     step: int | None = None
     """The model as it was after so many steps: a weaker one for `unnoise sample RUN --weaker`. Not given: the last snapshot's."""
+    bf16: bool = False
+    """Store the weights in bfloat16: half the size, as the models that ship are."""
 
 
 def run(argv: list[str]) -> None:
     args = parse(Average, argv, "unnoise average")
     refuse_existing(args.out, overwrite=False)
-    average(args.run, args.width, args.step).save(args.out)
+    average(args.run, args.width, args.step).save(args.out, torch.bfloat16 if args.bf16 else None)
     print(f"the model is in {args.out}")

@@ -1,5 +1,6 @@
 """unnoise sample MODEL ["a prompt" ...]: make new data with a trained model."""
 
+import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from unnoise.checkpoints.foreign.lora import parse_lora
 from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
-from unnoise.checkpoints.shipped import suited
+from unnoise.checkpoints.shipped import shipped, suited
 from unnoise.cli.adapters import read_adapters
 from unnoise.cli.again import own, told
 from unnoise.cli.budget import check_beside, fit
@@ -150,9 +151,13 @@ class Sample:
 
 def run(argv: list[str]) -> None:
     args = parse(Sample, argv, "unnoise sample")
-    if " " in str(args.model).strip() and not args.model.exists():  # a prompt, and no model named
-        asked = (str(args.model), *args.prompts)
+    name = str(args.model)
+    if " " in name.strip() and not args.model.exists():  # a prompt, and no model named
+        asked = (name, *args.prompts)
         args = replace(args, model=Path(suited(asked)), prompts=asked)
+    elif "/" not in name and not args.prompts and not args.model.exists() and name not in shipped():
+        known, alone = " and ".join(shipped()), shlex.quote(name)
+        raise InputError(f"{name}: no such model here ({known} ship); to draw it: unnoise sample {suited([name])} {alone}")
     refuse_existing(args.out, args.overwrite)
     if args.batch < 1:
         raise InputError(f"batch {args.batch}: at least 1")

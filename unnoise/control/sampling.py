@@ -67,6 +67,11 @@ class Sampling:
             return usual
         return usual._replace(grid=find_grid(self.grid) if isinstance(self.grid, str) else self.grid)
 
+    def grid_by(self, sampler: str | Sampler) -> str | Grid | None:
+        """The grid, where another sampler is asked for and no grid: this one, or what of it students of consistency were taught."""
+        walking = find_sampler(sampler).sampler if isinstance(sampler, str) else sampler
+        return self.grid.distilled() if walking.student and isinstance(self.grid, Grid) else self.grid
+
     def named(self) -> dict[str, str | None]:
         """The names of sampler and grid; None for what has none, but is the model's own."""
         return {key: value if isinstance(value, str) else None for key, value in (("sampler", self.sampler), ("grid", self.grid))}

@@ -358,5 +358,6 @@ class SDUNet(SDEncoder):
 
     @property
     def central(self) -> int:
-        """Which of the blocks is the middle."""
-        return next(i for i, block in enumerate(self.blocks) if block is self.middle.transformers[0])
+        """Which of the blocks is the middle, or nearest to it."""
+        blocks = self.blocks
+        return next((i for i, b in enumerate(blocks) if any(b is t for t in self.middle.transformers)), len(blocks) // 2)

@@ -135,7 +135,7 @@ def fit_denoiser(
         return model
     finished = build()
     task.weights_for(finished, result.ema[run.train.ema_widths[-1]])
-    finished.save(out / "model")
+    finished.save(out / "model", sheet=max((out / "samples").glob("*.png"), default=None))
     say_what_was_skipped(opened)
     if result.interrupted:
         raise interrupted(result.steps, run.train, out)

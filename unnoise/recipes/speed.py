@@ -22,6 +22,7 @@ from unnoise.control.asking import beside, prepared
 from unnoise.control.budget import Costs, Plan, Precision, Way, choose, faster_in_bfloat16, measure, ways
 from unnoise.control.low_rank import Adapted
 from unnoise.core.cache import cache_folder
+from unnoise.core.codec import within
 from unnoise.core.errors import InputError
 from unnoise.core.files import atomically
 from unnoise.core.hashing import tensors_hash
@@ -30,6 +31,7 @@ from unnoise.core.random import Streams, derive
 from unnoise.core.state import tree_map
 from unnoise.modalities.image.alpha import premultiplied
 from unnoise.modalities.image.codec import resized
+from unnoise.modalities.image.with_picture import WithPicture
 from unnoise.modalities.words.frozen import encoders_of
 from unnoise.model import DiffusionModel
 from unnoise.networks.splitting import Splitting
@@ -111,6 +113,8 @@ def fitted(
     """
     if not isinstance(model.config.process, Gaussian):
         raise InputError("--budget and --error are for models that take noise off, as those of pictures are; give --steps here")
+    if within(model.conditioner, WithPicture) is not None:
+        raise InputError("--budget and --error measure models that are told words alone; say --steps, --sampler, --bf16 here")
     if trials < 1:
         raise InputError(f"errors measured on {trials} pictures: at least 1; on m, m of m + 1 pictures stay within them")
     usual, samples, passes = order.usual, order.samples, -(-order.samples // order.batch)

@@ -69,7 +69,7 @@ def stickers(opened: OpenPictures, source: PictureSource, options: Options) -> L
         told = words_of(words) if isinstance(words, str) else Words(words.student, *2 * (words.student.encoder.out,))
         conditioner, vector_dim, token_dim = told
         if isinstance(conditioner, DistilledConfig):
-            conditioner = replace(conditioner, learnt=64)
+            conditioner = replace(conditioner, learnt=40)
     codec, first = first_stage(opened, options, lambda: _first(opened, source, options))
     depth, batch = options.depth or 8, options.batch or 64
     network = DiffusionTransformerConfig(
@@ -124,8 +124,16 @@ def _first(opened: OpenPictures, source: PictureSource, options: Options) -> Aut
     return replace(run, losses=ReconstructionLosses(features=0.0, turned=0.25, halved=0.125))
 
 
+ICONS_BY = (
+    "Delapouite, Lorc, Skoll, Viscious Speed, Caro Asercion, Sbed, badges, Aussiesim, DarkZaitzev, Cathelineau, Quoting, "
+    "Faithtoken, Lord Berandas, PriorBlue, Carl Olsen, Felbrigg, Lucas, seregacthtuf, Willdabeast, Guard13007, John Redman, "
+    "Kier Heyl, Pierre Leducq, Andy Meneely, GeneralAce135, Rihlsul, Zajkonur, Zeromancer, Catsu, HeavenlyDog, Irongamer, "
+    "John Colburn, Pepijn Poolman, Sparker, SpencerDub, Starseeker and others"
+)
+_BY = "https://creativecommons.org/licenses/by"
 CREDITS = (
-    "weights Apache-2.0; learnt from Noto Emoji (Google, Apache-2.0), Twemoji (Twitter, Inc. and other contributors, CC BY 4.0), "
-    "Fluent Emoji (Microsoft, MIT), game-icons.net (its authors, CC BY 3.0), names and keywords of Unicode CLDR (Unicode License "
-    "v3); text encoder distilled from all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0)"
+    "weights Apache-2.0; learnt from drawings that were made smaller: Noto Emoji (Google, Apache-2.0), Twemoji (Twitter, Inc. and "
+    f"other contributors, CC BY 4.0, {_BY}/4.0/), Fluent Emoji (Microsoft, MIT), icons of https://game-icons.net (by {ICONS_BY}; "
+    f"CC BY 3.0, {_BY}/3.0/, some CC0), names and keywords of Unicode CLDR (Unicode License v3); text encoder distilled from "
+    "all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0)"
 )

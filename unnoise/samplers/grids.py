@@ -30,6 +30,10 @@ class Grid(ABC):
         """This grid for states of that shape; most grids are the same for all."""
         return self
 
+    def distilled(self) -> "Grid":
+        """The timesteps of these that a student of consistency was taught; this grid where there are no timesteps."""
+        return self
+
     def times(self, steps: int, process: Process) -> Tensor:
         """(steps + 1,) float64, strictly falling, 1 to 0. Raises InputError if steps < 1, or so many that times coincide."""
         if steps < 1:

@@ -7,7 +7,7 @@ different times (video frames, requests that arrived later) can share a batch.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ Watch = Callable[[int, int, State], None]
 
 class Sampler(ABC, Generic[S]):
     """A frozen dataclass; holds nothing of a run."""
+
+    student: ClassVar[bool] = False
+    """Whether it is for students of consistency, which know but some of a model's timesteps (`Grid.distilled`)."""
 
     @abstractmethod
     def start(self, x: State) -> S:

@@ -31,8 +31,17 @@ def _at(timesteps: Tensor, end: int, trained: int) -> Tensor:
     return torch.cat([times, last[times[-1:] > last]]).clamp(max=1)
 
 
+class Timesteps(Grid, ABC):
+    """trained: how many there are."""
+
+    trained: int
+
+    def distilled(self) -> Grid:
+        return Distilled(trained=self.trained)
+
+
 @dataclass(frozen=True)
-class Leading(Grid):
+class Leading(Timesteps):
     offset: int = 0
     spare: int = 0
     end: int = 0
@@ -45,7 +54,7 @@ class Leading(Grid):
 
 
 @dataclass(frozen=True)
-class Trailing(Grid):
+class Trailing(Timesteps):
     end: int = 0
     trained: int = 1000
 
@@ -55,7 +64,7 @@ class Trailing(Grid):
 
 
 @dataclass(frozen=True)
-class Linspace(Grid):
+class Linspace(Timesteps):
     """whole: rounded to timesteps that exist; else the times between them count too."""
 
     spare: int = 0
@@ -91,6 +100,9 @@ class Between(Grid, ABC):
     """From the first to the last but one time of another grid, spaced anew in sigma / alpha; it ends where the other does."""
 
     ends: Grid
+
+    def distilled(self) -> Grid:
+        return self.ends.distilled()
 
     @abstractmethod
     def ratios(self, high: float, low: float, steps: int) -> Tensor:

@@ -5,6 +5,7 @@ model = load("stable-diffusion").attached(edges, cat)
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,11 +70,15 @@ def _steering_part(path: Path) -> Part:
     refuse_pickle(path)
     store = SafetensorsStore(path)
     for prefix in ("control_model.", ""):
-        if f"{prefix}input_hint_block.0.weight" in store.shapes:
-            return part(store, prefix, original_controlnet, str(path))
+        if {f"{prefix}input_hint_block.0.weight", f"{prefix}input_blocks.0.0.weight"} <= set(store.shapes):
+            read = part(store, prefix, original_controlnet, str(path))
+            return replace(read, config={**read.config, "global_pool_conditions": "shuffle" in path.stem})  # no tensor says it
     if (path.parent / "config.json").is_file():
         return read_part(path.parent, file=path.name)
-    raise InputError(f"{path}: not a ControlNet for Stable Diffusion as its makers wrote it; others need the config.json beside it")
+    raise InputError(
+        f"{path}: not a ControlNet for Stable Diffusion as its makers wrote it; others are read in diffusers' layout, with the "
+        "config.json beside them"
+    )
 
 
 def picture_prompt(

@@ -139,7 +139,7 @@ def _usual(told: Told, sampling: Sampling) -> Sampling:
     if isinstance(told.network, FluxConfig):
         return sampling if told.network.guidance else replace(sampling, steps=4, guidance=1.0)
     if isinstance(told.network, SDUNetConfig) and told.network.guidance_dim:
-        return replace(sampling, steps=4, guidance=8.5)
+        return replace(sampling, steps=4, guidance=8.5, sampler="lcm", grid=sampling.grid_by("lcm"))
     if isinstance(told.network, SDUNetConfig) and told.network.picture_channels == told.network.channels:
         return replace(sampling, steps=100, picture_guidance=1.5)
     theirs = told.foreign.scheduler

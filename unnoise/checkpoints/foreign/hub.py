@@ -35,7 +35,19 @@ def fetch(name: str, variant: str | None = None, without: Collection[str] = ()) 
 
 def fetch_part(name: str) -> Path:
     """As `fetch`, of a single network, such as a ControlNet: its config.json, and one variant of its weights."""
-    return _fetched(name, CONFIG, lambda names: [CONFIG, *weights_of([n for n in names if "/" not in n], None, name)])
+
+    def needed(names: list[str]) -> list[str]:
+        here = [n for n in names if "/" not in n]
+        if CONFIG not in here:
+            raise InputError(f"{name}: has no {CONFIG} on the hub, and is no network by itself; {_by_hand(here)}")
+        return [CONFIG, *weights_of(here, None, name)]
+
+    return _fetched(name, CONFIG, needed)
+
+
+def _by_hand(names: Collection[str]) -> str:
+    single = [n for n in names if n.endswith((".safetensors", ".gguf")) and "/" not in n]
+    return f"fetch {single[0]} and give its path" if single else "only models in the layout of diffusers are fetched"
 
 
 def _fetched(name: str, sign: str, needed: Callable[[list[str]], list[str]]) -> Path:
@@ -76,9 +88,7 @@ def needed_files(names: Collection[str], variant: str | None, where: str, withou
     InputError for one that is no diffusers folder, or pickled.
     """
     if INDEX not in names:
-        single = [n for n in names if n.endswith((".safetensors", ".gguf")) and "/" not in n]
-        hint = f"fetch {single[0]} and give its path" if single else "only models in the layout of diffusers are fetched"
-        raise InputError(f"{where}: has no {INDEX} on the hub; {hint}")
+        raise InputError(f"{where}: has no {INDEX} on the hub; {_by_hand(names)}")
     inside: dict[str, list[str]] = {}
     for n in names:
         path = PurePosixPath(n)

@@ -128,7 +128,7 @@ def _adapter(file: LoraFile, network: nn.Module, groups: Mapping[str, Group], na
         except InputError as e:
             raise InputError(f"{file.where}: {e}") from None
         except (RuntimeError, ValueError):
-            odd.append(group.key)
+            odd += [] if group.nought() else [group.key]
     if odd:
         shapes = ", ".join(f"{key!r} {file.keys[key]}" for key in odd[:3])
         raise InputError(f"{file.where}: a LoRA for {called_by(file.keys)}; {mine} has no place for {shapes}")

@@ -4,10 +4,10 @@ What lies beside it fills in what a single file lacks, and takes the place of wh
 that was trained further, another autoencoder.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from unnoise.checkpoints.foreign.folder import NETWORKS, PARTS, TOKENIZERS, is_diffusers, read_diffusers, read_part
 from unnoise.checkpoints.foreign.hub import fetch, fetch_part, is_hub_name
@@ -17,8 +17,9 @@ from unnoise.checkpoints.foreign.single import open_single, together
 from unnoise.core.errors import InputError
 
 _VAE = "vae"
-_CODES = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
-"""What an autoencoder's file does not say of its codes."""
+_UNSAID = ("scaling_factor", "shift_factor", "sample_size")
+"""What tensors do not say: of an autoencoder's codes, and of the size of pictures."""
+_WEIGHTS = (".safetensors", ".gguf")
 
 
 def open_foreign(source: str | Path, variant: str | None = None, beside: Sequence[str | Path] = ()) -> Foreign | None:
@@ -47,16 +48,17 @@ def open_foreign(source: str | Path, variant: str | None = None, beside: Sequenc
 
 class _Alone(NamedTuple):
     """One network. names: of the parts whose place it may take. part: None for a file under diffusers' names, which does not say
-    how it is built: as the one whose place it takes."""
+    how it is built: as the one whose place it takes. told: whether its own config.json says what its tensors do not."""
 
     names: tuple[str, ...]
     part: Part | None
     where: str
+    told: bool = True
 
 
 def _alone(path: Path) -> _Alone:
     """InputError for what is no network that may take another's place."""
-    if not path.exists() and is_hub_name(str(path)):
+    if not path.exists() and is_hub_name(str(path)) and path.suffix.lower() not in _WEIGHTS:
         path = fetch_part(str(path))
     if path.is_dir():
         part = read_part(path)
@@ -66,12 +68,15 @@ def _alone(path: Path) -> _Alone:
     if path.suffix.lower() != ".gguf":
         refuse_pickle(path)
         if is_network_of_diffusers(names := MappedTensors([path])):
+            if (path.parent / "config.json").is_file():
+                part = read_part(path.parent, file=path.name)
+                return _Alone(_places(part.kind, str(path)), part, str(path))
             return _Alone((_VAE,) if "decoder.conv_in.weight" in names else NETWORKS, None, str(path))
     parts = open_single(path).parts
     if len(parts) > 1:
         raise InputError(f"{path}: holds more than one network ({', '.join(parts)}): give it as the model, not beside another")
     (part,) = parts.values()
-    return _Alone(_places(part.kind, str(path)), part, str(path))
+    return _Alone(_places(part.kind, str(path)), part, str(path), told=False)
 
 
 def _places(kind: str, where: str) -> tuple[str, ...]:
@@ -92,11 +97,8 @@ def _in_place(foreign: Foreign, other: _Alone) -> tuple[str, Part]:
         return name, Part(own.config, MappedTensors([Path(other.where)]), other.where)
     if name in NETWORKS and other.part.kind != own.kind:
         raise InputError(f"{other.where}: a {other.part.kind}, where {foreign.where} has a {own.kind}: made for another model")
-    return name, replace(other.part, config={**_codes(own.config), **other.part.config}) if name == _VAE else other.part
-
-
-def _codes(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: config[k] for k in _CODES if k in config}
+    unsaid = {} if other.told else {k: own.config[k] for k in _UNSAID if k in own.config}
+    return name, replace(other.part, config={**other.part.config, **unsaid})
 
 
 def _whole(file: Path, beside: Sequence[Path], variant: str | None) -> Foreign:

@@ -25,13 +25,13 @@ class Other:
     instead: str = "it is known here, but cannot be run"
 
 
-_GIVE = "it is no model; give it beside the model it was made for"
+_GIVE = "it is no model; give it with the model it was made for (--lora, --control, --picture-prompt, --embedding)"
 _FOLDER = "give the folder in diffusers' layout"
 _BLOCKS = ("down_blocks.*.", "mid_block.", "up_blocks.*.")
 _DIFFUSERS = (
     *("conv_in", "patch_embed.proj", "pos_embed.proj", "transformer_blocks.*.attn.to_q", "transformer_blocks.*.attn1.to_q"),
     *("encoder.down_blocks.*.resnets.*.conv1", "encoder.down_blocks.*.*.conv1", "blocks.*.attn1.to_q", "layers.*.attn.to_q"),
-    *("joint_transformer_blocks.*.attn.to_q", "down_blocks.*.resnets.*.conv1"),
+    *("joint_transformer_blocks.*.attn.to_q", "down_blocks.*.resnets.*.conv1", "decoder.layers.*.conv.*"),
 )
 
 _OF_DIFFUSERS = Other(
@@ -55,7 +55,11 @@ OTHERS = (
     Other("FLUX.1 Redux, an adapter", (("redux_up", "redux_down"),), _GIVE),
     Other("a textual inversion", (("emb_params",), ("clip_l", "clip_g"), ("string_to_param.*",)), _GIVE),
     Other("CLIP's image encoder", (("vision_model.embeddings.patch_embedding",), ("visual.conv1",)), _GIVE),
-    Other("TAESD, a small autoencoder", (("1", "3.conv.0"), ("decoder.layers.*.conv.*",)), _GIVE),
+    Other(
+        "TAESD, a small autoencoder, under its original names",
+        (("1", "3.conv.0"),),
+        "take it in diffusers' layout, and give that beside the model",
+    ),
     Other("a deep-compression autoencoder under its original names", (("decoder.stages.*.op_list.*.main.conv.conv",),), _FOLDER),
     Other("a picture enlarger (ESRGAN)", (("model.*.sub.*.RDB1.conv1.*",), ("body.*.rdb1.conv1",))),
     # video

@@ -290,7 +290,8 @@ def _what_is_said(captions: Sequence[Captions], classes: tuple[str, ...] | None,
     else:
         example = next(t[0] for t in captions if t)
         distinct = len({x for t in captions for x in t})
-        what = f"{note}: {distinct:,} different, such as {example!r}"
+        same = distinct == 1 and said > 1
+        what = f"{note}: " + (f"all {said:,} the same, {example!r}" if same else f"{distinct:,} different, such as {example!r}")
     rest = len(captions) - said
     return what + (f"; {rest:,} pictures have none, and are learnt without" if rest else "")
 
