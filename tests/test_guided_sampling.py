@@ -12,6 +12,7 @@ from unnoise.cli.again import command
 from unnoise.control.perturbed import perturbed
 from unnoise.control.rules import RULES, Linear, Projected, ZeroStar
 from unnoise.control.self_guidance import Internal, PerturbedAttention, SmoothedAttention, chosen
+from unnoise.control.step_caching import Every, StepCaching
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.loading import load
@@ -67,6 +68,19 @@ def test_a_weaker_model_is_led_away_from_on_both_sides(model: DiffusionModel, ot
     torch.testing.assert_close(both, sides[1] + 3 * (sides[0] - sides[1]), rtol=1e-4, atol=1e-4)
     from_itself = states(model, guidance=2.0, weaker=Weaker(model, 7.0))
     torch.testing.assert_close(from_itself, states(model, guidance=2.0), rtol=1e-4, atol=1e-4)
+
+
+def test_each_side_of_guidance_beside_a_weaker_model_has_a_memory_of_its_own(
+    model: DiffusionModel, other: DiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deep features are computed at every third of six steps, for either side: in one memory each would forget the other's."""
+    network, calls = type(model.denoiser.network), []
+    deep = network.deep
+    monkeypatch.setattr(network, "deep", lambda self, entered: calls.append(self) or deep(self, entered))
+    model.sample(
+        "one", negative="two", guidance=3.0, weaker=Weaker(other, 1.5), sampler="ddim", steps=6, caching=StepCaching(Every(3))
+    )
+    assert sum(called is model.denoiser.network for called in calls) == 2 * 2
 
 
 def test_the_network_leads_itself(model: DiffusionModel) -> None:

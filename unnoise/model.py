@@ -140,7 +140,9 @@ class DiffusionModel:
             raise InputError(f"{what} a model in int8, whose weights are rounded for this processor: load it again for that")
 
     def to(self, device: torch.device | str) -> "DiffusionModel":
-        """InputError for a model in int8, which stays on its processor."""
+        """InputError for a device without float64, in which times are held (Apple's), and for a model in int8, which stays."""
+        if torch.device(device).type == "mps":
+            raise InputError(f"{device} has no float64, in which times are held; the processor draws there")
         if torch.device(device).type != "cpu":
             self._check_whole(f"moving to {device}")
         self.parts.to(device)
@@ -333,7 +335,8 @@ class DiffusionModel:
         else:
             weak, theirs = weaker.model._sharp(None, exact), weaker.model.to(self.device)._told
             towards = guided(bind(denoiser, cond), bind(weak, theirs(said, given, rng)), weaker.scale)
-            back = guided(bind(denoiser, away), bind(weak, theirs(not_said, kept, rng, away=True)), weaker.scale)
+            other = self._sharp(how.inner, exact, how.caching)  # with a memory of its own
+            back = guided(bind(other, away), bind(weak, theirs(not_said, kept, rng, away=True)), weaker.scale)
             denoise = guided(towards, back, scale, how.interval, how.rescale, combine)
         if how.threshold is not None and self.codec.bound is not None:
             return thresholded(denoise, how.threshold, self.codec.bound)

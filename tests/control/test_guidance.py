@@ -120,11 +120,21 @@ def test_states_of_several_fields():
 
     state = {"x": X, "type": torch.zeros(B, 5, dtype=torch.long)}
     got = classifier_free(net, COND, AWAY, torch.tensor([1.0, 3.0, 3.0, 1.0]), rescale=1.0)(state, T)
-    both = classifier_free(net, COND, AWAY, 3.0, rescale=1.0)(state, T)
     assert torch.equal(got.fields["x"].x0[0], 2 * X[0])
-    for name in ("x", "type"):
-        one, two = (next(iter(vars(p.fields[name]).values())) for p in (got, both))
-        torch.testing.assert_close(one[1:3], two[1:3])
+    towards, away = (net(state, T, c) for c in (COND, AWAY))
+    led = {}
+    for name, key in (("x", "x0"), ("type", "logits")):
+        a, b = (getattr(p.fields[name], key) for p in (away, towards))
+        led[name] = a + 3 * (b - a)
+    wide = towards.fields["x"].x0.flatten(1).std(1) / led["x"].flatten(1).std(1)
+    torch.testing.assert_close(got.fields["x"].x0[1:3], (led["x"] * wide[:, None, None])[1:3])
+    torch.testing.assert_close(got.fields["type"].logits[1:3], led["type"][1:3])
+
+
+def test_a_state_of_one_number_has_no_spread_to_be_brought_back():
+    net = classifier_free(lambda x, t, cond: Mean(x * cond["vector"]), COND, AWAY, 3.0, rescale=0.7)
+    x = torch.randn(B, 1)
+    torch.testing.assert_close(net(x, T).x0, x * (AWAY["vector"] + 3 * (COND["vector"] - AWAY["vector"])))
 
 
 def test_sequences_of_different_lengths_are_padded_and_masked():

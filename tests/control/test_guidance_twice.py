@@ -5,10 +5,14 @@ import torch
 from torch import Tensor
 
 from unnoise.control.guidance import bind, classifier_free, classifier_free_twice
+from unnoise.control.rules import ZeroStar
 from unnoise.core.errors import InputError
 from unnoise.core.predictions import Mean
+from unnoise.core.processes import Gaussian
+from unnoise.core.schedules import RectifiedFlow
 
 CALLS: list[int] = []
+PROCESS = Gaussian(RectifiedFlow())
 
 
 def denoiser(x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Mean:
@@ -45,5 +49,10 @@ def test_outside_the_interval_words_are_followed_plainly_and_a_picture_scale_of_
     torch.testing.assert_close(got[1], (neither + 1.5 * (picture - neither) + (both - picture))[1])
     plain = classifier_free(denoiser, COND, AWAY, 4.0, rescale=0.5)(X, t).x0
     assert torch.equal(classifier_free_twice(denoiser, COND, AWAY, NOTHING, 4.0, 1.0, rescale=0.5)(X, t).x0, plain)
+    spread = classifier_free_twice(denoiser, COND, AWAY, NOTHING, 4.0, 1.5, rescale=1.0)(X, t).x0.std(1)
+    torch.testing.assert_close(spread, both.std(1))  # also of what the picture adds
+    at_rest = classifier_free_twice(denoiser, COND, AWAY, NOTHING, 4.0, 1.5, combine=ZeroStar(0.5).start(PROCESS))(X, t).x0
+    torch.testing.assert_close(at_rest[0], X[0])  # in a flow D = x_t is where nothing moves
+    assert (at_rest[1] - X[1]).abs().max() > 0.01
     with pytest.raises(InputError, match="must be a finite number"):
         classifier_free_twice(denoiser, COND, AWAY, NOTHING, 4.0, float("nan"))

@@ -11,7 +11,7 @@ from unnoise.core.oracles import ExactGaussian
 from unnoise.core.predictions import Fields, Logits, Mean
 from unnoise.core.processes import Gaussian, Masked, Product
 from unnoise.core.random import Streams
-from unnoise.core.schedules import VE, Cosine, LinearVP, RectifiedFlow
+from unnoise.core.schedules import VE, Cosine, DiscreteVP, LinearVP, RectifiedFlow, ZeroTerminal
 from unnoise.samplers.euler import Euler
 from unnoise.samplers.grids import LogSNR
 from unnoise.samplers.heun import Heun
@@ -109,6 +109,13 @@ def test_zero_star_fits_the_unconditional_velocity_by_least_squares(schedule):
     want = by_sample(s) * v_u + by_sample(W) * (v_c - by_sample(s) * v_u)
     got = velocity(schedule, X, said(ZeroStar(), process=Gaussian(schedule), t=t), t)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", [RectifiedFlow(), LinearVP(), Cosine(), ZeroTerminal(DiscreteVP())])
+def test_zero_star_begins_where_no_signal_is_left(schedule):
+    t = torch.ones(4, dtype=torch.float64)
+    assert said(ZeroStar(), process=Gaussian(schedule), t=t).isfinite().all()
+    assert said(ZeroStar(0.1), process=Gaussian(schedule), t=t).isfinite().all()
 
 
 def test_zero_star_is_as_diffusers_has_it():

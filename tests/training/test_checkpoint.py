@@ -39,11 +39,10 @@ def test_round_trip(three):
     assert found.state["step"] == 30
     assert found.state["note"] == "x"
     for name, expected in tensors(30).items():
-        if expected.numel():
-            into = torch.zeros_like(expected)
-            found.read(name, into, World())
-            assert torch.equal(into, expected)
-            assert into.stride() == expected.stride()
+        into = torch.zeros_like(expected)
+        found.read(name, into, World())
+        assert torch.equal(into, expected)
+        assert into.stride() == expected.stride()
 
 
 def test_only_the_last_are_kept_and_a_step_can_be_written_again(three):

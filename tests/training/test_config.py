@@ -3,7 +3,7 @@
 import pytest
 
 from unnoise.core.errors import InputError
-from unnoise.training.config import AdamWConfig, CosineDecay, InverseSqrtDecay, LinearDecay, TrainConfig
+from unnoise.training.config import AdamWConfig, CosineDecay, GuardConfig, InverseSqrtDecay, LinearDecay, TrainConfig
 
 
 def test_warm_up_and_decays():
@@ -36,3 +36,20 @@ def test_warm_up_and_decays():
 def test_bad_settings_are_refused(bad, says):
     with pytest.raises(InputError, match=says):
         TrainConfig(**bad)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: GuardConfig(window=0), "a window of 4 at least"),
+        (lambda: GuardConfig(patience=0), "patience of 1 step"),
+        (lambda: GuardConfig(factor=0.0), "factor above 0"),
+        (lambda: GuardConfig(shrink=0.0), "shrink multiplies the learning rate"),
+        (lambda: InverseSqrtDecay(after=0), "after 0 steps: at least 1"),
+        (lambda: LinearDecay(start=1.5), "from 1.5 of the run"),
+        (lambda: CosineDecay(floor=-0.1), "down to -0.1"),
+    ],
+)
+def test_what_stops_or_starves_a_run_is_refused(make, says):
+    with pytest.raises(InputError, match=says):
+        make()

@@ -102,3 +102,9 @@ def test_a_full_disk_under_one_process_stops_both_and_leaves_nothing(both):
     assert "another process could not write" in (folder / "full-0").read_text()
     assert "No space left on device" in (folder / "full-1").read_text()
     assert list((folder / "full/checkpoints").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_stops_both(both):
+    folder, _ = both
+    assert all("file" in (folder / f"file-{rank}").read_text() for rank in (0, 1))
+    assert (folder / "after/checkpoints/step-00000002").is_dir()

@@ -133,6 +133,28 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, capsys, 
     assert all_weights(task, fit(task, Points(), CONFIG, tmp_path / "run", resume=True)) == straight
 
 
+def test_what_is_due_after_the_last_step_is_shown_whatever_happens_in_it(tmp_path):
+    """Ctrl-C in the last step; and a run that is cut off while the last things are shown."""
+    config, seen = replace(CONFIG, snapshot_every=24), []
+
+    @dataclass
+    class Look:
+        every: int = 1000
+
+        def __call__(self, step, task_with_ema_weights):
+            seen.append(step)
+
+    asks = At(23, lambda: os.kill(os.getpid(), signal.SIGINT))
+    result = fit(Toy(), Points(), config, tmp_path / "asked", hooks=[asks, Look()])
+    assert (result.steps, result.interrupted, seen) == (24, False, [24])
+    assert list((tmp_path / "asked/snapshots").iterdir())
+    with pytest.raises(Killed):
+        fit(Toy(), Points(), config, tmp_path / "cut", hooks=[At(24, cut), Look()])
+    assert seen == [24]
+    fit(Toy(), Points(), config, tmp_path / "cut", hooks=[Look()], resume=True)
+    assert seen == [24, 24]
+
+
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     def twice():
         """As the interpreter answers each signal; two that are sent at once may become one."""
@@ -245,6 +267,14 @@ def test_an_exploding_loss_rolls_back_until_the_learning_rate_holds(tmp_path, ca
     assert history(tmp_path / "metrics.jsonl")[-1]["loss"] < 10
 
 
+def test_averages_of_what_was_rolled_back_are_forgotten(tmp_path):
+    """Row 17 is NaN wherever it comes; that is noticed after the last step alone, and the run goes back to its start."""
+    config = replace(CONFIG, log_every=24, checkpoint_every=24, snapshot_every=1, guard=GuardConfig(rollbacks=1))
+    with pytest.raises(InputError, match="training diverged"):
+        fit(Toy(), Points(poison=17), config, tmp_path)
+    assert list((tmp_path / "snapshots").iterdir()) == []
+
+
 def test_a_run_that_keeps_diverging_gives_up(tmp_path):
     class Hopeless(Points):
         def batch(self, rows, rng):
@@ -286,6 +316,21 @@ def test_the_precision_is_decided_once(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "bf16_is_faster", lambda self: False)  # the machine is busy otherwise now
     task = Toy()
     assert all_weights(task, fit(task, Points(), config, tmp_path / "run", resume=True)) == straight
+
+
+def test_weights_that_are_tied_are_saved_once_and_resumed(tmp_path):
+    class Tied(Toy):
+        def __init__(self, seed=0):
+            super().__init__(seed)
+            self.again = nn.Linear(16, 4)
+            self.again.weight = self.out.weight
+
+    task = Tied()
+    straight = all_weights(task, fit(task, Points(), CONFIG, tmp_path / "straight"))
+    with pytest.raises(Killed):
+        fit(Tied(), Points(), CONFIG, tmp_path / "run", hooks=[At(17, cut)])
+    task = Tied()
+    assert all_weights(task, fit(task, Points(), CONFIG, tmp_path / "run", resume=True)) == straight
 
 
 def test_measuring_leaves_the_task_alone():

@@ -81,6 +81,16 @@ def main(folder: Path) -> None:
         fit(Toy(), Points(), CONFIG, folder / "full")
     except InputError as e:
         (folder / f"full-{rank}").write_text(str(e))
+    checkpoint.save_file = save_file
+    # nor may the processes part where the first one cannot even make the folder: afterwards both go on together
+    if rank == 0:
+        (folder / "file").mkdir()
+        (folder / "file/checkpoints").write_text("no folder")
+    try:
+        fit(Toy(), Points(), CONFIG, folder / "file")
+    except InputError as e:
+        (folder / f"file-{rank}").write_text(str(e))
+    assert fit(Toy(), Points(), replace(CONFIG, steps=2), folder / "after").steps == 2
 
 
 if __name__ == "__main__":

@@ -85,7 +85,8 @@ def classifier_free_twice(
 
         D = D_nothing + s (D_away - D_nothing) + w (D_cond - D_away)          Brooks et al. 2023 (2211.09800, eq. 3)
 
-    w: scale, which acts within the interval; s: picture_scale, of 1 as in `classifier_free`. The rest and errors as there.
+    w: scale, which acts within the interval; s: picture_scale, of 1 as in `classifier_free`. The rest and errors as there: the rule
+    leads from D_away to D_cond, both moved by (s - 1) (D_away - D_nothing); the result is rescaled to the spread of D_cond.
     """
     if picture_scale == 1:
         return classifier_free(denoiser, cond, away, scale, interval, rescale, combine)
@@ -97,8 +98,9 @@ def classifier_free_twice(
         n = batch_size(x_t)
         said = denoiser(tree_map(lambda a: torch.cat([a, a, a]), x_t), t.repeat(3), every)
         towards, from_there, from_nothing = said[:n], said[n : 2 * n], said[2 * n :]
-        led = _guide(towards, from_there, _weights(w, t, interval), x_t, t, rescale, combine)
-        return led.map(lambda d, a, b: d + (s - 1) * (a - b), from_there, from_nothing)
+        moved = [p.map(lambda d, a, b: d + (s - 1) * (a - b), from_there, from_nothing) for p in (towards, from_there)]
+        led = _guide(moved[0], moved[1], _weights(w, t, interval), x_t, t, 0.0, combine)
+        return led if rescale == 0 else _rescaled(led, towards, rescale)
 
     return denoise
 
@@ -185,5 +187,6 @@ def _rescaled(said: Prediction, like: Prediction, phi: float) -> Prediction:
         return Fields({k: _rescaled(p, like.fields[k], phi) if isinstance(p, Mean) else p for k, p in said.fields.items()})
     if not isinstance(said, Mean) or not isinstance(like, Mean):
         raise InputError(f"guidance rescale acts on the mean of continuous data; this model predicts {type(said).__name__}")
-    ratio = like.x0.flatten(1).std(1) / said.x0.flatten(1).std(1).clamp(min=1e-12)
+    had, has = (p.x0.flatten(1).std(1, correction=0) for p in (like, said))
+    ratio = torch.where((had > 0) & (has > 0), had / has.clamp(min=1e-12), 1)  # one number alone has no spread
     return Mean(said.x0 * expand(phi * ratio + (1 - phi), said.x0))

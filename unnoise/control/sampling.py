@@ -22,7 +22,7 @@ class Sampling:
     """How a model is sampled unless the caller says otherwise.
 
     steps: sampler steps, at least 1. sampler, grid: names of the samplers' table, or their own kind; grid None takes the sampler's.
-    guidance: 1 conditional, 0 unconditional, above 1 exaggerates the prompt. interval: times [low, high] in which guidance acts.
+    guidance: 1 conditional, 0 unconditional, above 1 exaggerates the prompt. interval: times (low, high] in which guidance acts.
     rescale: 0 none ... 1 full, brings back the spread that guidance inflates. rule: how guidance combines what it is told.
     threshold: a quantile, such as 0.995, of what is kept within the range of pixels; None for none. inner: guidance by a weaker
     version of the network itself; None for none. caching: how deep features are reused or forecast between calls; None for not.

@@ -60,6 +60,7 @@ class Memory:
     shape: torch.Size
     levels: Tensor
     newest: Tensor
+    asked: Tensor
     calls: Tensor
     skipped: Tensor
     constants: Tensor
@@ -70,7 +71,7 @@ class Memory:
     def empty(order: int, shape: torch.Size, t: Tensor, told: Cond) -> "Memory":
         nothing, zero = torch.full_like(t, torch.nan, dtype=torch.float64), torch.zeros_like(t, dtype=torch.int64)
         levels, constants = nothing.repeat(order + 1, 1), nothing.repeat(LOOK_BACK, 1)
-        return Memory(shape, levels, nothing, zero, zero.clone(), constants, told)
+        return Memory(shape, levels, nothing, nothing.clone(), zero, zero.clone(), constants, told)
 
     def forget(self, rows: Tensor) -> None:
         """rows: (B,) bool."""
@@ -247,12 +248,13 @@ class CachedDenoiser(Denoiser):
         said = {k: v for k, v in cond.items() if k in SAID}
         if memory is None or x.shape != memory.shape or not _alike(said, memory.told):
             memory = self.memory = Memory.empty(self.how.order, x.shape, t, said)
-        anew = t > memory.newest
+        anew = t > memory.asked
         for k, v in said.items():
             anew = anew | (v != memory.told[k]).flatten(1).any(1)
         if bool(anew.any()):
             memory.forget(anew)
             memory.told = said
+        memory.asked = t.to(memory.asked.dtype)
         return memory
 
     def _measure(self, memory: Memory, rows: Tensor, level: Tensor, guess: Tensor, said: Tensor) -> None:

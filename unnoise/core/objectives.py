@@ -132,6 +132,5 @@ class LearnedUncertainty(nn.Module):
 
 
 def on_device(t: Tensor, x: State) -> Tensor:
-    """Times on the device of x, in float64 (float32 where float64 does not exist)."""
-    device = leaf(x).device
-    return t.to(device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
+    """Times on the device of x, in float64."""
+    return t.to(device=leaf(x).device, dtype=torch.float64)

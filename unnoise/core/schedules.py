@@ -162,8 +162,9 @@ class ZeroTerminal(Schedule):
     def alpha(self, t: Tensor) -> Tensor:
         first, last = self._ends
         alpha = self.discrete.alpha(t)
-        stretched = (alpha - last).clamp(min=0) * (first / (first - last))
-        return torch.where(t * self.discrete.steps < 1, alpha, torch.where(t < 1, stretched, 0))
+        moved = (alpha - last) * (first / (first - last))
+        stretched = torch.where(t < 1, moved.clamp(min=0), moved - moved.detach())  # at the end exactly 0, with the slope it has
+        return torch.where(t * self.discrete.steps < 1, alpha, stretched)
 
     def sigma(self, t: Tensor) -> Tensor:
         alpha = self.alpha(t)

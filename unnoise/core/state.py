@@ -66,7 +66,5 @@ def shape_of(x: State) -> Shape:
 
 
 def times_like(t: float, x: State) -> Tensor:
-    """The time t for every sample of x: (B,) in float64, on the device of x (float32 where float64 does not exist)."""
-    device = leaf(x).device
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    return torch.full((batch_size(x),), t, dtype=dtype, device=device)
+    """The time t for every sample of x: (B,) in float64, on the device of x."""
+    return torch.full((batch_size(x),), t, dtype=torch.float64, device=leaf(x).device)

@@ -9,7 +9,7 @@ With one affine preconditioner every Gaussian loss is w(t) |x_0 - x0_hat|^2 / di
     EDM        F of unit variance (2206.00364, table 1)         SNR + 1 / data_std^2
 They depend on log_snr alone. The weighted bounds of Kingma & Gao 2023 (2303.00848) are integrals over l; drawn at uniform
 times they carry -dl/dt. The weights see l clamped to [-20, 20]: at sigma = e^-10 float32 only just tells x_0 from x_t,
-so nothing is lost, and every weight is finite everywhere.
+so nothing is lost, and every weight is finite at all times in between 0 and 1.
 """
 
 import math
@@ -30,7 +30,7 @@ class Weight(ABC):
 
     @abstractmethod
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """Times (B,) -> weights (B,), float64, finite, not negative."""
+        """Times (B,) in (0, 1) -> weights (B,), float64, finite, not negative."""
 
 
 class OfSNR(Weight, ABC):

@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,35 +135,37 @@ class Checkpoints:
         """
         world, final = self._world, self.path(step)
         partial = self._folder / f".{final.name}.partial"
-        failure: InputError | None = None
-        try:
-            with explained(final):
-                if world.first:
-                    remove(partial)
-                    partial.mkdir(parents=True)
-                world.any(False)  # the folder is there
-                self._write_shard(partial, tensors)
-        except InputError as e:
-            failure = e
-        if not world.any(failure is not None) and world.first:
+        stages = (
+            (world.first, lambda: self._empty(partial)),
+            (True, lambda: self._write_shard(partial, tensors)),
+            (world.first, lambda: self._complete(partial, final, state)),
+        )
+        for mine, work in stages:  # after each, all processes know whether it worked for every one of them
+            failure: InputError | None = None
             try:
                 with explained(final):
-                    self._complete(partial, final, state)
+                    if mine:
+                        work()
             except InputError as e:
                 failure = e
-        if world.any(failure is not None):
-            if world.first:
-                remove(partial)
-            raise failure or InputError(f"{final}: another process could not write its share; see its message")
+            if world.any(failure is not None):
+                if world.first:
+                    with suppress(OSError):
+                        remove(partial)
+                raise failure or InputError(f"{final}: another process could not write its share; see its message")
         if world.first:
             for old in self.steps()[: -self._keep]:
                 remove(self.path(old))
+
+    def _empty(self, partial: Path) -> None:
+        remove(partial)
+        partial.mkdir(parents=True)
 
     def _write_shard(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         world = self._world
         # what is not sharded is everyone's, and the first process writes it
         mine = {n: t for n, t in tensors.items() if world.first or isinstance(t, DTensor)}
-        mine = {n: t for n, t in mine.items() if t.ndim == 0 or len(world.local(t))}
+        mine = {n: t for n, t in mine.items() if t.ndim == 0 or t.shape[0] == 0 or len(world.local(t))}
         shard = folder / f"shard-{world.rank:05d}-of-{world.size:05d}"
         file = shard.with_suffix(".safetensors")
         save_file({n: world.local(t).detach().contiguous() for n, t in mine.items()}, file)

@@ -29,6 +29,10 @@ class CosineDecay(Decay):
 
     floor: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.floor <= 1:
+            raise InputError(f"decay down to {self.floor} of the learning rate: a share of it, 0 to 1")
+
     def factor(self, step: int, steps: int) -> float:
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
@@ -39,6 +43,10 @@ class LinearDecay(Decay):
 
     start: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= 1:
+            raise InputError(f"decay from {self.start} of the run on: a share of it, 0 to 1")
+
     def factor(self, step: int, steps: int) -> float:
         return min(1.0, (1 - step / steps) / max(1 - self.start, 1e-12))
 
@@ -48,6 +56,10 @@ class InverseSqrtDecay(Decay):
     """1 until step `after`, then sqrt(after / step): needs no end to be known (Karras et al. 2024, 2312.02696, eq. 67)."""
 
     after: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.after < 1:
+            raise InputError(f"decay after {self.after} steps: at least 1; then it goes with the inverse square root")
 
     def factor(self, step: int, steps: int) -> float:
         return 1.0 if step <= self.after else math.sqrt(self.after / step)
@@ -75,7 +87,7 @@ class MuonConfig:
     momentum: float = 0.95
     weight_decay: float = 0.0
     smallest: int = 32
-    """Matrices with a side shorter than this (first and last layers, depthwise filters) are left to AdamW."""
+    """Matrices with a side shorter than this (depthwise filters, layers that touch few channels of data) are left to AdamW."""
     rest: AdamWConfig = field(default_factory=AdamWConfig)
 
 
@@ -93,6 +105,12 @@ class GuardConfig:
     """Factor on the learning rate after each roll-back."""
     rollbacks: int = 5
     """Roll-backs without progress in between, after which the run gives up."""
+
+    def __post_init__(self) -> None:
+        if not self.factor > 0 or self.patience < 1 or self.window < 4 or self.rollbacks < 0:
+            raise InputError(f"{self}: factor above 0, patience of 1 step and a window of 4 at least, 0 roll-backs or more")
+        if not 0 < self.shrink <= 1:
+            raise InputError(f"{self}: shrink multiplies the learning rate: above 0, at most 1")
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,22 @@ def coefficients(have: Sequence[tuple[int, float]], width: float, step: int) -> 
     return np.linalg.lstsq(gram, target, rcond=1e-14)[0]
 
 
+_SNAPSHOT = re.compile(r"ema-(0\.\d+)-(\d+)")
+"""Width and step in the name of a file."""
+
+
 def save_snapshot(run: Path, width: float, step: int, values: Mapping[str, Tensor]) -> None:
     """Keep an average for `reconstruct`, in float16 as in the paper."""
     with atomically(run / "snapshots" / f"ema-{width:.4f}-{step:08d}.safetensors") as path:
         save_file({n: v.to(torch.float16).contiguous() for n, v in values.items()}, path)
+
+
+def forget_snapshots(run: Path, step: int) -> None:
+    """Remove the averages of later steps than this, to which the run has gone back."""
+    for path in (run / "snapshots").glob("ema-*.safetensors"):
+        name = _SNAPSHOT.fullmatch(path.stem)
+        if name is not None and int(name[2]) > step:
+            path.unlink()
 
 
 def reconstruct(run: Path, width: float, step: int | None = None) -> dict[str, Tensor]:
@@ -90,7 +102,7 @@ def reconstruct(run: Path, width: float, step: int | None = None) -> dict[str, T
         raise InputError(f"ema width {width}: must lie between 0 and 0.28")
     found = {}
     for path in sorted((run / "snapshots").glob("ema-*.safetensors")):
-        name = re.fullmatch(r"ema-(0\.\d+)-(\d+)", path.stem)
+        name = _SNAPSHOT.fullmatch(path.stem)
         if name is not None and (step is None or int(name[2]) <= step):
             found[int(name[2]), float(name[1])] = path
     if not found:

@@ -27,7 +27,7 @@ from unnoise.training.checkpoint import Checkpoints
 from unnoise.training.config import TrainConfig
 from unnoise.training.data import DataSet
 from unnoise.training.distributed import World, join
-from unnoise.training.ema import save_snapshot
+from unnoise.training.ema import forget_snapshots, save_snapshot
 from unnoise.training.guard import Guard
 from unnoise.training.interrupt import Interrupts
 from unnoise.training.metrics import Recorder, Tally
@@ -155,6 +155,8 @@ class _Run:
     def _steps(self) -> bool:
         """All remaining steps; whether it was asked to stop before the last."""
         config, began = self.config, time.perf_counter()
+        if self.position.step == config.steps:
+            self._show()  # the run may have been cut off in the midst of it
         while self.position.step < config.steps:
             p = self.position
             self.unseen.append(self.trainer.step(p.step, p.batch, p.scale))
@@ -172,7 +174,7 @@ class _Run:
                 self._log()
             if save:
                 self._save()
-            if not stop:
+            if not stop or p.step == config.steps:
                 self._show()
             if stop:
                 return p.step < config.steps
@@ -227,12 +229,14 @@ class _Run:
         """Return to a checkpoint, leave out the batches since, and go on at a lower learning rate."""
         config, failed = self.config.guard, self.position
         if failed.rollbacks >= config.rollbacks:
+            self._forget_snapshots(self.checkpoints.steps()[-1])
             raise InputError(
                 f"{self.run}: training diverged: {complaint}, after {failed.rollbacks} roll-backs and at "
                 f"{self.config.learning_rate * failed.scale:.3g} as learning rate; look at the data, or begin with a lower one"
             )
         self._restore(skip=failed.rollbacks)  # the second time further back: that checkpoint may be bad already
         self.checkpoints.forget_after(self.position.step)
+        self._forget_snapshots(self.position.step)
         self.position = replace(
             self.position,
             batch=failed.batch,
@@ -251,6 +255,11 @@ class _Run:
         self.recorder.write({"step": p.step, "event": message})
         self.bar.n = p.step
         self.bar.refresh()
+
+    def _forget_snapshots(self, step: int) -> None:
+        """Averages of what came after the step are not of this run any more."""
+        if self.world.first:
+            forget_snapshots(self.run, step)
 
     def _show(self) -> None:
         """Snapshots, pictures of the log, hooks: what is due after this step."""

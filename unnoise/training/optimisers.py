@@ -79,7 +79,7 @@ class Muon(torch.optim.Optimizer):
 def hidden_matrices(task: nn.Module, smallest: int) -> set[str]:
     """Names of the weights of linear and convolution layers, seen as (n, m k k), whose shorter side is `smallest` or more.
 
-    Embeddings, positions and other free parameters, and the layers that touch the data, are not among them.
+    Embeddings, positions and other free parameters are not among them.
     """
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     weights = {id(m.weight) for m in task.modules() if isinstance(m, kinds)}

@@ -101,7 +101,7 @@ class Trainer:
     def bf16_is_faster(self) -> bool:
         """Whether forward and backward of the first batch are faster in bfloat16 here, by a tenth or more.
 
-        Measured with the task itself: a matrix product alone flatters bfloat16 on small networks. Weights stay as they are.
+        Measured with the task itself: a matrix product alone flatters bfloat16 on small networks. What is trained stays as it is.
         """
         batch, streams = self.loader.get(0)
         size = self.config.micro_batch or len(streams)
@@ -146,7 +146,10 @@ class Trainer:
 
     def _model(self) -> dict[str, Tensor]:
         """Parameters and persistent buffers, each once under its first name (tied weights have several)."""
-        return {name: t for t, name in reversed([(t, n) for n, t in self.task.state_dict(keep_vars=True).items()])}
+        first: dict[int, tuple[str, Tensor]] = {}
+        for name, t in self.task.state_dict(keep_vars=True).items():
+            first.setdefault(id(t), (name, t))
+        return dict(first.values())
 
     def _moved(self) -> Iterator[tuple[torch.optim.Optimizer, nn.Parameter, str]]:
         """Every trained parameter, its optimiser and its name."""

@@ -260,3 +260,10 @@ def test_fashion(data_dir: Path) -> None:
     assert len(data.classes) == 10
     assert "Ankle boot" in data.classes
     assert data.data_std() == pytest.approx(2 * 0.353, rel=0.02)  # the set's well-known std of 0.353 on a scale of 0 to 1
+
+
+def test_captions_that_are_all_equal_are_said_to_be(tmp_path: Path) -> None:
+    for i in range(3):
+        png(tmp_path / f"{i}.png", i)
+        (tmp_path / f"{i}.txt").write_text("a photo")
+    assert "all 3 the same, 'a photo'" in read(tmp_path).account()
