@@ -4,18 +4,21 @@
 
 FOLDER: as in `unnoise train stickers:FOLDER`. Printed, each with its 95 % interval:
 
-    codec       PSNR and SSIM of the model's autoencoder on drawings whose names were held out of all training
+    codec       PSNR and SSIM of the model's autoencoder on drawings whose names were held out of all training, and of which no
+                other skin tone or sex was trained on either
     captions    random training captions, as often as training draws them (drawn scenes apart): how often the network picks the
-                right caption out of 100
+                right caption out of 100; and by what they are of
     names       emoji by their bare names: the right name out of 100
-    colours     of things in colours that they never had in training ("a blue banana"), among 100 such
+    colours     of things in colours that recolouring held out ("a blue banana"), among 100 such: none that the thing's own drawings
+                are near to (45 degrees of hue), or are called
     wearing     of hats on heads that never wore them ("a cat wearing a crown"), among 100 such
-    held out    of names that no picture was trained on: how far samples lie from the real drawings of those names, in the network's
-                features, beside the floor: equally many real drawings of the trained names nearest in meaning
-    warm        seconds for one picture, at the model's own number of steps
+    never       names that no picture was trained on, among 100 such and trained ones
+    held out    of those: how far samples lie from the real drawings of those names, in the network's features, beside the floor:
+                equally many real drawings of the trained names nearest in meaning
+    warm        seconds for one picture, at the model's own number of steps, in float32 and in bfloat16
 
-beside what the same network says of real pictures of the same captions. In --out: sheets of samples, and of the training pictures
-nearest to some of them.
+beside what the same network says of real pictures of the same captions, most of which it was trained on.
+In --out: sheets of samples, and of the training pictures nearest to some of them.
 """
 
 import argparse
@@ -36,6 +39,7 @@ from unnoise.evaluation.manifold import precision_recall
 from unnoise.evaluation.retrieval import Names, Retrieval, load_retrieval
 from unnoise.evaluation.ssim import ssim
 from unnoise.loading import load
+from unnoise.modalities.image.recolour import WIDTH, main_hue
 from unnoise.modalities.image.scenes.split import Split
 from unnoise.modalities.image.scenes.vocabulary import COLOURS
 from unnoise.modalities.image.show import save_png, sheet
@@ -71,7 +75,9 @@ def main() -> None:
     print(f"{args.model} (weights {model.hash()}), judged by {judge.name}")
 
     drawings = read_drawings(folders, 64)
-    codec_line(model, np.stack([s.pixels for s in drawings if mix.holds_out(s.facts.name)]))
+    trained = {base(s) for s in drawings if not mix.holds_out(s.facts.name)}
+    held = [s for s in drawings if mix.holds_out(s.facts.name) and base(s) not in trained]
+    codec_line(model, np.stack([s.pixels for s in held]))
     pictures = [s for s in drawings if not mix.holds_out(s.facts.name) and not s.facts.variant]
     names = [s.facts.name for s in pictures]
     rng = np.random.default_rng(args.seed)
@@ -85,14 +91,16 @@ def main() -> None:
     number = 0
     while min(len(said) for said, _ in asked.values()) < args.n:
         said = unseen.captions(number)[0]
-        kind = "wearing" if " wearing " in said else "colours" if coloured(said) else None
+        kind = "wearing" if " wearing " in said else "colours" if coloured(said) and not own_colour(said, pictures) else None
         if kind is not None and len(asked[kind][0]) < args.n:
             asked[kind][0].append(said)
             asked[kind][1].append(unseen.make(number))
         number += 1
     for kind, (captions, shown) in asked.items():
         judged(model, Names.of(judge, captions), kind, captions, np.stack(shown), args)
-    held_out(model, judge, [s for s in drawings if mix.holds_out(s.facts.name)], pictures, args)
+    asked_for = [s.facts.name for s in held]
+    judged(model, Names.of(judge, [*asked_for, *names]), "never", asked_for, np.stack([s.pixels for s in held]), args)
+    held_out(model, judge, held, pictures, args)
     nearest(model, pictures, names, rows[:8], args)
     warm(model)
 
@@ -103,7 +111,28 @@ def of_training(model: DiffusionModel, judge: Retrieval, folders: Sequence[Path]
     rng = np.random.default_rng(args.seed)
     rows = rng.choice(len(drawn), 4 * args.n, p=np.asarray(drawn.weights) / sum(drawn.weights))
     said = [rng.choice(drawn.captions[row]) for row in rows]
-    judged(model, Names.of(judge, said), "captions", said[: args.n], drawn.pictures(rows[: args.n]), args)
+    own, real = judged(model, Names.of(judge, said), "captions", said[: args.n], drawn.pictures(rows[: args.n]), args)
+    kinds = np.array([drawn.names[row].rpartition("-")[0] for row in rows[: args.n]])
+    for kind in dict.fromkeys(kinds):
+        of = torch.from_numpy(kinds == kind)
+        print(f"            {int(of.sum())} of {kind}: {float(own[of].mean()):.1%}, real pictures {float(real[of].mean()):.1%}")
+
+
+def base(s: Sticker) -> str:
+    """A name without skin tone and the like: "Santa Claus" of "Santa Claus: dark skin tone"."""
+    return s.facts.name.partition(":")[0]
+
+
+def own_colour(said: str, drawings: Sequence[Sticker]) -> bool:
+    """Whether a coloured thing's own drawings have that colour, or one near to it, or say so in their name."""
+    words = said.removeprefix("a ").removeprefix("an ").split(" ")
+    colour, noun = words[0], " ".join(words[1:])
+    hue = main_hue(np.array([[(*COLOURS[colour], 255)]], dtype=np.uint8))
+    for s in (s for s in drawings if s.noun == noun):
+        near = abs((main_hue(s.pixels) - hue + 0.5) % 1 - 0.5) < WIDTH
+        if colour in s.facts.name.lower().split(" ") or (near and colour not in ("grey", "black")):
+            return True
+    return False
 
 
 def codec_line(model: DiffusionModel, drawings: np.ndarray) -> None:
@@ -133,16 +162,18 @@ def coloured(said: str) -> bool:
 
 def judged(
     model: DiffusionModel, choice: Names, kind: str, said: Sequence[str], real: np.ndarray, args: argparse.Namespace
-) -> None:
-    """One line: pictures of the model and real ones, and a sheet of the first 64."""
+) -> tuple[Tensor, Tensor]:
+    """One line: pictures of the model and real ones, and a sheet of the first 64. Returns both's shares of 1."""
     made = np.asarray(model.sample(list(said), n=1, seed=args.seed, guidance=args.guidance).data)
-    own, theirs = (intervals.mean(choice.recall(pictures, said)) for pictures in (made, real))
+    found = tuple(torch.as_tensor(choice.recall(pictures, said)) for pictures in (made, real))
+    own, theirs = (intervals.mean(f) for f in found)
     print(
         f"{kind:11} {len(said)} pictures, right among 100: {own.value:6.1%} [{own.low:.1%}, {own.high:.1%}];  "
         f"real pictures {theirs.value:6.1%} [{theirs.low:.1%}, {theirs.high:.1%}]",
         flush=True,
     )
     save_png(args.out / f"{kind}.png", sheet(list(torch.from_numpy(made[:64])), list(said[:64]), columns=8, smallest=128), {})
+    return found
 
 
 def held_out(
@@ -192,14 +223,18 @@ def nearest(
 
 
 def warm(model: DiffusionModel) -> None:
-    model.sample("a cat", n=1)
-    taken = []
-    for seed in range(5):
-        began = time.perf_counter()
-        model.sample("a cat", n=1, seed=seed)
-        taken.append(time.perf_counter() - began)
+    taken: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    for seed in range(9):
+        for name, seconds in taken.items():  # taking turns
+            began = time.perf_counter()
+            model.sample("a cat", n=1, seed=seed, bf16=name == "bfloat16")
+            if seed > 0:
+                seconds.append(time.perf_counter() - began)
     steps = model.config.sampling.steps
-    print(f"warm        one picture, {steps} steps: median {statistics.median(taken):.2f} s, least {min(taken):.2f} s")
+    for name, seconds in taken.items():
+        print(
+            f"warm        one picture, {steps} steps, {name}: median {statistics.median(seconds):.2f} s, least {min(seconds):.2f} s"
+        )
 
 
 if __name__ == "__main__":

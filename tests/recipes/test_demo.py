@@ -9,10 +9,12 @@ from unnoise.recipes.demo import PROMPTS, demo
 
 def test_everything_that_it_promises_is_there(tmp_path):
     model = demo(tmp_path / "demo", steps=2)
-    assert {p.name for p in (tmp_path / "demo").iterdir()} >= {"scenes.png", "digits", "run", "samples", "digits.png", "path.png"}
-    with Image.open(tmp_path / "demo" / "scenes.png") as sheet:
-        assert sheet.width >= 4 * 128
-        assert sheet.height >= len(PROMPTS) // 4 * 128
+    made = {p.name for p in (tmp_path / "demo").iterdir()}
+    assert made >= {"scenes.png", "stickers.png", "digits", "run", "samples", "digits.png", "path.png"}
+    for name, prompts in PROMPTS.items():
+        with Image.open(tmp_path / "demo" / f"{name}.png") as sheet:
+            assert sheet.width >= 4 * 128
+            assert sheet.height >= len(prompts) // 4 * 128
     assert model.sample("seven", n=2, steps=1).data.shape == (2, 8, 8, 1)
     with pytest.raises(InputError, match="overwrite"):
         demo(tmp_path / "demo", steps=2)

@@ -1,7 +1,7 @@
 """The models that lie in the package itself, in `unnoise/shipped`: they need no download.
 
 scenes     counts, places, colours, sizes and words on signs, of sixteen kinds of things that it draws plainly and exactly
-stickers   anything that has a name: small pictures in the styles of emoji, with transparency
+stickers   what emoji show, by name, and words near to those: small pictures in the styles of emoji, with transparency
 """
 
 import re

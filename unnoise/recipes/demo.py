@@ -3,6 +3,7 @@ few minutes on two cores, and draw everything that happens."""
 
 import math
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,10 +47,12 @@ def demo(out: Path, overwrite: bool = False, steps: int | None = None) -> Diffus
     """
     _make_room(out, overwrite)
     for name, prompts in PROMPTS.items():
+        began = time.perf_counter()
         made = load(name).sample(prompts, n=1, seed=7)
         file = out / f"{name}.png"
         save_png(file, sheet(list(made.data), [str(p) for p in made.prompts], columns=4, smallest=128), made.settings)
-        print(f"{file}: eight prompts to {name}, which ships", flush=True)
+        took = time.perf_counter() - began
+        print(f"{file}: {len(prompts)} prompts to {name}, which ships, in {took:.1f} s", flush=True)
     print("Now a model is trained here:", flush=True)
     write_digits(out / "digits")
     planned = plan(str(out / "digits"), Options(batch=64))

@@ -33,6 +33,11 @@ def _main(pixels: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
     return hsv, float(peak + off[chosen].mean()), chosen
 
 
+def main_hue(pixels: np.ndarray) -> float:
+    """The hue that most of what is seen of uint8 (H, W, 4) has, 0 to 1 around the circle; 0 where nothing is saturated."""
+    return _main(pixels)[1] % 1
+
+
 def one_hue(pixels: np.ndarray) -> bool:
     """Whether most of what is seen of uint8 (H, W, 4) has one hue."""
     opaque = pixels[..., 3] > 128

@@ -1,13 +1,13 @@
 """Compositions of transparent pictures that have names: what a set of single objects cannot say.
 
-    beside     "cat left of rocket", "three apples and a cup", in a scene of their own places
+    beside     "cat left of rocket", single things in places of their own
     counted    "five rockets"
     wearing    "cat wearing a top hat": the hat on the topmost part of the other
     before     "rocket in front of a rainbow", "cat on a blue background"
     recoloured "blue banana": the hue of an object of one hue turned to a colour's
 
 Each is a pure function of (seed, number). Combinations that `split` holds out (a colour of a thing, a count of it, a hat on it) are
-never made, so that they can be asked for later.
+never composed, so that they can be asked for later; a single picture may show one all the same ("red apple").
 """
 
 from collections.abc import Callable, Sequence
