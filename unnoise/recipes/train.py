@@ -55,7 +55,7 @@ RECIPES: Mapping[str, Callable[[Any, Any, Options], AnyRun]] = {
     "autoencoder-fsq": autoencoder_fsq,
     "tables": tables,
 }
-BUCKETED = ("pictures", "unet", "ddpm", "edm", "edm2")
+BUCKETED = ("pictures", "unet", "ddpm", "edm", "edm2", "latent")
 """Recipes whose batches may each be of another shape."""
 TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "internal_guidance": ("pictures", "latent"),
@@ -100,6 +100,8 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
         raise InputError(f"recipe {name!r} does not fit {data}, which is {'a set of pictures' if is_picture else 'a table'}")
     if options.buckets is not None and name not in BUCKETED:
         raise InputError(f"--buckets: recipe {name!r} takes data of one size; those that take several are {', '.join(BUCKETED)}")
+    if options.buckets is not None and name == "latent" and options.codec is None:
+        raise InputError("--buckets: a codec is trained on pictures of one size; train it first (--recipe autoencoder), then --codec")
     for option, takers in TAKEN_BY.items():
         if getattr(options, option) and name not in takers:
             raise InputError(f"--{option.replace('_', '-')}: not for recipe {name!r}; those that take it are {', '.join(takers)}")
