@@ -25,6 +25,8 @@ from unnoise.modalities.image.reading import read_pictures
 from unnoise.networks.autoencoder import AutoencoderConfig
 from unnoise.networks.bottlenecks import Code, KLConfig
 from unnoise.networks.features import PictureFeatures, feature_distance
+from unnoise.networks.sd3 import SD3Config
+from unnoise.networks.sd_unet import SDUNetConfig
 from unnoise.recipes.autoencoder import AutoencoderTask, ReconstructionLosses, _shown, psnr, turned
 from unnoise.recipes.latent_cache import cached_latents
 from unnoise.recipes.options import Options
@@ -144,6 +146,18 @@ def test_a_codec_trained_before_is_taken_as_it_is(run: Path, stickers: Path, tmp
     assert model.codec.hash() == load_codec(run / "autoencoder").hash()
     assert not (out / "autoencoder" / "checkpoints").exists()
     assert load_file(out / "latents.safetensors")["states"].shape[0] == 1  # no flips were asked for
+
+
+@pytest.mark.parametrize(("recipe", "kind"), [("latent-unet", SDUNetConfig), ("latent-joint", SD3Config)])
+def test_other_networks_on_latents(recipe: str, kind: type, run: Path, stickers: Path, tmp_path: Path) -> None:
+    """Each is trained by one command, told the same, and comes back; it follows its prompt."""
+    start(short(stickers, recipe, width=32, depth=1, codec=str(run / "autoencoder"), lr=1e-2), tmp_path / "run")
+    model = load(tmp_path / "run")
+    assert isinstance(model.config.network, kind)
+    assert model.config.network.token_dim == model.conditioner(model.conditioner.prepare(["blue"]))["tokens"].shape[-1]
+    one, other = (model.sample(p, seed=3, steps=2).data for p in ("a sticker blue", "sticker"))
+    assert one.shape[1:] == (8, 8, 4)
+    assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize("recipe", ["autoencoder-vq", "autoencoder-fsq"])

@@ -7,6 +7,7 @@
 Every stage goes on from where it stands.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from unnoise.loading import load
 from unnoise.modalities.image.data import PictureData
 from unnoise.modalities.image.latents import Latents, LatentsConfig
 from unnoise.model import DiffusionModel, ModelConfig
+from unnoise.networks.sd3 import SD3Config
+from unnoise.networks.sd_unet import SDUNetConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.recipes.autoencoder import AutoencoderRun, autoencoder
 from unnoise.recipes.distil_text import DistilRun
@@ -175,6 +178,52 @@ def latent(opened: OpenPictures, source: PictureSource, options: Options) -> Lat
         preview=run.preview,
         words=run.words,
     )
+
+
+def latent_unet(opened: OpenPictures, source: PictureSource, options: Options) -> LatentRun:
+    """As `latent`, by Stable Diffusion's U-Net: two levels, words heard by cross-attention in both (width: of the finer one; depth:
+    residual blocks a level)."""
+    run, width = latent(opened, source, options), options.width or 128
+    known = _transformer(run)
+    network = SDUNetConfig(
+        channels=known.channels,
+        widths=(width, 2 * width),
+        blocks=options.depth or 2,
+        depths=(1, 1),
+        heads=(math.gcd(width, max(1, width // 32)), math.gcd(2 * width, max(1, width // 16))),
+        vector_dim=known.vector_dim,
+        token_dim=max(1, known.token_dim),
+        groups=math.gcd(width, 32),
+        features=known.features,
+    )
+    return replace(run, model=replace(run.model, network=network))
+
+
+def latent_joint(opened: OpenPictures, source: PictureSource, options: Options) -> LatentRun:
+    """As `latent`, by Stable Diffusion 3's transformer, in which words and patches attend to each other."""
+    run = latent(opened, source, options)
+    known, codec = _transformer(run), run.model.codec
+    assert isinstance(codec, LatentsConfig)
+    patches = -(-max(codec.build().shape()[1:]) // known.patch)
+    network = SD3Config(
+        channels=known.channels,
+        patch=known.patch,
+        width=known.width,
+        depth=known.depth,
+        heads=known.heads,
+        vector_dim=known.vector_dim,
+        token_dim=max(1, known.token_dim),
+        norm_qk=True,
+        positions=4 * patches,  # for other shapes
+        unit=patches,
+        features=known.features,
+    )
+    return replace(run, model=replace(run.model, network=network))
+
+
+def _transformer(run: LatentRun) -> DiffusionTransformerConfig:
+    assert isinstance(run.model.network, DiffusionTransformerConfig)
+    return run.model.network
 
 
 def first_stage(

@@ -23,7 +23,7 @@ from unnoise.model import DiffusionModel
 from unnoise.recipes.autoencoder import autoencoder, autoencoder_fsq, autoencoder_vq
 from unnoise.recipes.cascade import super_resolution
 from unnoise.recipes.distil_text import distil_text
-from unnoise.recipes.latent import GivenCodec, LatentRun, latent
+from unnoise.recipes.latent import GivenCodec, LatentRun, latent, latent_joint, latent_unet
 from unnoise.recipes.options import Options
 from unnoise.recipes.pictures import ddpm, edm, edm2, pictures, unet
 from unnoise.recipes.retrieval import retrieval
@@ -49,17 +49,20 @@ RECIPES: Mapping[str, Callable[[Any, Any, Options], AnyRun]] = {
     "retrieval": retrieval,
     "distil-text": distil_text,
     "latent": latent,
+    "latent-unet": latent_unet,
+    "latent-joint": latent_joint,
     "stickers": stickers,
     "autoencoder": autoencoder,
     "autoencoder-vq": autoencoder_vq,
     "autoencoder-fsq": autoencoder_fsq,
     "tables": tables,
 }
-BUCKETED = ("pictures", "unet", "ddpm", "edm", "edm2", "latent")
+LATENT = ("latent", "latent-unet", "latent-joint")
+BUCKETED = ("pictures", "unet", "ddpm", "edm", "edm2", *LATENT)
 """Recipes whose batches may each be of another shape."""
 TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "internal_guidance": ("pictures", "latent"),
-    "spelling": ("pictures", "unet", "ddpm", "edm", "latent"),
+    "spelling": ("pictures", "unet", "ddpm", "edm", *LATENT),
 }
 """Options that all other recipes refuse, so that nobody waits for what does not come."""
 
@@ -100,8 +103,10 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
         raise InputError(f"recipe {name!r} does not fit {data}, which is {'a set of pictures' if is_picture else 'a table'}")
     if options.buckets is not None and name not in BUCKETED:
         raise InputError(f"--buckets: recipe {name!r} takes data of one size; those that take several are {', '.join(BUCKETED)}")
-    if options.buckets is not None and name == "latent" and options.codec is None:
-        raise InputError("--buckets: a codec is trained on pictures of one size; train it first (--recipe autoencoder), then --codec")
+    if options.buckets is not None and name in LATENT and options.codec is None:
+        raise InputError(
+            "--buckets: a codec is trained on pictures of one size; train it first (--recipe autoencoder), then --codec"
+        )
     for option, takers in TAKEN_BY.items():
         if getattr(options, option) and name not in takers:
             raise InputError(f"--{option.replace('_', '-')}: not for recipe {name!r}; those that take it are {', '.join(takers)}")
