@@ -138,3 +138,24 @@ def test_pictures_are_told_by_a_frozen_and_by_a_distilled_encoder(teacher: str, 
         prompt = "a [red:black:0.5] (cat:1.2)"
         torch.testing.assert_close(model.conditioner(model.conditioner.prepare([prompt])), told(told.prepare([prompt])))
         assert len(model.sample(prompt, n=2, steps=2)) == 2
+
+
+def test_two_frozen_encoders_are_told_end_to_end(teacher: str, pictures: Path, tmp_path: Path) -> None:
+    """What each says by itself, one behind the other; each has a book of its own beside the run."""
+    encoders.save_t5(tmp_path / "t5", 1)
+    both = f"{teacher},{tmp_path / 't5'}"
+    model = start(plan(str(pictures), Options(text_encoder=both, steps=2, batch=4, width=16, depth=1)), tmp_path / "run")
+    assert len(list((tmp_path / "run").glob("words-*.safetensors"))) == 2
+    told = model.conditioner(model.conditioner.prepare(["a red cat"]))
+    first, second = (words_of(name).conditioner.build() for name in both.split(","))
+    one, two = (c(c.prepare(["a red cat"])) for c in (first, second))
+    length = one["tokens"].shape[1]
+    torch.testing.assert_close(told["tokens"][:, :length, : one["tokens"].shape[2]], one["tokens"], rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(told["tokens"][:, length:, : two["tokens"].shape[2]], two["tokens"], rtol=1e-3, atol=2e-3)
+    assert len(model.sample("a red cat", n=2, steps=2)) == 2
+    student = plan(str(pictures), Options(text_encoder=teacher, steps=1, batch=4, width=24, depth=1), "distil-text")
+    encoder = replace(student.run.student.encoder, rank=4, heads=2)  # type: ignore[union-attr]
+    short = replace(student.run, pairs=4, student=replace(student.run.student, encoder=encoder))  # type: ignore[union-attr]
+    start(replace(student, run=short), tmp_path / "w")
+    with pytest.raises(InputError, match="w: a distilled text encoder is told alone"):
+        words_of(f"{teacher},{tmp_path / 'w'}")

@@ -15,6 +15,7 @@ from unnoise.modalities.words.book import Book
 from unnoise.modalities.words.distilled import Distilled, DistilledConfig
 from unnoise.modalities.words.emphasis import EmphaticConfig
 from unnoise.modalities.words.frozen import Frozen, T5TextConfig, read_encoder
+from unnoise.modalities.words.joined import EndToEndConfig
 from unnoise.networks.word_encoder import WordEncoderConfig
 
 _AT_ONCE = 256
@@ -30,10 +31,17 @@ class Words(NamedTuple):
 
 
 def words_of(name: str) -> Words:
-    """The text encoder `name`: a folder of the recipe `distil-text`, or a frozen one by its folder or hub name.
+    """The text encoder `name`: a folder of the recipe `distil-text`, or a frozen one by its folder or hub name; several frozen
+    ones, their names separated by commas, are told end to end.
 
     Raises InputError for what is neither.
     """
+    if len(names := [n.strip() for n in name.split(",")]) > 1:
+        several = [words_of(n) for n in names]
+        if odd := [n for n, words in zip(names, several) if isinstance(words.conditioner, DistilledConfig)]:
+            raise InputError(f"{odd[0]}: a distilled text encoder is told alone; several are frozen ones")
+        config = EndToEndConfig(tuple(w.conditioner for w in several))
+        return Words(config, sum(w.vector_dim for w in several), max(w.token_dim for w in several))
     if (place := _distilled_place(Path(name))) is not None:
         config = read_folder(place, DistilledConfig, _CLASSES)[0]
         return Words(config, config.encoder.out, config.encoder.out)
