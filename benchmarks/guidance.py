@@ -5,9 +5,13 @@ python benchmarks/guidance.py [--draws 2000]        about five minutes of one co
 Three classes, of 3, 2 and 1 normal components, in 2 dimensions, and the same turned into 64 with noise of equal width in the other
 62. Class 0 is asked for. Guidance of scale w is said to sample p_w ~ p(x) p(c | x)^w ~ p(x | c) p(c | x)^(w-1); with a weaker model
 as its other side, p(x | c)^w / p_weak(x | c)^(w-1), here the class with twice the variance. Draws of the first by rejection, of the
-second by resampling. No network is involved: what is off is the method's own doing, not an error of learning; so nothing speaks
-here for what makes methods robust to such errors. Internal guidance is autoguidance whose weaker model is the middle head;
-perturbed attention has no exact counterpart, and is left to its unit tests.
+second by resampling. No network has learnt anything: what is off is the method's own doing, not an error of learning; so nothing
+speaks here for what makes methods robust to such errors. Internal guidance is autoguidance whose weaker model is the middle head,
+here of a network whose heads are the two exact denoisers.
+
+Perturbed attention: an exact denoiser of normal components is attention, of x to them (softmax of its likenesses) over their own
+posterior means. Averaged over x, as smoothed attention of unlimited width averages queries, the weights are the components' own,
+and what is left is the exact denoiser of one normal component in their middle. So its law is p(x | c)^w / N(middle)^(w-1).
 
     shift     distance of the means over the target's deviation      width    deviation within components over the target's
     asked     share whose likeliest class is the asked one           modes    half the sum of |share of component - target's|
@@ -20,16 +24,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unnoise.control.guidance import bind, guided
 from unnoise.control.rules import Linear, Projected, Rule, ZeroStar
+from unnoise.control.self_guidance import Internal
 from unnoise.control.thresholding import thresholded
-from unnoise.core.denoisers import Denoise
+from unnoise.core.denoisers import Denoise, NetworkDenoiser
 from unnoise.core.oracles import ExactMixture
+from unnoise.core.preconditioning import Data
 from unnoise.core.processes import Gaussian
+from unnoise.core.processes.gaussian import mean
 from unnoise.core.random import Streams
 from unnoise.core.schedules import RectifiedFlow
+from unnoise.core.state import Cond
 from unnoise.evaluation.two_sample import Energy
 from unnoise.samplers.dpmpp import DPMpp
 from unnoise.samplers.grids import LogSNR
@@ -85,6 +93,38 @@ class World:
         assert 1 / float(weight.square().sum()) > 4 * n, "the proposal is too far from the target"
         return x[torch.multinomial(weight, n, generator=torch.Generator().manual_seed(seed))]
 
+    @property
+    def merged(self) -> ExactMixture:
+        """The asked class under averaged attention."""
+        middle = (WEIGHTS[:ASKED] / WEIGHTS[:ASKED].sum()) @ self.asked.means
+        return ExactMixture(PROCESS, [1.0], middle[None], [VARIANCE])
+
+    def pushed(self, w: float, n: int, seed: int) -> Tensor:
+        """p(x | c)^w / N(middle)^(w-1), from components that are moved away from the middle as it moves them, by their weights."""
+        moved = self.asked.means + (w - 1) * (self.asked.means - self.merged.means)
+        heights = self.asked.log_prob(moved) * w - (w - 1) * self.merged.log_prob(moved)
+        near, rng = ExactMixture(PROCESS, heights.softmax(0), moved, [VARIANCE] * ASKED), Streams.of(seed, 20 * n)
+        x = near.sample(rng)
+        weight = (w * self.asked.log_prob(x) - (w - 1) * self.merged.log_prob(x) - near.log_prob(x)).softmax(0)
+        assert 1 / float(weight.square().sum()) > 4 * n, "the proposal is too far from the target"
+        return x[torch.multinomial(weight, n, generator=torch.Generator().manual_seed(seed))]
+
+
+class TwoHeads(nn.Module):
+    """A network whose heads say what two exact denoisers do."""
+
+    has_middle = True
+
+    def __init__(self, strong: ExactMixture, weak: ExactMixture) -> None:
+        super().__init__()
+        self.strong, self.weak = strong, weak
+
+    def both(self, x: Tensor, noise_level: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        """x brought to unit variance, and log_snr / 4, as `Data(1)` has them."""
+        t = PROCESS.schedule.time(4 * noise_level.double())
+        x_t = x * torch.hypot(PROCESS.schedule.alpha(t), PROCESS.schedule.sigma(t))[:, None].to(x)
+        return mean(self.strong(x_t, t, cond)), mean(self.weak(x_t, t, cond))
+
 
 Method = Callable[[World, float], Denoise]
 
@@ -98,6 +138,14 @@ def classes(rule: Rule = Linear(), interval: tuple[float, float] = (0.0, 1.0), r
 
 def autoguidance(world: World, w: float) -> Denoise:
     return guided(bind(world.asked, {}), bind(world.weak, {}), w)
+
+
+def internal(world: World, w: float) -> Denoise:
+    return bind(Internal(w).sharpen(NetworkDenoiser(TwoHeads(world.asked, world.weak), PROCESS, Data(1.0))), {})
+
+
+def averaged_attention(world: World, w: float) -> Denoise:
+    return guided(bind(world.asked, {}), bind(world.merged, {}), w)
 
 
 def threshold(world: World, w: float) -> Denoise:
@@ -117,7 +165,8 @@ METHODS: dict[str, Method] = {
     "CFG-Zero*": classes(ZeroStar()),
     "CFG-Zero*, init 0.04": classes(ZeroStar(0.04)),
 }
-SHARPENING: dict[str, Method] = {"autoguidance, internal": autoguidance}
+SHARPENING: dict[str, Method] = {"autoguidance": autoguidance, "internal": internal}
+PUSHING: dict[str, Method] = {"averaged attention": averaged_attention}
 
 
 def draws(denoise: Denoise, dims: int, n: int) -> Tensor:
@@ -148,7 +197,7 @@ def line(name: str, world: World, x: Tensor, target: Tensor, plain: Tensor) -> s
     return f"{name:24}{figures} " + (f"{off:7.2f}" if x.shape[1] > 2 else f"{'':7}") + f" {energy[0]:9.1f} {energy[1]:9.1f}"
 
 
-def table(dims: int, scales: list[float], n: int) -> None:
+def table(dims: int, scales: list[float], n: int, only: str) -> None:
     world = World.of(dims)
     plain = world.asked.sample(Streams.of(20, n))
     print(f"\n{dims} dimensions, {n} draws, DPM-Solver++ 2M in {STEPS} steps")
@@ -156,7 +205,10 @@ def table(dims: int, scales: list[float], n: int) -> None:
     print(line("w 1: real against real", world, world.asked.sample(Streams.of(21, n)), plain, plain))
     print(line("w 1: sampled", world, draws(bind(world.asked, {}), dims, n), plain, plain), flush=True)
     for w in scales:
-        for methods, law in ((METHODS, world.tilted), (SHARPENING, world.sharpened)):
+        for methods, law in ((METHODS, world.tilted), (SHARPENING, world.sharpened), (PUSHING, world.pushed)):
+            methods = {name: method for name, method in methods.items() if only in name}
+            if not methods:
+                continue
             target = law(w, n, 22)
             print(line(f"w {w:g}: real against real", world, law(w, n, 23), target, plain))
             for name, method in methods.items():
@@ -167,7 +219,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--scales", type=float, nargs="*", default=[1.5, 3.0, 7.0])
+    parser.add_argument("--only", default="", help="methods whose name has this in it")
     arguments = parser.parse_args()
     with torch.no_grad():
         for dims in (2, 64):
-            table(dims, arguments.scales, arguments.draws)
+            table(dims, arguments.scales, arguments.draws, arguments.only)
