@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from command_line import refused
+from PIL import Image
 
 from unnoise.checkpoints.shipped import FOLDER, shipped, shipped_folder, suited
 from unnoise.cli.main import main
@@ -13,12 +14,13 @@ ndimage = pytest.importorskip("scipy.ndimage")
 
 
 def test_they_are_small_and_say_where_they_come_from():
-    assert shipped() == ("scenes", "stickers")
+    assert shipped() == ("larger", "scenes", "stickers")
     for name in shipped():
         assert sum(f.stat().st_size for f in (FOLDER / name).iterdir()) <= 40e6
         card = (FOLDER / name / "README.md").read_text()
         assert "Licence: not stated" not in card
         assert "Trained on: not stated" not in card
+        assert ("(samples.png)" in card) == (FOLDER / name / "samples.png").is_file() == (name != "larger")
 
 
 def places(pixels: np.ndarray, colour: np.ndarray) -> list[tuple[int, int]]:
@@ -111,12 +113,24 @@ def test_stickers_draw_words_that_they_never_saw():
 
 def test_a_prompt_of_one_word_is_taken_for_a_model_and_the_way_to_draw_it_is_said(capsys):
     assert refused(["sample", "cat"], capsys) == (
-        "unnoise: cat: no such model here (scenes and stickers ship); to draw it: unnoise sample stickers cat"
+        "unnoise: cat: no such model here (larger, scenes, stickers ship); to draw it: unnoise sample stickers cat"
     )
     assert "unnoise sample stickers '!!!'" in refused(["sample", "!!!"], capsys)
 
 
+def test_what_stickers_draws_is_enlarged(tmp_path, capsys):
+    """To 128 x 128 with transparency, of which what is left on a quarter of the size is the picture that it began with."""
+    main(["sample", "stickers", "red heart", "-n", "1", "--seed", "5", "--then", "larger", "--out", str(tmp_path / "out")])
+    (file,) = (f for f in (tmp_path / "out").glob("*.png") if f.name != "sheet.png")
+    large = np.asarray(Image.open(file)).astype(float)
+    small = load("stickers").sample("red heart", 1, 5).data[0].numpy().astype(float)
+    assert large.shape == (128, 128, 4)
+    alpha = large[..., 3].reshape(64, 2, 64, 2).mean((1, 3))
+    assert np.abs(alpha - small[..., 3]).mean() < 6
+    assert "has none to enlarge" in refused(["sample", "larger", "a cat", "--out", str(tmp_path / "alone")], capsys)
+
+
 def test_names_of_none_are_refused(tmp_path):
     assert shipped_folder("nonesuch") is None
-    with pytest.raises(InputError, match="ship with unnoise: scenes, stickers"):
+    with pytest.raises(InputError, match="ship with unnoise: larger, scenes, stickers"):
         load(tmp_path / "nonesuch")

@@ -25,7 +25,7 @@ from unnoise.control.self_guidance import SelfGuidance, self_guidance_settings
 from unnoise.control.step_caching import CachedDenoiser, StepCaching, caching_settings
 from unnoise.control.switching import switched
 from unnoise.control.thresholding import thresholded
-from unnoise.core.codec import Buildable, Codec, Conditioner, ToldGuidance, within
+from unnoise.core.codec import Buildable, Codec, Conditioner, Following, ToldGuidance, within
 from unnoise.core.denoisers import Denoise, Denoiser, NetworkDenoiser
 from unnoise.core.errors import InputError
 from unnoise.core.hashing import Remembered
@@ -163,7 +163,8 @@ class DiffusionModel:
         c, own = self.config, self.parts.state_dict()
         stored = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in own.items()}
         digest = tensors_hash({k: v.to(own[k].dtype) for k, v in stored.items()})[:16]
-        text = card(c.about, c.sampling, c.network, c.process, digest, sheet is not None)
+        follows = isinstance(self.conditioner, Following)
+        text = card(c.about, c.sampling, c.network, c.process, digest, sheet is not None, follows)
         return write_folder(Path(folder), c, stored, text, None if sheet is None else sheet.read_bytes())
 
     def attached(self, *more: Attachment) -> "DiffusionModel":

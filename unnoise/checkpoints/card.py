@@ -23,10 +23,16 @@ SHEET = "samples.png"
 """The file beside the card that it shows."""
 
 
-def card(about: About, how: Sampling, network: Buildable, process: Process, model_hash: str, shown: bool = False) -> str:
-    """The model card: README.md of a saved model. shown: whether a sheet of samples lies beside it."""
+def card(
+    about: About, how: Sampling, network: Buildable, process: Process, model_hash: str, shown: bool = False, follows: bool = False
+) -> str:
+    """The model card: README.md of a saved model.
+
+    shown: whether a sheet of samples lies beside it. follows: whether it goes on from what another model made.
+    """
     metrics = "\n".join(f"| {k} | {v:.4g} |" for k, v in about.metrics.items())
     prompts = " ".join(f'"{p}"' for p in about.examples[:2])
+    asked = "MODEL A_PROMPT --then THIS_FOLDER" if follows else f"THIS_FOLDER {prompts}"
     sheet = f"![samples, as they came]({SHEET})\n\n" if shown else ""
     return f"""# {about.name}
 
@@ -37,7 +43,7 @@ A diffusion model made with unnoise. Weights {model_hash}; config.json holds eve
 - Network: {type(network).__name__}; process: {process}
 - Sampled by default with {how.named()["sampler"] or how.sampler}, {how.steps} steps, guidance {how.guidance:g}
 
-    unnoise sample THIS_FOLDER {prompts} -n 16 --seed 7 --out samples
+    unnoise sample {asked} -n 16 --seed 7 --out samples
 
 {sheet}{"| measure | value |" + chr(10) + "|---|---|" + chr(10) + metrics if metrics else "No measures were recorded."}
 """

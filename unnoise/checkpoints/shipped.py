@@ -2,6 +2,7 @@
 
 scenes     counts, places, colours, sizes and words on signs, of sixteen kinds of things that it draws plainly and exactly
 stickers   what emoji show, by name, and words near to those: small pictures in the styles of emoji, with transparency
+larger     enlarges what stickers draws twice: unnoise sample stickers "a cat" --then larger
 """
 
 import re

@@ -156,7 +156,7 @@ def run(argv: list[str]) -> None:
         asked = (name, *args.prompts)
         args = replace(args, model=Path(suited(asked)), prompts=asked)
     elif "/" not in name and not args.prompts and not args.model.exists() and name not in shipped():
-        known, alone = " and ".join(shipped()), shlex.quote(name)
+        known, alone = ", ".join(shipped()), shlex.quote(name)
         raise InputError(f"{name}: no such model here ({known} ship); to draw it: unnoise sample {suited([name])} {alone}")
     refuse_existing(args.out, args.overwrite)
     if args.batch < 1:
