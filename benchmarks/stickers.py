@@ -130,7 +130,7 @@ def own_colour(said: str, drawings: Sequence[Sticker]) -> bool:
     hue = main_hue(np.array([[(*COLOURS[colour], 255)]], dtype=np.uint8))
     for s in (s for s in drawings if s.noun == noun):
         near = abs((main_hue(s.pixels) - hue + 0.5) % 1 - 0.5) < WIDTH
-        if colour in s.facts.name.lower().split(" ") or (near and colour not in ("grey", "black")):
+        if near or colour in s.facts.name.lower().split(" "):
             return True
     return False
 
@@ -163,7 +163,8 @@ def coloured(said: str) -> bool:
 def judged(
     model: DiffusionModel, choice: Names, kind: str, said: Sequence[str], real: np.ndarray, args: argparse.Namespace
 ) -> tuple[Tensor, Tensor]:
-    """One line: pictures of the model and real ones, and a sheet of the first 64. Returns both's shares of 1."""
+    """One line: pictures of the model and real ones, and a sheet of the first 64. Returns, of each, how likely the
+    network picks the right one: (N,)."""
     made = np.asarray(model.sample(list(said), n=1, seed=args.seed, guidance=args.guidance).data)
     found = tuple(torch.as_tensor(choice.recall(pictures, said)) for pictures in (made, real))
     own, theirs = (intervals.mean(f) for f in found)

@@ -113,9 +113,11 @@ def test_stickers_draw_words_that_they_never_saw():
 
 def test_a_prompt_of_one_word_is_taken_for_a_model_and_the_way_to_draw_it_is_said(capsys):
     assert refused(["sample", "cat"], capsys) == (
-        "unnoise: cat: no such model here (larger, scenes, stickers ship); to draw it: unnoise sample stickers cat"
+        "unnoise: cat: no such model: no folder or file of that name is here, and larger, scenes, stickers ship; to draw it: "
+        "unnoise sample stickers cat"
     )
     assert "unnoise sample stickers '!!!'" in refused(["sample", "!!!"], capsys)
+    assert "a model is a folder with config.json" in refused(["sample", "model.safetensors"], capsys)
 
 
 def test_what_stickers_draws_is_enlarged(tmp_path, capsys):

@@ -42,7 +42,7 @@ def load(
     if not folder.exists():
         folder = shipped_folder(str(source)) or folder
     if foreign := open_foreign(folder, variant, beside):
-        model = _imported(foreign, dtype or torch.float32)
+        model = _imported(foreign, dtype or torch.float32, [Path(b).name for b in beside])
     elif folder.is_dir():
         if beside:
             raise InputError(f"{folder}: a model of unnoise's own, which has all its parts; --beside is for open checkpoints")
@@ -66,11 +66,11 @@ def _read(folder: Path) -> DiffusionModel:
     return model
 
 
-def _imported(foreign: Foreign, dtype: torch.dtype) -> DiffusionModel:
-    """An open checkpoint on our own networks."""
+def _imported(foreign: Foreign, dtype: torch.dtype, beside: Sequence[str]) -> DiffusionModel:
+    """An open checkpoint on our own networks. beside: the names of what takes the place of a folder's own."""
     built, where = build(foreign, dtype), Path(foreign.where)
     name = where.stem if where.is_file() else where.name
-    other = [Path(p.where).name for p in foreign.parts.values() if where.is_dir() and where not in Path(p.where).parents]
+    other = beside if where.is_dir() else []
     about = About(
         " with ".join([name, *other]),
         f"not stated; an open checkpoint of {foreign.pipeline}",

@@ -140,15 +140,17 @@ def test_latent_consistency_models(kind: str, tmp_path: Path, monkeypatch: pytes
         model.sample("a cat", negative="a dog")
 
 
-def test_lcms_timesteps_whatever_the_model_walks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with a LoRA of LCM, on a model whose own schedule leads: the sampler is asked for, the grid is not."""
+@pytest.mark.parametrize("sampler", ["lcm", "tcd"])
+def test_lcms_timesteps_whatever_the_model_walks(sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a LoRA of LCM or TCD, on a model whose own schedule leads: the sampler is asked for, the grid is not."""
     pipeline = tiny.sdxl(tmp_path / "parts")
     model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
-    pipeline.register_modules(scheduler=diffusers.LCMScheduler.from_config(pipeline.scheduler.config))
-    drawn = iter([Streams.each(SEEDS).scoped("sampler").at(i).normal("lcm", (4, 8, 8)) for i in range(3)])
-    monkeypatch.setattr("diffusers.schedulers.scheduling_lcm.randn_tensor", lambda *args, **kwargs: next(drawn))
-    expected = latents(pipeline, model, num_inference_steps=4, guidance_scale=0.0)
-    same(model, pipeline, expected, steps=4, guidance=1.0, sampler="lcm")
+    scheduler = {"lcm": diffusers.LCMScheduler, "tcd": diffusers.TCDScheduler}[sampler]
+    pipeline.register_modules(scheduler=scheduler.from_config(pipeline.scheduler.config))
+    drawn = iter([Streams.each(SEEDS).scoped("sampler").at(i).normal(sampler, (4, 8, 8)) for i in range(4)])
+    monkeypatch.setattr(f"diffusers.schedulers.scheduling_{sampler}.randn_tensor", lambda *args, **kwargs: next(drawn))
+    expected = latents(pipeline, model, num_inference_steps=4, guidance_scale=0.0, eta=0.3)
+    same(model, pipeline, expected, steps=4, guidance=1.0, sampler=sampler)
 
 
 def test_sdxls_refiner_goes_on_from_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -306,7 +306,9 @@ def test_what_changes_begins_anew() -> None:
     assert agrees(torch.tensor([0.3, 0.3]), {k: v[:2] for k, v in cond.items()}) == [True, True], "other rows"
     few = {k: v[:2] for k, v in cond.items()}
     assert agrees(torch.tensor([0.1, 0.1]), few) == [False, False]
-    assert agrees(torch.tensor([0.2, 0.05]), few) == [True, False], "up again from a forecast, below what was computed"
+    assert agrees(torch.tensor([0.08, 0.08]), few) == [False, False]
+    assert agrees(torch.tensor([0.2, 0.05]), few) == [True, False], "up again from forecasts, below what was computed"
+    assert agrees(torch.tensor([0.1, 0.06]), few) == [False, False], "within a step churn goes up a little"
     x = torch.randn(2, 3, 6, 4)
     assert agrees(torch.tensor([0.2, 0.2]), {k: v[:2] for k, v in cond.items()}) == [True, True], "another size"
 

@@ -135,7 +135,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, capsys, 
 
 def test_what_is_due_after_the_last_step_is_shown_whatever_happens_in_it(tmp_path):
     """Ctrl-C in the last step; and a run that is cut off while the last things are shown."""
-    config, seen = replace(CONFIG, snapshot_every=24), []
+    config, seen = replace(CONFIG, snapshot_every=8), []
 
     @dataclass
     class Look:
@@ -147,7 +147,12 @@ def test_what_is_due_after_the_last_step_is_shown_whatever_happens_in_it(tmp_pat
     asks = At(23, lambda: os.kill(os.getpid(), signal.SIGINT))
     result = fit(Toy(), Points(), config, tmp_path / "asked", hooks=[asks, Look()])
     assert (result.steps, result.interrupted, seen) == (24, False, [24])
-    assert list((tmp_path / "asked/snapshots").iterdir())
+    kept = sorted(p.name for p in (tmp_path / "asked/snapshots").iterdir())
+    assert len(kept) == 3 * len(config.ema_widths)
+    asks = At(7, lambda: os.kill(os.getpid(), signal.SIGINT))  # it stops after step 8, whose averages are kept all the same
+    assert fit(Toy(), Points(), config, tmp_path / "amid", hooks=[asks]).steps == 8
+    fit(Toy(), Points(), config, tmp_path / "amid", resume=True)
+    assert sorted(p.name for p in (tmp_path / "amid/snapshots").iterdir()) == kept
     with pytest.raises(Killed):
         fit(Toy(), Points(), config, tmp_path / "cut", hooks=[At(24, cut), Look()])
     assert seen == [24]

@@ -33,7 +33,7 @@ def card(
     metrics = "\n".join(f"| {k} | {v:.4g} |" for k, v in about.metrics.items())
     prompts = " ".join(f'"{p}"' for p in about.examples[:2])
     asked = "MODEL A_PROMPT --then THIS_FOLDER" if follows else f"THIS_FOLDER {prompts}"
-    sheet = f"![samples, as they came]({SHEET})\n\n" if shown else ""
+    sheet = f"![what it draws]({SHEET})\n\n" if shown else ""
     return f"""# {about.name}
 
 A diffusion model made with unnoise. Weights {model_hash}; config.json holds everything else.

@@ -31,7 +31,7 @@ def suited(prompts: Sequence[str]) -> str:
     return EXACT if all(_understood(p) for p in prompts) else FREE
 
 
-_PLAIN = re.compile(r"[\w\s,.!?'\"\u2018\u2019\u201c\u201d-]*")
+_PLAIN = re.compile(r"[\w\s,.:;!?'\"\u2018\u2019\u201c\u201d\u201e-]*")
 """Prompts without weights in brackets and without emoji, which the exact model's grammar does not read."""
 
 

@@ -36,7 +36,7 @@ class Sample:
     """Make new data with a trained model: pictures with their prompt, seed and settings inside, or a table."""
 
     model: tyro.conf.Positional[Path]
-    """A model folder, a training run's folder, the name of a model that ships (scenes, stickers), or an open checkpoint: a
+    """A model folder, a training run's folder, the name of a model that ships (scenes, stickers, larger), or an open checkpoint: a
     folder in the layout of diffusers, a single file (.safetensors, .gguf), or a name on the hub (OWNER/NAME). Left out before a
     prompt of several words: scenes where it understands the prompts (counts, colours, places, words on signs), else stickers."""
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -155,9 +155,12 @@ def run(argv: list[str]) -> None:
     if " " in name.strip() and not args.model.exists():  # a prompt, and no model named
         asked = (name, *args.prompts)
         args = replace(args, model=Path(suited(asked)), prompts=asked)
-    elif "/" not in name and not args.prompts and not args.model.exists() and name not in shipped():
+    elif not ({"/", "."} & {*name} or args.prompts or args.model.exists() or name in shipped()):
         known, alone = ", ".join(shipped()), shlex.quote(name)
-        raise InputError(f"{name}: no such model here ({known} ship); to draw it: unnoise sample {suited([name])} {alone}")
+        raise InputError(
+            f"{name}: no such model: no folder or file of that name is here, and {known} ship; to draw it: "
+            f"unnoise sample {suited([name])} {alone}"
+        )
     refuse_existing(args.out, args.overwrite)
     if args.batch < 1:
         raise InputError(f"batch {args.batch}: at least 1")

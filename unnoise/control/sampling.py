@@ -70,7 +70,7 @@ class Sampling:
     def grid_by(self, sampler: str | Sampler) -> str | Grid | None:
         """The grid, where another sampler is asked for and no grid: this one, or what of it students of consistency were taught."""
         walking = find_sampler(sampler).sampler if isinstance(sampler, str) else sampler
-        return self.grid.distilled() if walking.student and isinstance(self.grid, Grid) else self.grid
+        return self.grid.distilled(walking.ends) if walking.student and isinstance(self.grid, Grid) else self.grid
 
     def named(self) -> dict[str, str | None]:
         """The names of sampler and grid; None for what has none, but is the model's own."""

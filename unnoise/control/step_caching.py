@@ -24,8 +24,9 @@ and features are computed anew once C prod_j |u - u_j|, with the largest of the 
 for. So the budget is of the relative error of what the network says at one call, as estimated from the calls before: it is no
 bound, and errors of several calls may add up in the picture.
 
-Every sample decides for itself, so that it comes out the same alone and in any batch. It begins anew when time goes up again
-(restarts, a second walk), when it is told other words, and when the batch has another number of rows or size of picture.
+Every sample decides for itself, so that it comes out the same alone and in any batch. It begins anew when time goes up again beyond
+that of the last two calls (restarts, a second walk; not the little that churn goes up within a step), when it is told other words,
+and when the batch has another number of rows or size of picture.
 """
 
 from abc import ABC, abstractmethod
@@ -53,14 +54,14 @@ class Memory:
     """What one walk remembers of its B samples; m + 1 computations of each, the newest first.
 
     levels: (m + 1, B), nan where there is none. kept: G at these levels, up to m + 1 of (B, ...). newest: (B,) the time of the
-    newest. calls: (B,) so far; skipped: (B,) of them since the last computation; constants: (LOOK_BACK, B) the last C, nan where
-    there is none. told: the condition. shape: of the network's input.
+    newest; last: (2, B) those of the last two calls. calls: (B,) so far; skipped: (B,) of them since the last computation;
+    constants: (LOOK_BACK, B) the last C, nan where there is none. told: the condition. shape: of the network's input.
     """
 
     shape: torch.Size
     levels: Tensor
     newest: Tensor
-    asked: Tensor
+    last: Tensor
     calls: Tensor
     skipped: Tensor
     constants: Tensor
@@ -71,7 +72,7 @@ class Memory:
     def empty(order: int, shape: torch.Size, t: Tensor, told: Cond) -> "Memory":
         nothing, zero = torch.full_like(t, torch.nan, dtype=torch.float64), torch.zeros_like(t, dtype=torch.int64)
         levels, constants = nothing.repeat(order + 1, 1), nothing.repeat(LOOK_BACK, 1)
-        return Memory(shape, levels, nothing, nothing.clone(), zero, zero.clone(), constants, told)
+        return Memory(shape, levels, nothing, nothing.repeat(2, 1), zero, zero.clone(), constants, told)
 
     def forget(self, rows: Tensor) -> None:
         """rows: (B,) bool."""
@@ -248,13 +249,13 @@ class CachedDenoiser(Denoiser):
         said = {k: v for k, v in cond.items() if k in SAID}
         if memory is None or x.shape != memory.shape or not _alike(said, memory.told):
             memory = self.memory = Memory.empty(self.how.order, x.shape, t, said)
-        anew = t > memory.asked
+        anew = (t > memory.last).all(0)
         for k, v in said.items():
             anew = anew | (v != memory.told[k]).flatten(1).any(1)
         if bool(anew.any()):
             memory.forget(anew)
             memory.told = said
-        memory.asked = t.to(memory.asked.dtype)
+        memory.last = torch.stack([t.to(memory.last.dtype), memory.last[0]])
         return memory
 
     def _measure(self, memory: Memory, rows: Tensor, level: Tensor, guess: Tensor, said: Tensor) -> None:

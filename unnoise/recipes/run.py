@@ -135,7 +135,8 @@ def fit_denoiser(
         return model
     finished = build()
     task.weights_for(finished, result.ema[run.train.ema_widths[-1]])
-    finished.save(out / "model", sheet=max((out / "samples").glob("*.png"), default=None))
+    last = _sheet(out, result.steps)
+    finished.save(out / "model", sheet=last if last.exists() else None)
     say_what_was_skipped(opened)
     if result.interrupted:
         raise interrupted(result.steps, run.train, out)
@@ -177,6 +178,10 @@ def preview_samples(model: DiffusionModel, preview: Preview, opened: Opened) -> 
 def sheet_file(out: Path, step: int) -> Path:
     """Where the sheet of this step goes, in a folder that is there."""
     (out / "samples").mkdir(parents=True, exist_ok=True)
+    return _sheet(out, step)
+
+
+def _sheet(out: Path, step: int) -> Path:
     return out / "samples" / f"step-{step:08d}.png"
 
 

@@ -36,7 +36,8 @@ def words_of(name: str) -> Words:
 
     Raises InputError for what is neither.
     """
-    if len(names := [n.strip() for n in name.split(",")]) > 1:
+    if "," in name and not Path(name).exists():
+        names = [n.strip() for n in name.split(",") if n.strip()]
         several = [words_of(n) for n in names]
         if odd := [n for n, words in zip(names, several) if isinstance(words.conditioner, DistilledConfig)]:
             raise InputError(f"{odd[0]}: a distilled text encoder is told alone; several are frozen ones")

@@ -103,6 +103,8 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
         raise InputError(f"recipe {name!r} does not fit {data}, which is {'a set of pictures' if is_picture else 'a table'}")
     if options.buckets is not None and name not in BUCKETED:
         raise InputError(f"--buckets: recipe {name!r} takes data of one size; those that take several are {', '.join(BUCKETED)}")
+    if name in LATENT and options.codec is None:  # that of the model which it goes on from
+        options = replace(options, codec=options.begin_with)
     if options.buckets is not None and name in LATENT and options.codec is None:
         raise InputError(
             "--buckets: a codec is trained on pictures of one size; train it first (--recipe autoencoder), then --codec"

@@ -30,7 +30,7 @@ class Grid(ABC):
         """This grid for states of that shape; most grids are the same for all."""
         return self
 
-    def distilled(self) -> "Grid":
+    def distilled(self, end: int) -> "Grid":
         """The timesteps of these that a student of consistency was taught; this grid where there are no timesteps."""
         return self
 

@@ -28,6 +28,8 @@ class Sampler(ABC, Generic[S]):
 
     student: ClassVar[bool] = False
     """Whether it is for students of consistency, which know but some of a model's timesteps (`Grid.distilled`)."""
+    ends: ClassVar[int] = 0
+    """Where the walk of a student ends: 0 for the data, 1 for the first timestep."""
 
     @abstractmethod
     def start(self, x: State) -> S:

@@ -36,8 +36,8 @@ class Timesteps(Grid, ABC):
 
     trained: int
 
-    def distilled(self) -> Grid:
-        return Distilled(trained=self.trained)
+    def distilled(self, end: int) -> Grid:
+        return Distilled(end=end, trained=self.trained)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Distilled(Grid):
 
     def spread(self, steps: int, process: Process) -> Tensor:
         if steps > self.taught:
-            raise InputError(f"{steps} sampling steps: the model was distilled for {self.taught} timesteps at most")
+            raise InputError(f"{steps} sampling steps: students are distilled for {self.taught} timesteps: say fewer --steps")
         i = (torch.arange(steps, dtype=torch.float64) * self.taught / steps).floor()
         return _at((self.taught - i) * (self.trained // self.taught) - 1, self.end, self.trained)
 
@@ -101,8 +101,8 @@ class Between(Grid, ABC):
 
     ends: Grid
 
-    def distilled(self) -> Grid:
-        return self.ends.distilled()
+    def distilled(self, end: int) -> Grid:
+        return self.ends.distilled(end)
 
     @abstractmethod
     def ratios(self, high: float, low: float, steps: int) -> Tensor:

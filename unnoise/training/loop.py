@@ -172,6 +172,7 @@ class _Run:
                     self._roll_back(complaint)
                     continue
                 self._log()
+            self._snapshot()
             if save:
                 self._save()
             if not stop or p.step == config.steps:
@@ -261,14 +262,18 @@ class _Run:
         if self.world.first:
             forget_snapshots(self.run, step)
 
-    def _show(self) -> None:
-        """Snapshots, pictures of the log, hooks: what is due after this step."""
+    def _snapshot(self) -> None:
+        """Averages to keep, if they are due after this step: before it is saved, so that none is missing behind it."""
         step, last = self.position.step, self.position.step == self.config.steps
         if self.config.snapshot_every and (last or step % self.config.snapshot_every == 0):
             for width in self.config.ema_widths:
                 values = self.trainer.averaged(width)
                 if self.world.first:
                     save_snapshot(self.run, width, step, {n: v for n, v in values.items() if n in self.trainer.params})
+
+    def _show(self) -> None:
+        """Pictures of the log, hooks: what is due after this step."""
+        step, last = self.position.step, self.position.step == self.config.steps
         due = [hook for hook in self.hooks if last or step % hook.every == 0]
         if not due:
             return

@@ -21,7 +21,8 @@ _READ = (".json", ".txt", ".model")
 
 
 def is_hub_name(source: str) -> bool:
-    return _NAME.fullmatch(source) is not None
+    """OWNER/NAME, and not the path of a file of weights."""
+    return _NAME.fullmatch(source) is not None and not source.endswith((".safetensors", ".gguf"))
 
 
 def fetch(name: str, variant: str | None = None, without: Collection[str] = ()) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from unnoise.checkpoints.foreign.folder import NETWORKS, PARTS, TOKENIZERS, is_diffusers, read_diffusers, read_part
+from unnoise.checkpoints.foreign.folder import NETWORKS, PARTS, TOKENIZERS, is_diffusers, read_config, read_diffusers, read_part
 from unnoise.checkpoints.foreign.hub import fetch, fetch_part, is_hub_name
 from unnoise.checkpoints.foreign.parts import Foreign, MappedTensors, Part
 from unnoise.checkpoints.foreign.recognise import is_network_of_diffusers, refuse_pickle
@@ -17,9 +17,8 @@ from unnoise.checkpoints.foreign.single import open_single, together
 from unnoise.core.errors import InputError
 
 _VAE = "vae"
-_UNSAID = ("scaling_factor", "shift_factor", "sample_size")
+_UNSAID = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "sample_size")
 """What tensors do not say: of an autoencoder's codes, and of the size of pictures."""
-_WEIGHTS = (".safetensors", ".gguf")
 
 
 def open_foreign(source: str | Path, variant: str | None = None, beside: Sequence[str | Path] = ()) -> Foreign | None:
@@ -58,7 +57,7 @@ class _Alone(NamedTuple):
 
 def _alone(path: Path) -> _Alone:
     """InputError for what is no network that may take another's place."""
-    if not path.exists() and is_hub_name(str(path)) and path.suffix.lower() not in _WEIGHTS:
+    if not path.exists() and is_hub_name(str(path)):
         path = fetch_part(str(path))
     if path.is_dir():
         part = read_part(path)
@@ -68,7 +67,7 @@ def _alone(path: Path) -> _Alone:
     if path.suffix.lower() != ".gguf":
         refuse_pickle(path)
         if is_network_of_diffusers(names := MappedTensors([path])):
-            if (path.parent / "config.json").is_file():
+            if (beside := path.parent / "config.json").is_file() and "_class_name" in read_config(beside):
                 part = read_part(path.parent, file=path.name)
                 return _Alone(_places(part.kind, str(path)), part, str(path))
             return _Alone((_VAE,) if "decoder.conv_in.weight" in names else NETWORKS, None, str(path))

@@ -6,6 +6,8 @@ wanted colour's hue; saturation and value keep their own differences and take th
     h <- h* + (h - h0),    s <- s s* / mean(s),    v <- v v* / mean(v)
 """
 
+import math
+
 import numpy as np
 from PIL import Image
 
@@ -34,8 +36,9 @@ def _main(pixels: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
 
 
 def main_hue(pixels: np.ndarray) -> float:
-    """The hue that most of what is seen of uint8 (H, W, 4) has, 0 to 1 around the circle; 0 where nothing is saturated."""
-    return _main(pixels)[1] % 1
+    """The hue that most of what is seen of uint8 (H, W, 4) has, 0 to 1 around the circle; nan where nothing is saturated."""
+    _, hue, chosen = _main(pixels)
+    return hue % 1 if chosen.any() else math.nan
 
 
 def one_hue(pixels: np.ndarray) -> bool:
