@@ -241,7 +241,7 @@ class DiffusionModel:
         """
         usual = self.config.sampling
         how = Sampling(
-            _or(steps, usual.steps), _or(sampler, usual.sampler), _or(grid, usual.grid_by(_or(sampler, usual.sampler))),
+            _or(steps, usual.steps), _or(sampler, usual.sampler), usual.grid_by(_or(sampler, usual.sampler), grid),
             _or(guidance, usual.guidance),
             _or(interval, usual.interval), _or(rescale, usual.rescale), _or(rule, usual.rule), _or(threshold, usual.threshold),
             _or(inner, usual.inner), _or(caching, usual.caching), _or(picture_guidance, usual.picture_guidance),
@@ -283,7 +283,7 @@ class DiffusionModel:
         data = codec.decode(tree_map(lambda *c: torch.cat(c), *chunks))
         settings = {
             "model": self.config.about.name, "model_path": self.path, "model_hash": self.hash(), "seed": seed, "steps": how.steps,
-            **how.named(), "guidance": how.guidance, "interval": list(how.interval),
+            **how.named(), **({"grid": grid} if grid else {}), "guidance": how.guidance, "interval": list(how.interval),
             "rescale": how.rescale, "rule": rule_name(how.rule), "threshold": how.threshold, **self_guidance_settings(how.inner),
             **caching_settings(how.caching), "height": side, "width": width, "given": told,
             "picture_guidance": how.picture_guidance if how.picture_guidance != usual.picture_guidance else None,

@@ -251,6 +251,18 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+def test_a_variant_that_some_parts_have(folder: Path) -> None:
+    """The others come as they are; one that none has is refused."""
+    plain = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({k: v * 0.5 for k, v in load_file(plain).items()}, folder / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    halved, whole = unnoise.load(folder, variant="fp16"), unnoise.load(folder)
+    assert torch.equal(halved.denoiser.network.first.weight, 0.5 * whole.denoiser.network.first.weight)
+    ours, theirs = (m.codec.autoencoder.state_dict() for m in (halved, whole))
+    assert all(torch.equal(v, theirs[k]) for k, v in ours.items())
+    with pytest.raises(InputError, match="no variant 'ema' of its weights"):
+        unnoise.load(folder, variant="ema")
+
+
 def test_a_name_on_the_hub_when_offline(
     whole: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,7 @@
 """What scheduler_config.json says, beside diffusers' own schedulers of it: timesteps, noise levels, the start; what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -318,3 +320,30 @@ def test_shifts_of_flow_steps():
     process = Gaussian(RectifiedFlow())
     plain, moved = (FlowSteps(shift).times(10, process)[1:-1] for shift in (1.0, 3.0))
     torch.testing.assert_close(moved / (1 - moved), 3 * plain / (1 - plain))
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize(
+    ("sampler", "kind", "ends"),
+    [
+        ("euler", "EulerDiscreteScheduler", 0.0),
+        ("euler-ancestral", "EulerAncestralDiscreteScheduler", 0.0),
+        ("dpmpp-2m", "DPMSolverMultistepScheduler", 0.0),
+        ("unipc-2", "UniPCMultistepScheduler", 0.0),
+        ("deis-log", "DEISMultistepScheduler", 1.0),
+        ("ddim", "DDIMScheduler", 1.0),  # its file says so
+        ("lcm", "LCMScheduler", 0.0),
+        ("tcd", "TCDScheduler", 1.0),
+    ],
+)
+def test_timesteps_of_another_sampler(sampler, kind, ends, spacing):
+    """Of a model whose file names PNDM, which ends at timestep 0: those that their class takes from that file."""
+    told = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+    told |= {"steps_offset": 1, "skip_prk_steps": True, "set_alpha_to_one": False, "timestep_spacing": spacing}
+    own = read_scheduler({"_class_name": "PNDMScheduler", **told}, "StableDiffusionPipeline").sampling
+    times = replace(own, sampler=sampler, grid=own.grid_by(sampler)).choice().grid.times(7, None) * 1000
+    theirs = getattr(diffusers, kind).from_config(told)
+    theirs.set_timesteps(7)
+    whole = 0.5 if sampler.startswith("euler") and spacing == "linspace" else 1e-6  # which do not round them
+    assert float((times[:7] - 1 - theirs.timesteps.double()).abs().max()) <= whole
+    assert times[-1] == ends  # of DDIM on linspace the last of the seven itself

@@ -64,7 +64,8 @@ class Sample:
     sampler: str | None = None
     """ddpm, ddim, euler, heun, dpmpp-2m, dpmpp-3m, dpmpp-2m-sde, unipc, deis, euler-maruyama, pc, restart ..."""
     grid: str | None = None
-    """Where the steps stand in time: uniform, karras, log-snr, quadratic, shifted. Not given: the sampler's own."""
+    """Where the steps stand in time: uniform, karras, log-snr, quadratic, shifted. Not given: the sampler's own; of an open
+    checkpoint, its timesteps as diffusers' class of that sampler walks them."""
     guidance: float | None = None
     """Guidance scale: 1 conditional, 0 unconditional, 2 to 7 exaggerate the prompt."""
     interval: tuple[float, float] | None = None
@@ -168,7 +169,8 @@ def run(argv: list[str]) -> None:
     args = replace(args, bf16=args.bf16 or args.int8)
     seconds = None if args.budget is None else parse_seconds(args.budget)
     model = _opened(args, args.bf16).attached(*read_adapters(args.control, args.guess, args.picture_prompt, args.picture_encoder))
-    later = [load(path) for path in args.then]
+    dtype = torch.bfloat16 if args.bf16 else None
+    later = [load(path, dtype) for path in args.then]
     if later:
         from unnoise.recipes.cascade import check_follows, go_on  # recipes are slow to import
 
@@ -176,7 +178,7 @@ def run(argv: list[str]) -> None:
             check_follows(stage, before.codec)  # refuse what cannot before any work
     rule = find_rule(args.rule) if args.rule is not None else None
     inner = chosen(model.config.sampling.inner, args.inner, args.inner_scale, args.inner_interval, args.blocks)
-    weaker = Weaker(load(args.weaker), args.weaker_scale) if args.weaker is not None else None
+    weaker = Weaker(load(args.weaker, dtype), args.weaker_scale) if args.weaker is not None else None
     prompts, n = args.prompts or None, args.n
     if args.sample_seeds is not None:
         each = len(args.sample_seeds) // max(1, len(args.prompts))
@@ -212,7 +214,7 @@ def run(argv: list[str]) -> None:
             picture_guidance=args.picture_guidance,
         )  # fmt: skip
     if later:
-        samples = go_on(samples, later, exact=args.exact, bf16=args.bf16, batch=args.batch)
+        samples = go_on(samples, later, negative=args.negative, exact=args.exact, bf16=args.bf16, batch=args.batch)
     samples = replace(samples, settings={**samples.settings, **told(args)}, own=own(args, total))
     files = samples.save(args.out)
     shown = f"{files[-1].name} shows them; " if files[-1].suffix == ".png" else ""

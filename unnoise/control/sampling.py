@@ -12,9 +12,9 @@ from unnoise.control.self_guidance import SelfGuidance
 from unnoise.control.step_caching import StepCaching
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
-from unnoise.samplers.grids import Grid
+from unnoise.samplers.grids import Grid, Walk
 from unnoise.samplers.loop import Sampler
-from unnoise.samplers.registry import Choice, find_grid, find_sampler
+from unnoise.samplers.registry import WALKS, Choice, find_grid, find_sampler
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,16 @@ class Sampling:
             return usual
         return usual._replace(grid=find_grid(self.grid) if isinstance(self.grid, str) else self.grid)
 
-    def grid_by(self, sampler: str | Sampler) -> str | Grid | None:
-        """The grid, where another sampler is asked for and no grid: this one, or what of it students of consistency were taught."""
-        walking = find_sampler(sampler).sampler if isinstance(sampler, str) else sampler
-        return self.grid.distilled(walking.ends) if walking.student and isinstance(self.grid, Grid) else self.grid
+    def grid_by(self, sampler: str | Sampler, grid: str | Grid | None = None) -> str | Grid | None:
+        """The grid where this sampler is asked for, and this grid or none. Timesteps of an open checkpoint are walked as diffusers'
+        class of that sampler walks them; "karras" lies between their first and last."""
+        own = self.grid
+        if not isinstance(own, Grid) or not isinstance(sampler, str):
+            return own if grid is None else grid
+        walk = WALKS.get(sampler, Walk())
+        if grid is None:
+            return own if sampler == self.sampler else own.walked(walk)
+        return (grid == "karras" and own.respaced(walk)) or grid
 
     def named(self) -> dict[str, str | None]:
         """The names of sampler and grid; None for what has none, but is the model's own."""

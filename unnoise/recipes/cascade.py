@@ -135,9 +135,13 @@ class Cascade:
         return go_on(made, rest, exact=exact, bf16=bf16, batch=batch)
 
 
-def go_on(made: Samples, models: Sequence[DiffusionModel], *, exact: bool = False, bf16: bool = False, batch: int = 64) -> Samples:
+def go_on(
+    made: Samples, models: Sequence[DiffusionModel], *, negative: str | None = None, exact: bool = False, bf16: bool = False,
+    batch: int = 64,
+) -> Samples:  # fmt: skip
     """What `models`, one after another, make of samples, told the same prompts.
 
+    negative: led away from by those that refine, which are told the prompt too.
     The k-th draws from a seed derived from (sample seed, "stage k"), so a sample is the same alone and in any batch. Its settings
     are the first model's, with the paths and hashes of those that followed. Raises InputError for a model that follows none, or
     does not take what the one before it makes; prompts that one of them cannot understand are refused too.
@@ -152,7 +156,8 @@ def go_on(made: Samples, models: Sequence[DiffusionModel], *, exact: bool = Fals
         how: dict[str, Any] = {"sample_seeds": seeds, "exact": exact, "bf16": bf16, "batch": batch}
         if refines(model):
             height, width = data.shape[1:3]
-            new = model.sample(list(made.prompts), start=Start(data, REFINED), height=height, width=width, **how)
+            refined = Start(data, REFINED)
+            new = model.sample(list(made.prompts), negative=negative, start=refined, height=height, width=width, **how)
         else:
             given = _given(following(model), data, seeds, batch)
             height, width = given["picture"].shape[2:] if "picture" in given else (None, None)

@@ -8,6 +8,7 @@ at t = 1, where the prior stands, and add t = 0.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,18 @@ from unnoise.core.processes import Gaussian, Process, Torus
 from unnoise.core.processes.categorical import Categorical
 from unnoise.core.schedules import Schedule
 from unnoise.core.state import Shape
+
+
+class Walk(NamedTuple):
+    """How diffusers' class of a sampler walks the timesteps of a model whose file names another class.
+
+    spare: 1 if it spaces one more timestep than it visits. ends: 0 at the data, 1 at the first timestep, None where the model's own
+    walk ends. student: it visits but those timesteps that students of consistency were taught.
+    """
+
+    spare: int = 0
+    ends: int | None = 0
+    student: bool = False
 
 
 class Grid(ABC):
@@ -30,9 +43,13 @@ class Grid(ABC):
         """This grid for states of that shape; most grids are the same for all."""
         return self
 
-    def distilled(self, end: int) -> "Grid":
-        """The timesteps of these that a student of consistency was taught; this grid where there are no timesteps."""
+    def walked(self, walk: "Walk") -> "Grid":
+        """These timesteps as another sampler walks them; this grid where there are no timesteps."""
         return self
+
+    def respaced(self, walk: "Walk") -> "Grid | None":
+        """Karras' times between these timesteps' first and last, as a sampler walks them; None where there are no timesteps."""
+        return None
 
     def times(self, steps: int, process: Process) -> Tensor:
         """(steps + 1,) float64, strictly falling, 1 to 0. Raises InputError if steps < 1, or so many that times coincide."""

@@ -22,8 +22,6 @@ from unnoise.samplers.loop import Sampler
 class LCM(Sampler[None]):
     """One call a step; for models distilled into consistency models, in 1 to 8 steps."""
 
-    student = True
-
     def start(self, x: State) -> None:
         return None
 

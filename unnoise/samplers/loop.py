@@ -7,7 +7,7 @@ different times (video frames, requests that arrived later) can share a batch.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
-from typing import ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,11 +25,6 @@ Watch = Callable[[int, int, State], None]
 
 class Sampler(ABC, Generic[S]):
     """A frozen dataclass; holds nothing of a run."""
-
-    student: ClassVar[bool] = False
-    """Whether it is for students of consistency, which know but some of a model's timesteps (`Grid.distilled`)."""
-    ends: ClassVar[int] = 0
-    """Where the walk of a student ends: 0 for the data, 1 for the first timestep."""
 
     @abstractmethod
     def start(self, x: State) -> S:

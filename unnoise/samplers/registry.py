@@ -13,7 +13,7 @@ from unnoise.samplers.dpmpp_2s import DPMppPairs
 from unnoise.samplers.dpmpp_sde import DPMppSDE
 from unnoise.samplers.euler import Euler
 from unnoise.samplers.euler_maruyama import EulerMaruyama
-from unnoise.samplers.grids import Grid, Karras, LogSNR, Quadratic, Shifted, Uniform
+from unnoise.samplers.grids import Grid, Karras, LogSNR, Quadratic, Shifted, Uniform, Walk
 from unnoise.samplers.heun import Heun
 from unnoise.samplers.heun_flow import FlowHeun
 from unnoise.samplers.lcm import LCM
@@ -68,6 +68,19 @@ SAMPLERS: Mapping[str, Choice] = MappingProxyType(
         "restart": Choice(Restart(Heun()), Karras()),
     }
 )
+
+WALKS: Mapping[str, Walk] = MappingProxyType(
+    {
+        "ddim": Walk(ends=None),
+        "plms": Walk(ends=None),
+        **dict.fromkeys(("dpmpp-2m", "dpmpp-3m", "dpmpp-2s", "dpmpp-2m-sde", "dpmpp-3m-sde"), Walk(spare=1)),
+        **dict.fromkeys(("unipc", "unipc-2", "unipc-4", "unipc-bh2"), Walk(spare=1)),
+        **dict.fromkeys(("deis", "deis-log"), Walk(spare=1, ends=1)),
+        "lcm": Walk(student=True),
+        "tcd": Walk(ends=1, student=True),
+    }
+)
+"""Of the samplers whose walk of a model's timesteps is not `Walk()`."""
 
 GRIDS: Mapping[str, Grid] = MappingProxyType(
     {"uniform": Uniform(), "karras": Karras(), "log-snr": LogSNR(), "quadratic": Quadratic(), "shifted": Shifted()}

@@ -24,7 +24,6 @@ from unnoise.samplers.renoise import renoise
 class TCD(Sampler[None]):
     """One call a step. gamma in [0, 1]: how far noise takes back; the paper and diffusers call it gamma and eta."""
 
-    student, ends = True, 1
     gamma: float = 0.3
     trained: int = 1000
 

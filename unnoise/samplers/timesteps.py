@@ -20,7 +20,7 @@ from torch import Tensor
 from unnoise.core.errors import InputError
 from unnoise.core.processes import Process, gaussian
 from unnoise.core.state import Shape
-from unnoise.samplers.grids import Grid
+from unnoise.samplers.grids import Grid, Walk
 from unnoise.samplers.renoise import noise_ratio, time_of_ratio
 
 
@@ -32,12 +32,22 @@ def _at(timesteps: Tensor, end: int, trained: int) -> Tensor:
 
 
 class Timesteps(Grid, ABC):
-    """trained: how many there are."""
+    """trained: how many there are. end: see above."""
 
+    end: int
     trained: int
 
-    def distilled(self, end: int) -> Grid:
-        return Distilled(end=end, trained=self.trained)
+    def walked(self, walk: Walk) -> Grid:
+        end = self.end if walk.ends is None else walk.ends
+        return Distilled(end=end, trained=self.trained) if walk.student else self.ending(end, walk.spare)
+
+    def respaced(self, walk: Walk) -> Grid:
+        end = self.end if walk.ends is None else walk.ends
+        return KarrasBetween(Linspace(0, True, end, self.trained) if walk.spare else self.walked(walk))
+
+    @abstractmethod
+    def ending(self, end: int, spare: int) -> Grid:
+        """The same spacing, with another end and so many timesteps left out."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,9 @@ class Leading(Timesteps):
     spare: int = 0
     end: int = 0
     trained: int = 1000
+
+    def ending(self, end: int, spare: int) -> Grid:
+        return replace(self, end=end, spare=spare)
 
     def spread(self, steps: int, process: Process) -> Tensor:
         gap = self.trained // (steps + self.spare)
@@ -57,6 +70,9 @@ class Leading(Timesteps):
 class Trailing(Timesteps):
     end: int = 0
     trained: int = 1000
+
+    def ending(self, end: int, spare: int) -> Grid:
+        return replace(self, end=end)
 
     def spread(self, steps: int, process: Process) -> Tensor:
         k = torch.arange(steps, dtype=torch.float64)
@@ -71,6 +87,9 @@ class Linspace(Timesteps):
     whole: bool = True
     end: int = 0
     trained: int = 1000
+
+    def ending(self, end: int, spare: int) -> Grid:
+        return replace(self, end=end, spare=spare)
 
     def spread(self, steps: int, process: Process) -> Tensor:
         k = torch.linspace(self.trained - 1, 0, steps + self.spare, dtype=torch.float64)[:steps]
@@ -101,8 +120,15 @@ class Between(Grid, ABC):
 
     ends: Grid
 
-    def distilled(self, end: int) -> Grid:
-        return self.ends.distilled(end)
+    def walked(self, walk: Walk) -> Grid:
+        """Those that spare a timestep respace all of them."""
+        if walk.student or not isinstance(self.ends, Timesteps):
+            return self.ends.walked(walk)
+        end = self.ends.end if walk.ends is None else walk.ends
+        return replace(self, ends=Linspace(0, True, end, self.ends.trained) if walk.spare else self.ends.walked(walk))
+
+    def respaced(self, walk: Walk) -> Grid | None:
+        return self.ends.respaced(walk)
 
     @abstractmethod
     def ratios(self, high: float, low: float, steps: int) -> Tensor:

@@ -78,6 +78,7 @@ def test_prompts_of_one_batch_change_at_their_own_steps() -> None:
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
+        ("a cat <lora:style:0.8>", r"character 7 .*'<lora:style:0.8>' names a file, which the options do: --lora FILE:0.8"),
         ("(unbalanced", r"character 1 \(near '\(unbalanced'\): '\(' is never closed by '\)'"),
         ("a red) cat", r"character 6 .*'\)' closes nothing"),
         ("a [b:c:0.5", "character 3 .*never closed"),

@@ -47,6 +47,8 @@ def controlnet(
     file, under the names of its makers. mode: of every picture, for a ControlNet that tells kinds of them apart. The rest as
     `Control`'s. Raises InputError for what is missing, and for what cannot be run.
     """
+    if "inpaint" in Path(where).name.lower():
+        raise InputError(f"{where}: a ControlNet that is told which part is to be filled, which cannot be run; --fill does that")
     read = _steering_part(Path(where))
     try:
         network = steering(read.kind, read.config, read.tensors)

@@ -44,12 +44,18 @@ def is_diffusers(folder: Path) -> bool:
 def read_diffusers(folder: Path, variant: str | None = None, without: Collection[str] = ()) -> Foreign:
     """All parts that the folder's model_index.json names, their weights unread.
 
-    variant: such as "fp16"; None takes the plain weights, and where there are none those there are. without: parts whose weights
-    are not needed, and need not be there. Raises InputError for a part that is missing, truncated or pickled.
+    variant: such as "fp16", of the parts that have it, the plain weights of the others; None takes the plain weights, and where
+    there are none those there are. without: parts whose weights are not needed, and need not be there. Raises InputError for a part
+    that is missing, truncated or pickled, and for a variant that none has.
     """
     index = read_index(folder / INDEX)
     names = [name for name in PARTS if named(index, name)]
-    parts = {name: _empty(folder / name) if name in without else read_part(folder / name, variant) for name in names}
+    having = [name for name in names if variant and _has(folder / name, variant)]
+    parts = {
+        name: _empty(folder / name) if name in without
+        else read_part(folder / name, variant if name in having or not having else None)
+        for name in names
+    }  # fmt: skip
     tokenizers = {name: folder / name for name in TOKENIZERS if named(index, name)}
     for name, place in tokenizers.items():
         if not place.is_dir():
@@ -88,6 +94,10 @@ def read_part(folder: Path, variant: str | None = None, file: str | None = None)
     config = _config_of(folder)
     files = [file] if file else weights_of([f.name for f in folder.iterdir()], variant, str(folder))
     return Part(config, MappedTensors([folder / name for name in files]), str(folder))
+
+
+def _has(folder: Path, variant: str) -> bool:
+    return folder.is_dir() and any(p.variant == variant for f in folder.iterdir() if (p := read_name(f.name)))
 
 
 def _empty(folder: Path) -> Part:

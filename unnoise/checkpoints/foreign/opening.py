@@ -101,16 +101,30 @@ def _in_place(foreign: Foreign, other: _Alone) -> tuple[str, Part]:
 
 
 def _whole(file: Path, beside: Sequence[Path], variant: str | None) -> Foreign:
-    """A single file with what lies beside it. Parts of folders fill in what no file holds."""
+    """A single file with what lies beside it. Folders of parts fill in what no file holds; a network alone takes the place of the
+    file's own, so an autoencoder that lies beside is the one that is used. InputError for what is of no use."""
     if missing := [p for p in beside if not p.exists()]:
         raise InputError(f"{missing[0]}: no such file or folder")
     foreign = open_single(file)
-    if files := [open_single(p) for p in beside if p.is_file()]:
+    instead = [p for p in beside if _is_instead(p, foreign)]
+    if files := [open_single(p) for p in beside if p.is_file() and p not in instead]:
         foreign = together(foreign, *files)
     parts, tokenizers = dict(foreign.parts), dict(foreign.tokenizers)
-    for folder in (p for p in beside if p.is_dir()):
-        for name in PARTS:
-            if name not in (*NETWORKS, *parts) and (folder / name).is_dir():
-                parts[name] = read_part(folder / name, variant)
-        tokenizers = {n: folder / n for n in TOKENIZERS if (folder / n).is_dir()} | tokenizers
-    return replace(foreign, parts=parts, tokenizers=tokenizers)
+    for folder in (p for p in beside if p.is_dir() and p not in instead):
+        new = {n: folder / n for n in PARTS if n not in (*NETWORKS, *parts) and (folder / n).is_dir()}
+        words = {n: folder / n for n in TOKENIZERS if (folder / n).is_dir()}
+        if not new and not words:
+            raise InputError(
+                f"{folder}: holds nothing that {file.name} lacks: no tokenizer, and no such part in a folder of its name"
+            )
+        parts |= {n: read_part(place, variant) for n, place in new.items()}
+        tokenizers = words | tokenizers
+    foreign = replace(foreign, parts=parts, tokenizers=tokenizers)
+    return replace(foreign, parts={**parts, **dict(_in_place(foreign, _alone(p)) for p in instead)})
+
+
+def _is_instead(path: Path, foreign: Foreign) -> bool:
+    """Whether it is a network alone in a folder, or an autoencoder in a file, where the other file has one already."""
+    if path.is_dir():
+        return (path / "config.json").is_file()
+    return _VAE in foreign.parts and path.suffix.lower() == ".safetensors" and list(open_single(path).parts) == [_VAE]

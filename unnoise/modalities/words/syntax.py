@@ -8,8 +8,9 @@ r"""The prompt language of AUTOMATIC1111's web UI (its wiki, "Features": attenti
     BREAK                what follows starts a new window of the encoder
     \( \) \[ \] \: \| \\ the characters themselves
 
-A colon or bar that means none of this is itself. The web UI takes an unbalanced bracket for one that closes at the end, or for a
-character; here it is refused, for it is a mistake more often than meant. Pure: text in, values out.
+A colon or bar that means none of this is itself, and so is AND, which joins prompts there. The web UI takes an unbalanced bracket
+for one that closes at the end, or for a character; here it is refused, for it is a mistake more often than meant, and so is the
+name of a LoRA in angles. Pure: text in, values out.
 """
 
 import re
@@ -31,6 +32,7 @@ _WEIGHT = re.compile(r":(\s*[+-]?[.\d][.\deE+-]*\s*)\)")
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 _ITSELF = "\\( or \\[ for a bracket that is only that"
 _SPECIAL = "()[]:|\\"
+_FILE = re.compile(r"<(?:lora|lyco|hypernet):[^>]*>")
 _PLAIN = re.compile(r"[^()\[\]:|\\]+")
 
 Span = tuple[str, float]
@@ -163,6 +165,8 @@ class _Reader:
         self.prompt, self.i, self.depth = prompt, 0, 0
 
     def whole(self) -> Items:
+        if named := _FILE.search(self.prompt):
+            raise self.error(named.start(), f"{named.group()!r} names a file, which the options do: --lora FILE:0.8")
         items = self.items("")
         if self.i < len(self.prompt):
             raise self.error(self.i, f"{self.prompt[self.i]!r} closes nothing; write {_ITSELF}")
