@@ -393,6 +393,10 @@ def test_a_single_file_with_a_tokenizer_beside_it(tmp_path: Path) -> None:
         theirs = again.codec.autoencoder.state_dict()
         assert not torch.equal(next(iter(theirs.values())), next(iter(model.codec.autoencoder.state_dict().values())))
         assert torch.equal(again.codec.std, model.codec.std)
+    alone = {k: v.contiguous() for k, v in tensors.items() if not k.startswith("first_stage_model.")}
+    save_file(alone, tmp_path / "alone.safetensors")
+    filled = unnoise.load(tmp_path / "alone.safetensors", beside=[tmp_path, tmp_path / "better"])  # and where the file has none
+    assert filled.hash() == again.hash()
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: holds nothing that tiny\.safetensors lacks"):
         unnoise.load(tmp_path / "tiny.safetensors", beside=[tmp_path / "empty"])

@@ -212,10 +212,8 @@ def steering(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
     Those for several kinds of pictures are published as ControlNetModel too, and with a configuration for another number of kinds:
     they are known by their tensors.
     """
-    if kind == "ControlNetModel" and "task_embedding" in tensors:
-        kind = "ControlNetUnionModel"
-    if kind == "ControlNetUnionModel" and "task_embedding" in tensors:
-        config = {**config, "num_control_type": len(tensors["task_embedding"])}
+    if kind in ("ControlNetModel", "ControlNetUnionModel") and "task_embedding" in tensors:
+        kind, config = "ControlNetUnionModel", {**config, "num_control_type": len(tensors["task_embedding"])}
     if kind not in STEERING:
         raise InputError(f"a {kind}, which is not run here as an adapter; these are: {', '.join(STEERING)}")
     read, table = STEERING[kind]

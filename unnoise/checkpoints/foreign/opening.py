@@ -120,7 +120,12 @@ def _whole(file: Path, beside: Sequence[Path], variant: str | None) -> Foreign:
         parts |= {n: read_part(place, variant) for n, place in new.items()}
         tokenizers = words | tokenizers
     foreign = replace(foreign, parts=parts, tokenizers=tokenizers)
-    return replace(foreign, parts={**parts, **dict(_in_place(foreign, _alone(p)) for p in instead)})
+    for other in map(_alone, instead):
+        if _VAE in other.names and _VAE not in parts and other.part is not None:
+            parts[_VAE] = other.part
+        else:
+            parts |= [_in_place(foreign, other)]
+    return replace(foreign, parts=parts)
 
 
 def _is_instead(path: Path, foreign: Foreign) -> bool:
