@@ -14,6 +14,7 @@ from unnoise.checkpoints.foreign.building import build
 from unnoise.checkpoints.foreign.control_lora import follows_pictures, with_room
 from unnoise.checkpoints.foreign.folder import licence
 from unnoise.checkpoints.foreign.lora import Weight, low_rank, network_of
+from unnoise.checkpoints.foreign.memory import Wanted
 from unnoise.checkpoints.foreign.opening import open_foreign
 from unnoise.checkpoints.foreign.parts import Foreign
 from unnoise.checkpoints.shipped import shipped, shipped_folder
@@ -29,20 +30,22 @@ MODEL_CLASSES = {**ALLOWED, **allow(ModelConfig, Sampling, About), "model.Sampli
 
 
 def load(
-    source: str | Path, dtype: torch.dtype | None = None, variant: str | None = None, beside: Sequence[str | Path] = ()
-) -> DiffusionModel:
+    source: str | Path, dtype: torch.dtype | None = None, variant: str | None = None, beside: Sequence[str | Path] = (),
+    wanted: Wanted = Wanted(),
+) -> DiffusionModel:  # fmt: skip
     """The model in a model folder or a training run's, one that ships by its name (see `shipped`), or an open checkpoint: a folder
     of diffusers, a single file, or a name on the hub (OWNER/NAME), of which what is needed is fetched once.
 
     The rest concerns open checkpoints. dtype: float32 or bfloat16, of the weights, text encoders' too; None for float32.
-    variant, beside: see `open_foreign`. Raises InputError for what is not a model, was truncated or edited, comes from a later
-    version, is of a family that is not run here, or is not to be had from the hub.
+    variant, beside: see `open_foreign`. wanted: what it will be asked for, which must fit into memory. Raises InputError for what
+    is not a model, was truncated or edited, comes from a later version, is of a family that is not run here, is not to be had from
+    the hub, or will not fit.
     """
     folder = Path(source)
     if not folder.exists():
         folder = shipped_folder(str(source)) or folder
     if foreign := open_foreign(folder, variant, beside):
-        model = _imported(foreign, dtype or torch.float32, [Path(b).name for b in beside])
+        model = _imported(foreign, dtype or torch.float32, wanted, [Path(b).name for b in beside])
     elif folder.is_dir():
         if beside:
             raise InputError(f"{folder}: a model of unnoise's own, which has all its parts; --beside is for open checkpoints")
@@ -66,9 +69,9 @@ def _read(folder: Path) -> DiffusionModel:
     return model
 
 
-def _imported(foreign: Foreign, dtype: torch.dtype, beside: Sequence[str]) -> DiffusionModel:
+def _imported(foreign: Foreign, dtype: torch.dtype, wanted: Wanted, beside: Sequence[str]) -> DiffusionModel:
     """An open checkpoint on our own networks. beside: the names of what takes the place of a folder's own."""
-    built, where = build(foreign, dtype), Path(foreign.where)
+    built, where = build(foreign, dtype, wanted), Path(foreign.where)
     name = where.stem if where.is_file() else where.name
     other = beside if where.is_dir() else []
     about = About(

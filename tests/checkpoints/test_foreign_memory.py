@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -13,11 +14,13 @@ from unnoise.checkpoints.foreign.memory import (
     RUNTIME,
     Need,
     Plan,
+    Wanted,
     check_fits,
     check_memory,
     estimate,
     free_memory,
     numbers,
+    numbers_at,
     peak,
 )
 from unnoise.checkpoints.foreign.parts import Foreign, Part
@@ -120,10 +123,10 @@ def test_what_would_fit_is_named() -> None:
     check_memory("m", linear, plan, total(plan))
     alone, half = Plan(1024, 1024), Plan(1024, 1024, torch.bfloat16)
     with pytest.raises(
-        InputError, match=r"400 x 1024 x 1024 in float32 needs about .* GB are free; 1024 x 1024 in float32 would fit"
+        InputError, match=r"400 x 1024 x 1024 in float32 needs about .* GB are free; 1024 x 1024 in float32 \(--batch 1\) would fit"
     ):
         check_memory("m", linear, plan, total(alone))
-    with pytest.raises(InputError, match=r"; 1024 x 1024 in bfloat16 would fit, with about 3.4 GB"):
+    with pytest.raises(InputError, match=r"; 1024 x 1024 in bfloat16 \(--batch 1\) would fit, with about 3.4 GB"):
         check_memory("m", linear, plan, total(half))
     small = total(Plan(512, 256, torch.bfloat16))
     with pytest.raises(InputError, match=r"; 256 x 512 in bfloat16 would fit"):
@@ -149,3 +152,29 @@ def test_a_checkpoint_is_refused_before_it_is_loaded(monkeypatch: pytest.MonkeyP
     ):
         check_fits(foreign, UNET, codec, torch.float32)
     check_fits(Foreign("P", {"unet": foreign.parts["unet"]}, {}, {}, "m"), UNET, codec, torch.float32)
+
+
+def test_what_is_wanted_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More pictures at once, larger ones, and what lies beside, each need what they are estimated at, and are refused below."""
+    codec = LatentsConfig(256, 256, 3, KLAutoencoderConfig(widths=(32, 32, 32, 32), blocks=1))
+    with torch.device("meta"):
+        parts = {"unet": UNET.build().state_dict(), "vae": codec.autoencoder.build().state_dict()}
+    foreign = Foreign("P", {name: Part({}, tensors, name) for name, tensors in parts.items()}, {}, {}, "m")
+    for wanted, plan, beside, fits in (
+        (Wanted(batch=8), Plan(256, 256, batch=8), 0, r"8 x 256 x 256 in float32 .*; 256 x 256 in float32 \(--batch 1\) would fit"),
+        (Wanted(512, 512), Plan(512, 512), 0, r"512 x 512 in float32 .*; 512 x 512 in bfloat16 would fit"),
+        (Wanted(beside=10**8), Plan(256, 256), 10**8, r"256 x 256 in float32 .*beside 0.4.*; 256 x 256 in bfloat16 would fit"),
+    ):
+        need = estimate(UNET, codec, plan, beside=beside)
+        monkeypatch.setattr(memory, "free_memory", lambda need=need: need.total)
+        check_fits(foreign, UNET, codec, torch.float32, wanted)
+        monkeypatch.setattr(memory, "free_memory", lambda need=need: need.total - 10**6)
+        with pytest.raises(InputError, match=fits):
+            check_fits(foreign, UNET, codec, torch.float32, wanted)
+
+
+def test_numbers_at_a_place(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5)}, tmp_path / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "config.json").write_text('{"_class_name": "ControlNetModel"}')
+    assert numbers_at(tmp_path) == numbers_at(tmp_path / "diffusion_pytorch_model.safetensors") == 17
+    assert numbers_at(tmp_path / "owner/name") == 0

@@ -4,9 +4,11 @@ Behind a control picture may stand its kind, for ControlNets that tell several a
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from unnoise.checkpoints.foreign.adapters import controlnet, picture_prompt
+from unnoise.checkpoints.foreign.memory import numbers_at
 from unnoise.control.adapters import Attachment
 from unnoise.control.guidance import Interval
 from unnoise.core.errors import InputError
@@ -35,6 +37,12 @@ def with_mode(picture: str) -> tuple[str, int | None]:
     """edges.png=3 as edges.png and 3."""
     file, equals, mode = picture.rpartition("=")
     return (file, int(mode)) if equals and mode.isdecimal() else (picture, None)
+
+
+def numbers_of(controls: Sequence[str], prompts: Sequence[str]) -> int:
+    """How many weights those of --control and --picture-prompt have together."""
+    told = [parse_adapter("--control", c) for c in controls] + [parse_adapter("--picture-prompt", p) for p in prompts]
+    return sum(numbers_at(Path(place)) for place in {t.where for t in told})
 
 
 def read_adapters(controls: Sequence[str], guess: bool, prompts: Sequence[str], encoder: str | None) -> list[Attachment]:

@@ -11,9 +11,10 @@ import tyro
 from tqdm import tqdm
 
 from unnoise.checkpoints.foreign.lora import parse_lora
+from unnoise.checkpoints.foreign.memory import Wanted
 from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
 from unnoise.checkpoints.shipped import shipped, suited
-from unnoise.cli.adapters import read_adapters
+from unnoise.cli.adapters import numbers_of, read_adapters
 from unnoise.cli.again import own, told
 from unnoise.cli.budget import check_beside, fit
 from unnoise.cli.pictures import read_pictures
@@ -179,11 +180,7 @@ def run(argv: list[str]) -> None:
     rule = find_rule(args.rule) if args.rule is not None else None
     inner = chosen(model.config.sampling.inner, args.inner, args.inner_scale, args.inner_interval, args.blocks)
     weaker = Weaker(load(args.weaker, dtype), args.weaker_scale) if args.weaker is not None else None
-    prompts, n = args.prompts or None, args.n
-    if args.sample_seeds is not None:
-        each = len(args.sample_seeds) // max(1, len(args.prompts))
-        n = max(1, each)
-    total = n * max(1, len(args.prompts))
+    prompts, n, total = args.prompts or None, _each(args), _total(args)
     start, given = _begun(args, model, total), _filled(args, model, total)
     caching = _caching(args)
     if seconds is not None or args.error is not None:
@@ -221,9 +218,20 @@ def run(argv: list[str]) -> None:
     print(f"{len(samples)} samples in {args.out}/ ({shown}unnoise info {files[0]} tells how they were made)")
 
 
+def _each(args: Sample) -> int:
+    """Samples for every prompt."""
+    return args.n if args.sample_seeds is None else max(1, len(args.sample_seeds) // max(1, len(args.prompts)))
+
+
+def _total(args: Sample) -> int:
+    return _each(args) * max(1, len(args.prompts))
+
+
 def _opened(args: Sample, bf16: bool) -> DiffusionModel:
     """The model with what is merged into its weights."""
-    model = load(args.model, torch.bfloat16 if bf16 else None, args.variant, args.beside)
+    height, width = _side(args) or (None, None)
+    wanted = Wanted(height, width, min(args.batch, _total(args)), numbers_of(args.control, args.picture_prompt))
+    model = load(args.model, torch.bfloat16 if bf16 else None, args.variant, args.beside, wanted)
     for file in args.embedding:
         textual_inversion(model, file)
     if args.lora:

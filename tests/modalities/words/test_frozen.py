@@ -216,6 +216,13 @@ def test_long_prompts_are_windows_end_to_end(hub: Path) -> None:
     close(broken["tokens"][0], parts["tokens"].flatten(0, 1))
 
 
+def test_a_full_window_of_clip_ends_behind_a_comma(hub: Path) -> None:
+    """A window takes 14 tokens: the comma is the twelfth."""
+    conditioner = clip(hub).build()
+    first, second = "red cat " * 5 + "red,", "red cat red red"
+    close(told(conditioner, f"{first} {second}")["tokens"][0], told(conditioner, first, second)["tokens"].flatten(0, 1))
+
+
 def test_a_prompt_far_too_long_is_refused(hub: Path) -> None:
     with pytest.raises(InputError, match=r"takes 2,501 windows of 14 tokens; this model reads 10 at most: shorten it") as e:
         clip(hub).build().prepare(["ca" * 35_000])

@@ -29,7 +29,7 @@ from unnoise.checkpoints.diffusers_names import (
     unet_config,
 )
 from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_TABLE, pixart_config, sana_config
-from unnoise.checkpoints.foreign.memory import check_fits
+from unnoise.checkpoints.foreign.memory import Wanted, check_fits
 from unnoise.checkpoints.foreign.parts import AsType, Foreign, Part
 from unnoise.checkpoints.foreign.recognise import class_family
 from unnoise.checkpoints.foreign.scheduler import read_scheduler
@@ -101,10 +101,11 @@ class Family:
     unused: tuple[str, ...] = ()
 
 
-def build(foreign: Foreign, dtype: torch.dtype = torch.float32) -> Built:
-    """dtype: of all weights, those of text encoders among them: float32 or bfloat16.
+def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted = Wanted()) -> Built:
+    """dtype: of all weights, those of text encoders among them: float32 or bfloat16. wanted: what there must be memory for.
 
-    Raises InputError for a family that is not known here, for parts that are missing, and for those of different models.
+    Raises InputError for a family that is not known here, for parts that are missing, for those of different models, and where
+    memory is too small.
     """
     if dtype not in (torch.float32, torch.bfloat16):
         raise InputError(f"weights in {dtype}: float32 or bfloat16, which has float32's range, is meant")
@@ -115,7 +116,7 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32) -> Built:
     if codec.config.latent_channels != network_config.channels:
         both = f"the vae's codes have {codec.config.latent_channels} channels, the network's {network_config.channels}"
         raise InputError(f"{foreign.where}: parts of different models: {both}")
-    check_fits(foreign, network_config, codec.config, dtype)
+    check_fits(foreign, network_config, codec.config, dtype, wanted)
     network = _network(part, network_config, family, dtype)
     told = Told(foreign, network_config, part.config, codec.config, dtype == torch.bfloat16)
     conditioner_config = family.told(told)

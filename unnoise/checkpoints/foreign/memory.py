@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from unnoise.checkpoints.foreign.parts import Foreign, Part
+from unnoise.checkpoints.foreign.folder import read_part
+from unnoise.checkpoints.foreign.parts import Foreign, MappedTensors, Part
 from unnoise.checkpoints.foreign.pieces import Cut
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.latents import LatentsConfig
@@ -59,21 +60,37 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a checkpoint is loaded for: pictures of height x width pixels (None: of its usual size), `batch` at once; beside it are
+    networks (ControlNets, IP-Adapters) of so many numbers together, see `numbers_at`."""
+
+    height: int | None = None
+    width: int | None = None
+    batch: int = 1
+    beside: int = 0
+
+
+@dataclass(frozen=True)
 class Need:
-    """Bytes: of the weights of network and autoencoder, of the text encoders, and the most that a step and decoding take."""
+    """Bytes: of the weights of network and autoencoder, of text encoders, of networks beside, and the most that a step and decoding
+    take."""
 
     weights: int
     encoders: int
     step: int
     decode: int
+    beside: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.encoders + int(KERNELS * max(self.step, self.decode)) + RUNTIME
+        return self.weights + self.encoders + self.beside + int(KERNELS * max(self.step, self.decode)) + RUNTIME
 
 
-def estimate(network: NetworkConfig, codec: LatentsConfig, plan: Plan, encoders: int = 0, tokens: int = 512) -> Need:
-    """encoders: how many weights the text encoders have (see `numbers`). tokens: the most that the words are made of."""
+def estimate(
+    network: NetworkConfig, codec: LatentsConfig, plan: Plan, encoders: int = 0, beside: int = 0, tokens: int = 512
+) -> Need:
+    """encoders, beside: how many weights the text encoders and networks beside have (see `numbers`). tokens: the most that the
+    words are made of."""
     with unfilled():
         denoiser = network.build().to(plan.dtype).eval()
         latents = replace(codec, height=plan.height, width=plan.width).build()
@@ -87,7 +104,8 @@ def estimate(network: NetworkConfig, codec: LatentsConfig, plan: Plan, encoders:
         z = torch.zeros(at_once, channels, min(rows, side), min(columns, side))
         step = peak(lambda: denoiser(x, torch.full((n,), 0.5), cond))
         decode = peak(lambda: latents.autoencoder.decode(z))
-    return Need(held(denoiser) + held(latents), encoders * plan.dtype.itemsize, step, decode)
+    size = plan.dtype.itemsize
+    return Need(held(denoiser) + held(latents), encoders * size, step, decode, beside * size)
 
 
 def held(module: nn.Module) -> int:
@@ -102,6 +120,16 @@ def numbers(part: Part) -> int:
     else:
         shapes = (part.tensors[name].shape for name in part.tensors)
     return sum(shape.numel() for shape in shapes)
+
+
+def numbers_at(place: Path) -> int:
+    """How many numbers a network in a file or a folder has; 0 where nothing is yet, as for a name on the hub.
+
+    Raises InputError for what cannot be read.
+    """
+    if place.is_dir():
+        return numbers(read_part(place))
+    return numbers(Part({}, MappedTensors([place]), str(place))) if place.is_file() else 0
 
 
 @torch.no_grad()
@@ -189,26 +217,36 @@ def check_memory(where: str, need: Callable[[Plan], Need], plan: Plan, free: int
     if free is None or (now := need(plan)).total <= free:
         return
     fits = next(((p, n) for p in _smaller(plan) if (n := need(p).total) <= free), None)
-    parts = {"weights": now.weights, "text encoders": now.encoders, "a step": now.step, "decoding": now.decode}
+    parts = {
+        "weights": now.weights,
+        "text encoders": now.encoders,
+        "beside": now.beside,
+        "a step": now.step,
+        "decoding": now.decode,
+    }
     told = ", ".join(f"{name} {_gb(size)}" for name, size in parts.items() if size)
     if fits:
-        instead = f"{fits[0]} would fit, with about {_gb(fits[1])} GB"
+        alone = " (--batch 1)" if fits[0].batch < plan.batch else ""
+        instead = f"{fits[0]}{alone} would fit, with about {_gb(fits[1])} GB"
     else:
         instead = "no smaller picture fits either; a smaller or a quantised model would"
     raise InputError(f"{where}: {plan} needs about {_gb(now.total)} GB ({told}), and {_gb(free)} GB are free; {instead}")
 
 
-def check_fits(foreign: Foreign, network: NetworkConfig, codec: LatentsConfig, dtype: torch.dtype) -> None:
-    """InputError where a checkpoint, with weights of this precision, will not fit into memory at its usual size.
+def check_fits(
+    foreign: Foreign, network: NetworkConfig, codec: LatentsConfig, dtype: torch.dtype, wanted: Wanted = Wanted()
+) -> None:
+    """InputError where a checkpoint, with weights of this precision, will not fit into memory for what is wanted of it.
 
-    Where twice the weights are free nothing is run: a step and a decode take less than they do.
+    Nothing is run where the weights are free and as much again for every picture of the usual size: a step and a decode take less.
     """
     sizes = {name: numbers(part) for name, part in foreign.parts.items()}
     words = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
     weights, free = (sum(sizes.values()) - words) * dtype.itemsize, free_memory()
-    if free is not None and 2 * weights + words * dtype.itemsize + 2 * RUNTIME > free:
-        plan = Plan(codec.height, codec.width, dtype)
-        check_memory(foreign.where, lambda p: estimate(network, codec, p, words), plan, free)
+    plan = Plan(wanted.height or codec.height, wanted.width or codec.width, dtype, wanted.batch)
+    pictures = max(1.0, plan.batch * plan.height * plan.width / (codec.height * codec.width))
+    if free is not None and (1 + pictures) * weights + (words + wanted.beside) * dtype.itemsize + 2 * RUNTIME > free:
+        check_memory(foreign.where, lambda p: estimate(network, codec, p, words, wanted.beside), plan, free)
 
 
 def _smaller(plan: Plan) -> Iterator[Plan]:

@@ -1,6 +1,6 @@
 """Frozen text encoders: CLIP, T5, and sentence encoders of BERT's kind. A model's folder names them, it does not hold them.
 
-A prompt is cut into windows: BREAK starts one, and so does the end of the last (75 tokens for CLIP, as the web UI counts). Each is
+A prompt is cut into windows: BREAK starts one, and so does the end of the last (75 tokens for CLIP; see `windows`). Each is
 encoded by itself, with its own start and end, and their tokens are laid end to end; the vector is the first window's.
 Told nothing means the empty prompt, as in the models that were trained with these encoders.
 
@@ -31,6 +31,7 @@ from unnoise.modalities.words.book import Book, Row
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig, padded, scaled, scaled_keeping_mean
 from unnoise.modalities.words.source import Opened, model_type, open_encoder
 from unnoise.modalities.words.syntax import Said, Span
+from unnoise.modalities.words.windows import BACK, Ids, Piece, windows
 
 REMEMBERED = 4096
 """Prompts whose embeddings stay in memory."""
@@ -83,12 +84,13 @@ class Frozen(Emphatic, ABC):
         self._recent: OrderedDict[Said, Row] = OrderedDict()
         self._start, self._end = _specials(opened.tokenizer)
         self._room, self._filled = places - len(self._start) - len(self._end), places if padded else 0
+        self._comma: int | None = None  # its id, where windows end behind commas
 
     @property
     def identity(self) -> str:
         """Names the encoder and how it is read, but not where it lies: embeddings under one identity are the same."""
-        told = replace(self.config, source="", most=0)
-        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+        told = repr(replace(self.config, source="", most=0)) + ("" if self._comma is None else f" {BACK}")
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def apart(self) -> Opened:
         """The network and the tokenizer, from now on this encoder's own, to be changed. What it has encoded is forgotten."""
@@ -145,25 +147,21 @@ class Frozen(Emphatic, ABC):
         whole = [[made[i, k] for k in range(len(windows))] for i, windows in enumerate(cut)]
         return [Row(torch.cat([r.tokens for r in rows]), rows[0].vector) for rows in whole]
 
-    def _windows(self, said: Said) -> list[list[tuple[int, float]]]:
+    def _windows(self, said: Said) -> list[Ids]:
         """Ids and weights of a prompt, cut where a BREAK stands and where a window is full."""
-        windows = []
-        for chunk in said.chunks:
-            told = self._spoken(chunk)
-            windows += [told[a : a + self._room] for a in range(0, max(1, len(told)), self._room)]
-        if len(windows) > self.config.most:
+        cut = [window for chunk in said.chunks for window in windows(self._spoken(chunk), self._room, self._comma)]
+        if len(cut) > self.config.most:
             start, most = said.text[:37] + "...", self.config.most
-            takes = f"takes {len(windows):,} windows of {self._room} tokens; this model reads {most} at most"
+            takes = f"takes {len(cut):,} windows of {self._room} tokens; this model reads {most} at most"
             raise InputError(f"the prompt {start!r} {takes}: shorten it")
-        return windows
+        return cut
 
-    def _spoken(self, chunk: Sequence[Span]) -> list[tuple[int, float]]:
-        return [(i, weight) for text, weight in chunk for i in self._ids(text)]
+    def _spoken(self, chunk: Sequence[Span]) -> list[Piece]:
+        return [(self.several.get(i, (i,)), weight) for text, weight in chunk for i in self._ids(text)]
 
     def _ids(self, text: str) -> list[int]:
         whole = text.encode(errors="replace").decode()  # half a surrogate pair is no character
-        ids = self.opened.tokenizer(whole, add_special_tokens=False)["input_ids"]
-        return [i for each in ids for i in self.several.get(each, (each,))]
+        return self.opened.tokenizer(whole, add_special_tokens=False)["input_ids"]
 
     def _window(self, words: Sequence[tuple[int, float]]) -> Window:
         """Words that fit, with start, end and padding."""
@@ -212,6 +210,7 @@ class CLIPText(Frozen):
         told = opened.network.config
         super().__init__(config, opened, told.hidden_size, told.max_position_embeddings, padded=True)
         self.skip, self.normed, self.projected = config.skip, config.normed, config.projected
+        self._comma = self._ids(",")[0]
         if not 1 <= config.skip <= told.num_hidden_layers:
             raise InputError(f"{config.source}: skip {config.skip}, but the encoder has {told.num_hidden_layers} layers")
 

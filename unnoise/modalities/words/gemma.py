@@ -23,6 +23,7 @@ from unnoise.modalities.words.frozen import Frozen
 from unnoise.modalities.words.joined import LowerCaseConfig
 from unnoise.modalities.words.source import model_type, open_encoder
 from unnoise.modalities.words.syntax import Said, Span
+from unnoise.modalities.words.windows import Piece
 
 ENHANCE = "\n".join(
     (
@@ -70,10 +71,10 @@ class GemmaText(Frozen):
         self._hidden = self._ids(config.instruction)[:-1]
         self._start = [*self._start, *self._hidden]
 
-    def _spoken(self, chunk: Sequence[Span]) -> list[tuple[int, float]]:
+    def _spoken(self, chunk: Sequence[Span]) -> list[Piece]:
         (first, weight), *more = chunk
         ids = self._ids(self.instruction + first)[len(self._hidden) :]
-        return [(i, weight) for i in ids] + super()._spoken(more)
+        return [((i,), weight) for i in ids] + super()._spoken(more)
 
     def encode(self, ids: Tensor, weights: Tensor) -> Row:
         tokens = scaled(self.opened.network(input_ids=ids).last_hidden_state.float(), weights)
