@@ -133,6 +133,31 @@ def test_shuffled_pictures(stable_diffusion: tuple, tmp_path: Path) -> None:
         same(attached, pipeline, expected, steps=4, guidance=3.0)
 
 
+def test_filling_in(stable_diffusion: tuple, tmp_path: Path) -> None:
+    """What is transparent is drawn anew; it is shown as -1, as diffusers' pipeline for it does (`make_inpaint_condition`)."""
+    plain, model = stable_diffusion
+    parts = {**plain.components, "controlnet": control_net(plain, tmp_path / "control_v11p_sd15_inpaint")}
+    pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    opacity = np.full((16, 16, 1), 255, np.uint8)
+    opacity[3:9, 5:12] = 90
+    picture = np.concatenate([PICTURES[0], opacity], -1)
+    shown = torch.tensor(PICTURES[0]).permute(2, 0, 1)[None].expand(2, -1, -1, -1) / 255
+    holes = torch.tensor(opacity[..., 0] == 90).expand_as(shown)
+    how = {"num_inference_steps": 4, "guidance_scale": 3.0, "controlnet_conditioning_scale": 0.9}
+    expected = latents(pipeline, model, image=torch.where(holes, -1.0, shown), **how)
+    Image.fromarray(picture).save(tmp_path / "hole.png")
+    for given in (picture, tmp_path / "hole.png"):
+        attached = model.attached(controlnet(tmp_path / "control_v11p_sd15_inpaint", given, 0.9))
+        same(attached, pipeline, expected, steps=4, guidance=3.0)
+    whole = latents(pipeline, model, image=shown, **how)
+    assert (whole - expected).abs().max() > 0.1
+    with pytest.raises(InputError, match="draws anew what is transparent in its picture, and nothing is"):
+        controlnet(tmp_path / "control_v11p_sd15_inpaint", np.concatenate([PICTURES[0], 0 * opacity + 255], -1))
+    with pytest.raises(InputError, match=r"uint8 \(height, width, 4\), not"):
+        controlnet(tmp_path / "control_v11p_sd15_inpaint", PICTURES[0])
+
+
 def test_t2i_adapter(stable_diffusion: tuple, tmp_path: Path) -> None:
     plain, model = stable_diffusion
     adapter = diffusers.T2IAdapter(channels=[8, 16], num_res_blocks=1, downscale_factor=2)

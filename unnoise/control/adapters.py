@@ -79,7 +79,8 @@ class Attachment(nn.Module, ABC):
 class Control(Attachment):
     """A ControlNet or a T2I-Adapter, and its control pictures.
 
-    pictures: each uint8 (H, W, 3), of the shape that is sampled: another size is resized, another shape refused. Several are shown
+    pictures: each uint8 (H, W, 3), or (H, W, 4) with opacity for a network that fills in what is transparent (`Steering.holes`),
+    of the shape that is sampled: another size is resized, another shape refused. Several are shown
     at once to a network that was trained so (`Steering.several`), else one after another, and what it says of each adds up.
     guess: "guess mode": it acts on the conditional side alone, from 0.1 of its scale at the finest level to all of it in the
     middle, so that it is followed without words (Zhang et al. 2023, 2302.05543, section 3.4). modes: of a ControlNet for several
@@ -93,9 +94,14 @@ class Control(Attachment):
         super().__init__(name, scale, interval)
         if not pictures:
             raise InputError(f"{name}: follows control pictures; give at least one")
+        channels = 4 if network.holes else 3
         for picture in pictures:
-            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
-                raise InputError(f"{name}: a control picture is uint8 (height, width, 3), not {picture.dtype} {picture.shape}")
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != channels:
+                raise InputError(
+                    f"{name}: a control picture is uint8 (height, width, {channels}), not {picture.dtype} {picture.shape}"
+                )
+            if network.holes and picture[..., 3].min() > 127:
+                raise InputError(f"{name}: draws anew what is transparent in its picture, and nothing is")
         _check_modes(name, modes, network.kinds, len(pictures))
         self.network, self.guess, self.leads = network.eval().requires_grad_(False), guess, guess or network.one_sided
         self.pictures, self.modes = tuple(pictures), tuple(modes)
@@ -116,7 +122,7 @@ class Control(Attachment):
         return {**own, "weight": one}, {**own, "weight": torch.zeros_like(one) if self.leads else one}
 
     def _hint(self, x: Tensor, codec: Codec) -> dict[str, Tensor]:
-        """Of one control picture, uint8 (1, H, W, 3)."""
+        """Of one control picture, uint8 (1, H, W, C)."""
         return self.network.hint(x.permute(0, 3, 1, 2) / 255, lambda _: _encoded(codec, x, self.network.centred).to(x.device))
 
     def entries(self, number: int, step: Step, own: Cond, weight: Tensor) -> dict[str, Tensor]:
@@ -280,7 +286,7 @@ def _prefix(number: int) -> str:
 
 
 def _sized(picture: np.ndarray, codec: Codec, name: str) -> np.ndarray:
-    """uint8 (H, W, 3) of the size that the codec makes. InputError for a picture of another shape."""
+    """uint8 (H, W, C) of the size that the codec makes. InputError for a picture of another shape."""
     config = getattr(codec, "config", None)
     height, width = getattr(config, "height", 0), getattr(config, "width", 0)
     if not height or not width:
@@ -291,7 +297,7 @@ def _sized(picture: np.ndarray, codec: Codec, name: str) -> np.ndarray:
             f"{name}: its control picture is {h} x {w} (height x width), and {height} x {width} is drawn: cut it to that shape, or "
             "ask for pictures of its own (height, width)"
         )
-    target = Target(height, width, 3, (0, 0, 0), pad=False)
+    target = Target(height, width, picture.shape[-1], (0, 0, 0), pad=False)
     return fit(Image.fromarray(picture), target)
 
 

@@ -32,12 +32,14 @@ from unnoise.networks.steering import Steering
 class SDControlNetConfig:
     """trunk: as the U-Net's. hint: channels of the convolutions that the control picture enters through; each after the first
     halves it. bgr: it was trained on blue, green and red. pooled: all positions are told the same, the mean of what they would be.
+    holes: it was trained to fill in what is transparent in its picture, which it is shown as -1.
     """
 
     trunk: SDUNetConfig
     hint: tuple[int, ...] = (16, 32, 96, 256)
     bgr: bool = False
     pooled: bool = False
+    holes: bool = False
 
     def build(self) -> "SDControlNet":
         return SDControlNet(self)
@@ -65,7 +67,7 @@ class Hint(nn.Module):
 class SDControlNet(Steering):
     def __init__(self, config: SDControlNetConfig) -> None:
         super().__init__()
-        self.config, self.trunk, self.one_sided = config, SDTrunk(config.trunk), config.pooled
+        self.config, self.trunk, self.one_sided, self.holes = config, SDTrunk(config.trunk), config.pooled, config.holes
         self.embed = Hint(config.hint, config.trunk.widths[0])
         self.skips = nn.ModuleList(zeroed(nn.Conv2d(c, c, 1)) for c in self.trunk.skip_widths)
         self.middle = zeroed(nn.Conv2d(config.trunk.widths[-1], config.trunk.widths[-1], 1))
@@ -82,7 +84,8 @@ class SDControlNet(Steering):
 
     def hint(self, picture: Tensor, encode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """The picture's sides are padded to a multiple of the factor that it is made smaller by."""
-        x = pad_to_multiple(picture.to(self.embed.first.weight.dtype), 2 ** (len(self.config.hint) - 1))
+        x = picture.where(picture[:, 3:] >= 0.5, -1.0)[:, :3] if self.holes else picture
+        x = pad_to_multiple(x.to(self.embed.first.weight.dtype), 2 ** (len(self.config.hint) - 1))
         return {"hint": self.embed(x.flip(1) if self.config.bgr else x)}
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:

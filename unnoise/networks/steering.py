@@ -70,13 +70,16 @@ class Steering(nn.Module, ABC):
     several: bool = False
     """Whether it is shown several control pictures at once: then entries of `hint` and `mode` are (B, n, ...)."""
 
+    holes: bool = False
+    """Whether its control picture has a fourth channel, opacity, and something new is to be drawn where it is transparent."""
+
     @abstractmethod
     def misfit(self, network: nn.Module) -> str:
         """Why its residuals do not fit the network; empty where they do."""
 
     @abstractmethod
     def hint(self, picture: Tensor, encode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """What it needs of a control picture (B, 3, H, W) in [0, 1], computed once for all steps.
+        """What it needs of a control picture (B, 3, H, W) in [0, 1], 4 channels where it has `holes`, computed once for all steps.
 
         encode: such pictures -> states as the network is given them, (B, C, h, w), without noise.
         """

@@ -120,10 +120,17 @@ RESAMPLER_TABLE: Table = {
 
 
 def controlnet_config(theirs: Mapping[str, Any]) -> SDControlNetConfig:
-    """From the config.json of a ControlNetModel. InputError for one that is built otherwise than Stable Diffusion's."""
+    """From the config.json of a ControlNetModel, and whether it has holes, which its maker's name alone says.
+
+    InputError for one that is built otherwise than Stable Diffusion's, and for one with holes for SDXL: what such are shown there
+    differs from maker to maker.
+    """
     hint = tuple(theirs["conditioning_embedding_out_channels"])
     bgr = theirs.get("controlnet_conditioning_channel_order", "rgb") == "bgr"
-    return SDControlNetConfig(_way_down(theirs), hint, bgr, bool(theirs.get("global_pool_conditions")))
+    trunk, holes = _way_down(theirs), bool(theirs.get("holes"))
+    if holes and trunk.vector_dim:
+        raise InputError(f"a ControlNet of SDXL {_FILLS}")
+    return SDControlNetConfig(trunk, hint, bgr, bool(theirs.get("global_pool_conditions")), holes)
 
 
 def union_controlnet_config(theirs: Mapping[str, Any]) -> SDUnionControlNetConfig:
@@ -206,6 +213,9 @@ STEERING: Mapping[str, tuple[Callable[[Mapping[str, Any]], SteeringConfig], Tabl
 """By diffusers' class: the configuration, and the table of names."""
 
 
+_FILLS = "that is told which part is to be filled, which cannot be run; --fill does that, with a model for it"
+
+
 def steering(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Steering:
     """The network that a class of diffusers' with this configuration and these tensors is. InputError for another class.
 
@@ -216,6 +226,8 @@ def steering(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
         kind, config = "ControlNetUnionModel", {**config, "num_control_type": len(tensors["task_embedding"])}
     if kind not in STEERING:
         raise InputError(f"a {kind}, which is not run here as an adapter; these are: {', '.join(STEERING)}")
+    if config.get("holes") and kind != "ControlNetModel":
+        raise InputError(f"a {kind} {_FILLS}")
     read, table = STEERING[kind]
     with unfilled():
         network = read(config).build()

@@ -44,21 +44,22 @@ def controlnet(
     """A ControlNet (for Stable Diffusion 1, 2, XL and 3, for FLUX) or a T2I-Adapter, with its control picture or pictures.
 
     where: a folder of diffusers, one file of weights in it, its name on the hub, or a ControlNet for Stable Diffusion in a single
-    file, under the names of its makers. mode: of every picture, for a ControlNet that tells kinds of them apart. The rest as
+    file, under the names of its makers. One that fills in (control_v11p_sd15_inpaint; it is known by its name) draws anew what is
+    transparent in its picture. mode: of every picture, for a ControlNet that tells kinds of them apart. The rest as
     `Control`'s. Raises InputError for what is missing, and for what cannot be run.
     """
-    if "inpaint" in Path(where).name.lower():
-        raise InputError(f"{where}: a ControlNet that is told which part is to be filled, which cannot be run; --fill does that")
     read = _steering_part(Path(where))
+    holes = {"holes": True} if "inpaint" in Path(where).name.lower() else {}  # no tensor says it
     try:
-        network = steering(read.kind, read.config, read.tensors)
+        network = steering(read.kind, {**read.config, **holes}, read.tensors)
     except KeyError as e:
         raise InputError(f"{where}: its configuration lacks {e}") from None
     except ValueError as e:
         raise InputError(f"{where}: {e}") from None
     pictures = [picture] if isinstance(picture, Picture) else picture
     modes = [mode] if isinstance(mode, int) else mode
-    return Control(Path(where).stem, network, [read_picture(p) for p in pictures], scale, interval, guess, modes)
+    shown = [read_picture(p, 4 if network.holes else 3) for p in pictures]
+    return Control(Path(where).stem, network, shown, scale, interval, guess, modes)
 
 
 def _steering_part(path: Path) -> Part:
@@ -111,11 +112,16 @@ def face_prompt(file: str | Path, embeddings: Tensor, scale: float = 1.0, interv
     return PicturePrompt(Path(file).stem, network, embeddings, torch.zeros_like(embeddings), scale, interval)
 
 
-def read_picture(picture: Picture) -> np.ndarray:
-    """uint8 (H, W, 3); what is transparent is black, grey is repeated. InputError for a file that is missing or no picture."""
+def read_picture(picture: Picture, channels: int = 3) -> np.ndarray:
+    """uint8 (H, W, 3); what is transparent is black, grey is repeated. With 4 channels, opacity is the last.
+
+    InputError for a file that is missing or no picture.
+    """
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] not in (1, 3):
-            raise InputError(f"a picture is uint8 (height, width, 1 or 3), not {picture.dtype} {picture.shape}")
+        known = (1, 3) if channels == 3 else (channels,)
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] not in known:
+            takes = f"uint8 (height, width, {' or '.join(map(str, known))})"
+            raise InputError(f"a picture is {takes}, not {picture.dtype} {picture.shape}")
         return picture.repeat(3, -1) if picture.shape[-1] == 1 else picture
     path = Path(picture)
     if not path.is_file():
@@ -124,7 +130,7 @@ def read_picture(picture: Picture) -> np.ndarray:
         with path.open("rb") as file:
             header = inspect(file)
             file.seek(0)
-            return decode(file, Target(header.height, header.width, 3, (0, 0, 0), pad=False))
+            return decode(file, Target(header.height, header.width, channels, (0, 0, 0), pad=False))
     except Unreadable as e:
         raise InputError(f"{path}: {e}") from None
 
