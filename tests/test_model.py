@@ -9,11 +9,14 @@ import pytest
 import torch
 from tiny import tiny_model
 
+from unnoise.control.guidance import classifier_free
 from unnoise.control.sampling import Sampling
 from unnoise.core.errors import InputError
+from unnoise.core.random import Streams
 from unnoise.loading import load
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.model import DiffusionModel
+from unnoise.samplers.loop import sample
 
 PROMPTS = ["zero", "one", "two", "three", "zero", "one", "two", "three"]
 
@@ -97,6 +100,24 @@ def test_a_negative_prompt_leads_elsewhere(model: DiffusionModel) -> None:
     torch.testing.assert_close(same, states(model, ["one"], [1], guidance=1.0), rtol=0, atol=1e-5)
 
 
+def test_a_negative_prompt_leads_away_where_nothing_else_is_said(model: DiffusionModel) -> None:
+    """As of guidance 3 from it: D_nothing + 2 (D_nothing - D_two), whatever the neighbours are told."""
+    away = states(model, [None], [1], guidance=3.0, negative="two")
+    assert (away - states(model, [None], [1])).abs().max() > 1e-3
+    denoise = classifier_free(
+        model.denoiser, *(dict(model.conditioner(model.conditioner.prepare([p]))) for p in (None, "two")), 3.0
+    )
+    usual, steps = model.config.sampling.choice(), model.config.sampling.steps
+    with torch.no_grad():
+        times, rng = usual.grid.of(model.codec.shape()).times(steps, model.config.process), Streams.each([1])
+        x = model.config.process.prior(model.codec.shape(), rng, torch.device("cpu"))
+        by_hand = sample(denoise, model.config.process, x, times, usual.sampler, rng.scoped("sampler"))
+    torch.testing.assert_close(away, by_hand, rtol=0, atol=1e-5)
+    for prompts in (["one", None], ["one", "[two:0.5]"]):
+        alone, both = (states(model, p, [2, 1][-len(p) :], guidance=3.0, negative="two") for p in (prompts[1:], prompts))
+        torch.testing.assert_close(alone[0], both[1], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -115,7 +136,8 @@ def test_a_negative_prompt_leads_elsewhere(model: DiffusionModel) -> None:
         ({"prompts": [""]}, "the prompt is empty"),
         ({"prompts": ["द्वि"]}, "no training caption has"),
         ({"prompts": ["one " * 2500]}, "bytes long|at most"),
-        ({"negative": "नहीं"}, "no training caption has"),
+        ({"negative": "नहीं", "guidance": 3.0}, "no training caption has"),
+        ({"negative": "two", "guidance": 1.0}, "negative 'two': at guidance 1 nothing is led away from; give a larger scale"),
     ],
 )
 def test_bad_settings_are_one_clear_line(model: DiffusionModel, settings: dict, message: str) -> None:

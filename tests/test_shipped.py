@@ -9,6 +9,7 @@ from unnoise.checkpoints.shipped import FOLDER, shipped, shipped_folder, suited
 from unnoise.cli.main import main
 from unnoise.core.errors import InputError
 from unnoise.loading import load
+from unnoise.modalities.image.show import read_meta
 
 ndimage = pytest.importorskip("scipy.ndimage")
 
@@ -55,6 +56,29 @@ def test_a_prompt_alone_goes_to_the_model_that_ships(tmp_path, capsys):
     names = sorted(f.name for f in (tmp_path / "a").iterdir())
     assert names == sorted(f.name for f in (tmp_path / "b").iterdir())
     assert (tmp_path / "a" / names[0]).exists()
+
+
+def test_long_prompts_and_folders_of_their_names_are_no_hindrance(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stickers").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "stickers" / "0.png")  # samples of before, no model
+    for _ in range(2):
+        main(["sample", "a smiling cat, " * 20 + "seen from the side", "-n", "1", "--steps", "1"])
+    assert {p.name for p in tmp_path.iterdir()} == {"stickers", "samples", "samples-2"}
+    assert read_meta(tmp_path / "samples" / "sheet.png")["model_path"] == "stickers"
+    main(["info", "larger"])
+    assert "larger" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["~/My Models/sd15", "/my models/sd15", "./my models", "../a b/c", "my model.safetensors"])
+def test_a_place_where_nothing_is_is_no_prompt(place, tmp_path, capsys):
+    said = refused(["sample", place, "a cat", "--out", str(tmp_path / "out")], capsys)
+    assert "no such model: no folder or file is there" in said
+
+
+def test_the_exact_model_takes_no_weights():
+    with pytest.raises(InputError, match="reads sentences; weights and brackets mean nothing to it"):
+        load("scenes").sample("five (red:1.4) apples", steps=1)
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ from unnoise.checkpoints.allowed import ALLOWED
 from unnoise.checkpoints.card import About
 from unnoise.checkpoints.config import allow
 from unnoise.checkpoints.folder import load_weights, read_folder
-from unnoise.checkpoints.foreign.building import build
+from unnoise.checkpoints.foreign.building import build, lend_again
 from unnoise.checkpoints.foreign.control_lora import follows_pictures, with_room
-from unnoise.checkpoints.foreign.folder import licence
+from unnoise.checkpoints.foreign.folder import INDEX, licence
 from unnoise.checkpoints.foreign.lora import Weight, low_rank, network_of
 from unnoise.checkpoints.foreign.memory import Wanted
 from unnoise.checkpoints.foreign.opening import open_foreign
 from unnoise.checkpoints.foreign.parts import Foreign
-from unnoise.checkpoints.shipped import shipped, shipped_folder
+from unnoise.checkpoints.shipped import FOLDER, shipped, shipped_folder
 from unnoise.control.sampling import Sampling
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.controlled import ControlledConfig
@@ -41,9 +41,9 @@ def load(
     is not a model, was truncated or edited, comes from a later version, is of a family that is not run here, is not to be had from
     the hub, or will not fit.
     """
-    folder = Path(source)
-    if not folder.exists():
-        folder = shipped_folder(str(source)) or folder
+    folder, own = Path(source), shipped_folder(str(source))
+    if own is not None and not _holds_a_model(folder):  # a folder of samples or of data may be called so too
+        folder = own
     if foreign := open_foreign(folder, variant, beside):
         model = _imported(foreign, dtype or torch.float32, wanted, [Path(b).name for b in beside])
     elif folder.is_dir():
@@ -56,14 +56,23 @@ def load(
             f"these ship with unnoise: {', '.join(shipped())}"
         )
     model.parts.eval()
-    model.path = str(source)
+    model.path = folder.name if folder.parent == FOLDER else str(source)
     return model
+
+
+RUN = "run.json"
+"""What a training run's folder has from its beginning."""
+
+
+def _holds_a_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", "model/config.json", INDEX, RUN))
 
 
 def _read(folder: Path) -> DiffusionModel:
     if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
         folder = folder / "model"
     config, tensors, _ = read_folder(folder, ModelConfig, MODEL_CLASSES)
+    lend_again(config.conditioner)
     model: DiffusionModel = config.build()
     load_weights(model.parts, tensors, folder / "model.safetensors")
     return model

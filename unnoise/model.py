@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,13 @@ class ModelConfig:
     def build(self) -> "DiffusionModel":
         """A model with freshly drawn weights (torch's global generator decides them)."""
         return DiffusionModel(self, self.codec.build(), self.conditioner.build(), self.network.build())
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A network whose states' sides are at most `largest`."""
+
+    largest: int
 
 
 @dataclass(frozen=True)
@@ -257,6 +264,7 @@ class DiffusionModel:
         if side is not None:
             width = side if width is None else width
             codec = resized(codec, side, width)
+            self._check_size(codec, side, width)
         times = chosen.grid.of(codec.shape()).times(how.steps, self.config.process)
         begin: State | None = None
         if start is not None:
@@ -324,7 +332,7 @@ class DiffusionModel:
         kept = self.conditioner.kept(given)
         cond = {**self._told(said, given, rng), **repeated(more[0], len(said))}
         away = {**self._told(not_said, kept, rng, away=True), **repeated(more[1], len(said))}
-        told = any(s is not None for s in said) or len(kept) < len(given) or self.attachments.lead
+        told = any(s is not None for s in (*said, *not_said)) or len(kept) < len(given) or self.attachments.lead
         # told nothing, there is nothing to exaggerate; told the scale, the network does so itself
         scale = how.guidance if told and within(self.conditioner, ToldGuidance) is None else 1.0
         combine = how.rule.start(self.config.process)
@@ -358,6 +366,8 @@ class DiffusionModel:
             raise InputError("step caching with exact, which cuts batches up: a sample comes out the same with one or the other")
         if negative is not None and within(self.conditioner, ToldGuidance) is not None:
             raise InputError(f"negative {negative!r}: {name} is told the guidance scale, and led away from nothing")
+        if negative is not None and how.guidance == how.picture_guidance == 1:
+            raise InputError(f"negative {negative!r}: at guidance 1 nothing is led away from; give a larger scale (--guidance 3)")
         if how.threshold is not None and self.codec.bound is None:
             raise InputError(f"threshold {how.threshold}: the states of a {type(self.codec).__name__} codec have no bound to keep")
         if how.picture_guidance != 1 and within(self.conditioner, Editing) is None:
@@ -366,6 +376,15 @@ class DiffusionModel:
             self._check_weaker(weaker.model)
             if how.picture_guidance != 1:
                 raise InputError("a weaker model with picture guidance: one or the other leads a model that changes pictures")
+
+    def _check_size(self, codec: Codec, height: int, width: int) -> None:
+        """InputError for pictures that the network has no positions for."""
+        network, sides = getattr(self.denoiser, "network", None), codec.shape()[-2:]
+        if isinstance(network, Limited) and max(sides) > network.largest:
+            most = max(height, width) * network.largest // max(sides)
+            raise InputError(
+                f"pictures of {height} x {width} pixels (height x width): this network has positions for {most} at most"
+            )
 
     def _check_weaker(self, other: "DiffusionModel") -> None:
         """InputError unless the other model denoises the same states."""

@@ -115,6 +115,9 @@ def test_the_u_net_of_stable_diffusion(name: str) -> None:
         close(ours(x[:, :4].to(memory_format=torch.channels_last), TIMES, cond | {"tokens": tokens}), expected)
         masked = {"tokens": torch.cat([tokens, tokens], 1), "mask": torch.arange(10).expand(3, 10) < 5}
         close(ours(x[:, :4], TIMES, cond | masked), expected)
+        odd = x[:, :, :7, :9]  # halves to 4 x 5 and to 2 x 3
+        expected = theirs(odd, TIMES * 1000, tokens, timestep_cond=told, added_cond_kwargs=added).sample
+        close(ours(odd[:, :4], TIMES, cond | {"tokens": tokens, "picture": odd[:, 4:]}), expected)
 
 
 @pytest.mark.parametrize("name", UNETS)

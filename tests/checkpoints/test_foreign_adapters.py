@@ -34,6 +34,11 @@ HINT = {"conditioning_embedding_out_channels": (8, 8)}
 UNET = ("in_channels", "block_out_channels", "layers_per_block", "norm_num_groups", "down_block_types", "cross_attention_dim")
 
 
+def _written(file: Path, tensors: dict[str, Tensor]) -> Path:
+    save_file(tensors, file)
+    return file
+
+
 def saved(network: Any, folder: Path) -> Path:
     randomised(network).save_pretrained(folder)
     return folder
@@ -150,6 +155,8 @@ def test_filling_in(stable_diffusion: tuple, tmp_path: Path) -> None:
     for given in (picture, tmp_path / "hole.png"):
         attached = model.attached(controlnet(tmp_path / "control_v11p_sd15_inpaint", given, 0.9))
         same(attached, pipeline, expected, steps=4, guidance=3.0)
+    file = tmp_path / "control_v11p_sd15_inpaint/diffusion_pytorch_model.safetensors"
+    same(model.attached(controlnet(file, picture, 0.9)), pipeline, expected, steps=4, guidance=3.0)
     whole = latents(pipeline, model, image=shown, **how)
     assert (whole - expected).abs().max() > 0.1
     with pytest.raises(InputError, match="draws anew what is transparent in its picture, and nothing is"):
@@ -292,10 +299,12 @@ def test_the_command_line(stable_diffusion: tuple, tmp_path: Path, capsys: pytes
     again = next(shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith("  unnoise sample"))
     main([*again[1:-1], str(tmp_path / "again")])
     assert np.array_equal(np.asarray(Image.open(tmp_path / "again" / made.name)), expected.data[0].numpy())
+    (tmp_path / "canny.pth").write_bytes(b"PK\x03\x04 and so on")
     for told, message in (
         ("canny", "--control 'canny': tell it as WHERE:PICTURE"),
         ("a:b:c", "WHERE:PICTURE:SCALE"),
         (f"{tmp_path}/canny:{tmp_path}/0.png=3", "canny: mode 3: it was trained on one kind of control picture"),
+        (f"{tmp_path}/canny.pth:{tmp_path}/0.png", "canny.pth: a pickle, which may run anything"),
     ):
         with pytest.raises(SystemExit):
             main([*asked, "--overwrite", "--control", told])
@@ -321,6 +330,8 @@ def test_a_control_net_under_its_makers_names(prefix: str, tmp_path: Path) -> No
         tensors |= {f"{prefix}{original}.{leaf}": theirs[f"{ours}.{leaf}"].clone() for leaf in ("weight", "bias")}
     save_file(tensors, tmp_path / "canny.safetensors")
     read = controlnet(tmp_path / "canny.safetensors", PICTURES[0])
+    with pytest.raises(InputError, match="holds the differences of a ControlNet from its model's own weights"):
+        controlnet(_written(tmp_path / "diff.safetensors", tensors | {"difference": torch.ones(1)}), PICTURES[0])
     assert read.name == "canny"
     assert read.network.config == expected.config
     assert all(torch.equal(a, b) for a, b in zip(read.network.state_dict().values(), expected.state_dict().values(), strict=True))

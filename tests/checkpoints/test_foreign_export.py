@@ -63,6 +63,16 @@ def test_diffusers_loads_what_is_written(name: str, tmp_path: Path) -> None:
     assert float((before - after).abs().max()) < 1e-5
 
 
+def test_the_command_says_how_what_was_left_out_is_told_to_diffusers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stable Diffusion 3 without T5, which its pipeline does not take for granted."""
+    tiny.save(tiny.sd3(tmp_path / "parts", t5_too=False), tmp_path / "model")
+    main(["export", str(tmp_path / "model"), "--out", str(tmp_path / "again")])
+    call = capsys.readouterr().out.rpartition("DiffusionPipeline.from_pretrained")[2].strip()
+    assert call == f"({str(tmp_path / 'again')!r}, text_encoder_3=None, tokenizer_3=None)"
+    again = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "again", text_encoder_3=None, tokenizer_3=None)
+    assert again.text_encoder_3 is None
+
+
 def test_a_model_trained_on_here_is_written(tmp_path: Path) -> None:
     """The weights as they are now, through the command line."""
     model = unnoise.load(tiny.save(tiny.stable_diffusion(tmp_path / "parts"), tmp_path / "model"))

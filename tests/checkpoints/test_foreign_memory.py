@@ -178,3 +178,5 @@ def test_numbers_at_a_place(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "ControlNetModel"}')
     assert numbers_at(tmp_path) == numbers_at(tmp_path / "diffusion_pytorch_model.safetensors") == 17
     assert numbers_at(tmp_path / "owner/name") == 0
+    (tmp_path / "a.pth").write_bytes(b"PK\x03\x04")
+    assert numbers_at(tmp_path / "a.pth") == 0, "who reads it says why it cannot be read"

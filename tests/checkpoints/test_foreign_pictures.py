@@ -19,12 +19,15 @@ from torch import Tensor
 
 import unnoise
 from unnoise.cli.main import main
+from unnoise.control.budget import Precision, Way
 from unnoise.control.sampling import Start
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import State
+from unnoise.modalities.words import source
 from unnoise.model import DiffusionModel, controlled, editing, inpainting
 from unnoise.networks.layers import patchify, unpatchify
+from unnoise.recipes import speed
 
 diffusers = pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
 import checkpoints.foreign_pipelines as tiny  # noqa: E402
@@ -365,6 +368,24 @@ def test_what_pipelines_of_flux_usually_take(kind: str, channels: int, tmp_path:
     assert (usual.steps, usual.guidance) == (theirs["num_inference_steps"].default, theirs["guidance_scale"].default)
 
 
+def test_a_model_that_is_told_the_scale_is_timed_at_one_call_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others go twice through the network for every sample that is guided."""
+    rows: list[int] = []
+    monkeypatch.setattr(speed, "measure", lambda denoiser, x, cond, decode: rows.append(len(x)))
+    for make in (tiny.flux, tiny.stable_diffusion):
+        model = unnoise.load(tiny.save(make(tmp_path / make.__name__), tmp_path / make.__name__ / "model"))
+        speed._costs(model, speed.Order(Way(model.config.sampling), ("a cat",), n=3), Precision.OWN)
+    assert rows == [3, 6]
+
+
+def test_sizes_that_a_network_has_no_positions_for_are_refused(tmp_path: Path) -> None:
+    """8 x 8 patches of 2 x 2 codes of 2 x 2 pixels."""
+    model = unnoise.load(tiny.save(tiny.sd3(tmp_path / "parts"), tmp_path / "model"))
+    assert model.sample("a cat", steps=1, height=32).data.shape[1:3] == (32, 32)
+    with pytest.raises(InputError, match=r"pictures of 16 x 36 pixels .*: this network has positions for 32 at most"):
+        model.sample("a cat", steps=1, height=16, width=36)
+
+
 def test_a_single_file_with_a_tokenizer_beside_it(tmp_path: Path) -> None:
     """Stable Diffusion 1 under its original names, whose sizes and schedule are those that its family has."""
     torch.manual_seed(6)
@@ -385,6 +406,9 @@ def test_a_single_file_with_a_tokenizer_beside_it(tmp_path: Path) -> None:
     x, size = noise(model, (4, 8, 8)), {"height": 16, "width": 16}
     expected = pipeline(PROMPTS, latents=x, output_type="latent", num_inference_steps=5, guidance_scale=3.0, **size).images
     same(model, pipeline, expected, steps=5, guidance=3.0, **size)
+    model.save(tmp_path / "ours")
+    source._LENT.clear()  # as in another process
+    same(unnoise.load(tmp_path / "ours"), pipeline, expected, steps=5, guidance=3.0, **size)
     other = randomised(tiny.vae(**codec), 8)  # beside a file that has one: it is used, with the family's scale
     save_file({k: v.contiguous() for k, v in originals.vae(other.state_dict(), 2, "").items()}, tmp_path / "vae.safetensors")
     other.save_pretrained(tmp_path / "better")

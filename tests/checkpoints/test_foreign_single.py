@@ -184,6 +184,13 @@ def test_a_whole_file_of_sdxl(tmp_path: Path) -> None:
         rebuilt[0].load_state_dict(dict(found.parts["text_encoder_2"].tensors))
         rebuilt[1].load_state_dict(states[3])
         assert torch.equal(rebuilt[0](ids).text_embeds, rebuilt[1](ids).text_embeds)
+    name = "conditioner.embedders.1.model.text_projection"
+    other = {k: v for k, v in tensors.items() if k != name} | {f"{name}.weight": tensors[name].T.contiguous()}
+    again = open_single(written(tmp_path / "playground.safetensors", other)).parts[
+        "text_encoder_2"
+    ]  # not turned, as in Playground 2
+    assert again.config == config
+    same(again, clip_names(states[3]))
     oracle = single_file_utils.convert_open_clip_checkpoint(second, tensors, "conditioner.embedders.1.model.")
     assert oracle.keys() <= set(found.parts["text_encoder_2"].tensors)
     for name in set(oracle) - {n for n in oracle if "_proj." in n}:  # they cut queries by the projection's size, not the width
@@ -191,7 +198,8 @@ def test_a_whole_file_of_sdxl(tmp_path: Path) -> None:
 
 
 def test_the_text_encoder_of_stable_diffusion_2(tmp_path: Path) -> None:
-    """Its last layer is left away, as diffusers' own 23 of 24; the tokens are then those before the last, normalised."""
+    """Its last layer is left away, as diffusers' own 23 of 24; the tokens are then those before the last, normalised. A file that was
+    written from a folder of diffusers has neither that layer nor the projection, and is read as it is."""
     whole = transformers.CLIPTextModel(text_config(hidden_act="gelu")).eval()
     state = randomised(whole)
     tensors = originals.unet(randomised(unet("SD 2")), 1) | originals.open_clip(clip_names(state), "cond_stage_model.model.")
@@ -207,6 +215,10 @@ def test_the_text_encoder_of_stable_diffusion_2(tmp_path: Path) -> None:
         hidden = whole(ids, output_hidden_states=True).hidden_states[-2]
         final = getattr(whole, "text_model", whole).final_layer_norm
         torch.testing.assert_close(cut(ids).last_hidden_state, final(hidden), rtol=1e-5, atol=1e-5)
+    left = {k: v for k, v in tensors.items() if "text_projection" not in k and ".resblocks.2." not in k}
+    again = open_single(written(tmp_path / "converted.safetensors", left)).parts["text_encoder"]
+    assert again.config == part.config
+    same(again, dict(part.tensors))
 
 
 @pytest.mark.parametrize(
@@ -217,6 +229,7 @@ def test_the_text_encoder_of_stable_diffusion_2(tmp_path: Path) -> None:
         ({"modelspec.prediction_type": "epsilon"}, {}, 0.2, "epsilon"),
         ({"modelspec.prediction_type": "v"}, {}, 0.05, "v_prediction"),
         ({}, {"v_pred": torch.zeros(1)}, 0.05, "v_prediction"),
+        ({"modelspec.prediction_type": "epsilon"}, {"v_pred": torch.zeros(1)}, 0.05, "v_prediction"),
     ],
 )
 def test_what_stable_diffusion_2_predicts(told: dict, tensors: dict, spread: float, expected: str, tmp_path: Path) -> None:
@@ -355,6 +368,16 @@ def test_eight_bit_numbers(tmp_path: Path) -> None:
     third = part.tensors["transformer_blocks.1.attn.to_v.weight"]
     assert third.dtype == torch.bfloat16
     assert torch.equal(third.double(), eight[split].double()[64:])
+    rows = torch.rand(len(eight[split])) + 0.5
+    for scales in (rows, rows[:, None]):  # one for each row
+        each = tensors | {split.replace(".weight", ".weight_scale"): scales}
+        part = open_single(written(tmp_path / "rows.safetensors", each)).parts["transformer"]
+        wanted = (eight[split].float() * rows[:, None])[64:].to(torch.bfloat16)
+        assert torch.equal(part.tensors["transformer_blocks.1.attn.to_v.weight"], wanted)
+    blocks = tensors | {split.replace(".weight", ".weight_scale"): torch.ones(3, 2)}
+    part = open_single(written(tmp_path / "blocks.safetensors", blocks)).parts["transformer"]
+    with pytest.raises(InputError, match="scaled by blocks, which is not read here"):
+        part.tensors["transformer_blocks.1.attn.to_v.weight"]
 
 
 def test_nothing_is_copied(tmp_path: Path) -> None:

@@ -47,6 +47,9 @@ def test_names_of_xlabs(tmp_path: Path) -> None:
         table |= {f"double_blocks.{i}.processor.qkv_lora2": [f"{block}.add_{x}_proj" for x in "qkv"]}
         table |= {f"double_blocks.{i}.processor.proj_lora1": [f"{block}.to_out.0"]}
         table |= {f"double_blocks.{i}.processor.proj_lora2": [f"{block}.to_add_out"]}
+        single = f"single_transformer_blocks.{i}"
+        table |= {f"single_blocks.{i}.processor.qkv_lora": [f"{single}.attn.to_{x}" for x in "qkv"]}
+        table |= {f"single_blocks.{i}.processor.proj_lora": [f"{single}.proj_out"]}
     originals, _ = joined(pairs(theirs, "."), table)
     tensors = {f"{m}.{x}.weight": t for m, pair in originals.items() for x, t in zip(("down", "up"), pair)}
     low_rank(model_of(ours), {written(tmp_path, tensors): 1.0})

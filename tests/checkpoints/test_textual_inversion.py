@@ -73,6 +73,9 @@ def test_words_of_one_encoder(hub: Path, tmp_path: Path, form: str, n: int) -> N
     after = told(ours, *PROMPTS)
     close(after["tokens"], expected)
     assert (after["tokens"] - before["tokens"])[:3].abs().amax((1, 2)).min() > 0.1
+    pipeline.text_encoder.save_pretrained(tmp_path / "text_encoder")
+    pipeline.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    close(told(read_encoder(str(tmp_path / "text_encoder")).build(), *PROMPTS)["tokens"], expected)
     close(after["tokens"][3], before["tokens"][3])
     assert torch.equal(told(twin, *PROMPTS)["tokens"], before["tokens"]), "another model has not learnt it"
 

@@ -177,10 +177,50 @@ def test_train_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> Non
         assert option in said
 
 
-def test_any_average_can_be_rebuilt(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["{pictures}", "--steps", "7"], "--steps 7: the run in {run} has "),
+        (["{other}"], "{run} is a run on {pictures}, not on {other}"),
+        (["{pictures}", "--train.clip", "3"], "--train.clip: the run in {run} goes on as it was started; leave it out"),
+    ],
+)
+def test_going_on_is_refused_with_what_the_run_was_not_started_with(
+    argv: list[str], message: str, pictures: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"pictures": pictures, "run": run, "other": tmp_path}
+    said = refused(["train", *(a.format(**places) for a in argv), "--out", str(run), "--resume"], capsys)
+    assert message.format(**places) in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--codec", "somewhere"], "--codec: not for recipe 'pictures'; those that take it are latent, latent-unet"),
+        (["--recipe", "latent", "--codec", "a", "--compression", "4"], "--codec and --compression: the one brings what the other"),
+        (["--recipe", "ddpm", "--transport"], "--transport: not for recipe 'ddpm'"),
+        (["--factor", "4"], "--factor: not for recipe 'pictures'; those that take it are super-resolution"),
+        (["--condition", "class"], "--condition: not for recipe 'pictures'; those that take it are tables"),
+        (["--recipe", "unet", "--width", "48"], "these settings cannot be: "),
+        (["--width", "100"], "these settings cannot be: "),
+        (["--recipe", "tables"], "recipe 'tables' does not fit {pictures}, which is a set of pictures"),
+    ],
+)
+def test_options_that_nothing_would_come_of(
+    options: list[str], message: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(["train", str(pictures), "--out", str(tmp_path / "run"), *options], capsys)
+    assert message.format(pictures=pictures) in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_any_average_can_be_rebuilt(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The width that was tracked, rebuilt from half-precision snapshots, is the model that training left."""
     main(["average", str(run), "--width", "0.1", "--out", str(tmp_path / "same")])
+    capsys.readouterr()
     main(["average", str(run), "--width", "0.05", "--out", str(tmp_path / "other")])
+    step = max(int(f.stem.split("-")[-1]) for f in (run / "snapshots").iterdir())
+    assert f"the model as it was after {step:,} steps is in" in capsys.readouterr().out
     main(["average", str(run), "--width", "0.1", "--bf16", "--out", str(tmp_path / "half")])
     whole, half = (load_file(tmp_path / name / "model.safetensors") for name in ("same", "half"))
     assert all(torch.equal(half[k], v.bfloat16() if v.is_floating_point() else v) for k, v in whole.items())

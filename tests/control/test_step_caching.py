@@ -24,6 +24,7 @@ from unnoise.networks.pixart import PixArtConfig
 from unnoise.networks.sana import SanaConfig
 from unnoise.networks.sd3 import SD3Config
 from unnoise.networks.sd_unet import SDUNetConfig
+from unnoise.networks.steering import residual
 from unnoise.networks.transformer import DiffusionTransformerConfig
 from unnoise.networks.unet import UNetConfig
 from unnoise.samplers.loop import sample
@@ -90,6 +91,17 @@ def test_a_longer_interval_computes_less_and_says_something_else(name: str) -> N
     difference = (once - walk(net, "dpmpp-2m", 12)).norm() / once.norm()
     assert 1e-5 < float(difference) < 0.5
     assert torch.equal(walk(cached, "dpmpp-2m", 12), once), "a second walk begins anew"
+
+
+def test_features_begin_anew_where_an_adapter_begins_or_ends() -> None:
+    """Not forecast from features in which it had its say."""
+    net, cond = denoiser(build("sd_unet")), condition(2)
+    said = {**cond, residual("middle", 0): torch.randn(2, 16, 4, 4)}
+    cached, x = CachedDenoiser(net, StepCaching(Every(3), 1)), torch.randn(2, 3, 8, 8)
+    for t, told, anew in ((0.9, said, True), (0.8, said, False), (0.7, cond, True), (0.6, cond, False), (0.5, said, True)):
+        at, before = torch.full((2,), t), cached.computed
+        same = torch.equal(cached(x, at, told).x0, net(x, at, told).x0)
+        assert (same, cached.computed - before) == ((True, 2) if anew else (False, 0))
 
 
 # -- against features put in place by hand ----------------------------------------------------------------------------------

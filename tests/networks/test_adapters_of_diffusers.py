@@ -79,14 +79,15 @@ def entries(network: Steering, said: Mapping[str, list[Tensor]], places: Mapping
     }
 
 
+@pytest.mark.parametrize("size", [(8, 12), (7, 9)], ids=str)  # the second halves to 4 x 5 and to 2 x 3
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
-def test_control_net_of_stable_diffusion(name: str, pairs: Mapping) -> None:
+def test_control_net_of_stable_diffusion(name: str, size: tuple[int, int], pairs: Mapping) -> None:
     theirs, ours = pairs[name]
     order = "bgr" if name == "SD 2" else "rgb"
     shape = {"conditioning_embedding_out_channels": (4, 6, 8, 8), "controlnet_conditioning_channel_order": order}
     control = randomised(diffusers.ControlNetModel(**FAMILIES[name], **shape), 1)
-    x, picture = torch.randn(3, 4, 8, 12), torch.rand(3, 3, 64, 96)
+    x, picture = torch.randn(3, 4, *size), torch.rand(3, 3, *(8 * n for n in size))
     added, cond = told(name)
     down, middle = control(x, TIMES * 1000, TOKENS, picture, return_dict=False, **added)
     expected = theirs(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unnoise.networks import int8
 from unnoise.networks.int8 import Int8Conv2d, Int8Linear, available, quantised, quantised_weights, to_int8
+from unnoise.networks.transformer import DiffusionTransformerConfig
 
 pytestmark = pytest.mark.skipif(not available(), reason="this processor has neither VNNI nor AMX")
 
@@ -148,6 +149,14 @@ def test_blocks_of_every_network_run_in_it(name: str, monkeypatch: pytest.Monkey
         rounded = flat(network(x, level, cond))
     assert min(axes) >= 3
     assert 0 < float((rounded - usual).norm() / usual.norm()) < 0.1
+
+
+def test_where_a_network_is_entered_stays() -> None:
+    """However many layers that takes."""
+    network = DiffusionTransformerConfig(3, 8, 128, 1, 2, 128, token_dim=128).build()
+    assert isinstance(network.patches, nn.Sequential)
+    assert to_int8(network) > 0
+    assert not any(isinstance(m, Int8Linear) for m in network.patches)
 
 
 def test_narrow_layers_groups_and_other_padding_stay() -> None:

@@ -48,7 +48,7 @@ def test_a_latent_model_goes_on_with_its_own_codec(tmp_path: Path) -> None:
     assert isinstance(first.run, LatentRun)
     short = replace(first.run.first, losses=replace(first.run.first.losses, features=0.0), train=first.run.train)
     old = start(replace(first, run=replace(first.run, first=short)), tmp_path / "old")
-    planned = plan(data, replace(options(begin_with=str(tmp_path / "old")), codec=str(tmp_path / "old" / "model")), "latent")
+    planned = plan(data, options(begin_with=str(tmp_path / "old")), "latent")
     new = start(planned, tmp_path / "new")
     assert new.codec.hash() == old.codec.hash() == codec_at(str(tmp_path / "new")).hash()
 
@@ -61,5 +61,7 @@ def test_what_cannot_be_gone_on_from_is_refused(tmp_path: Path) -> None:
         plan(folder(tmp_path / "c", 0), options(begin_with=str(tmp_path / "nowhere")))
     with pytest.raises(InputError, match="trains no diffusion model"):
         plan(folder(tmp_path / "d", 0), options(begin_with=str(tmp_path / "old")), "autoencoder")
+    with pytest.raises(InputError, match=r"--codec and --begin-with: the one brings what the other asks for"):
+        plan(folder(tmp_path / "f", 0), replace(options(begin_with=str(tmp_path / "old")), codec=str(tmp_path / "old")), "latent")
     with pytest.raises(InputError, match="this model's codec is Pixels, no autoencoder's"):
         plan(folder(tmp_path / "e", 0), options(codec=str(tmp_path / "old")), "latent")

@@ -6,6 +6,7 @@ from typing import Literal
 
 import tyro
 
+from unnoise.checkpoints.foreign.folder import INDEX, named, read_index
 from unnoise.cli.terminal import parse
 from unnoise.loading import load
 
@@ -25,4 +26,7 @@ class Export:
 def run(argv: list[str]) -> None:
     args = parse(Export, argv, "unnoise export")
     load(args.model).export(args.out)
-    print(f"{args.out}: written for {args.format}; load it with diffusers.DiffusionPipeline.from_pretrained({str(args.out)!r})")
+    index = read_index(args.out / INDEX)
+    lacks_t5 = str(index["_class_name"]).startswith("StableDiffusion3") and not named(index, "text_encoder_3")
+    told = repr(str(args.out)) + (", text_encoder_3=None, tokenizer_3=None" if lacks_t5 else "")
+    print(f"{args.out}: written for {args.format}; load it with diffusers.DiffusionPipeline.from_pretrained({told})")

@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from unnoise.checkpoints.folder import read_json
+from unnoise.checkpoints.shipped import shipped_folder
 from unnoise.cli.again import command, files, missing, unsaid
 from unnoise.cli.terminal import parse
 from unnoise.core.errors import InputError
@@ -21,11 +22,13 @@ class Info:
     """What a picture, a table, a model or a run is, and the command that makes it again."""
 
     what: tyro.conf.Positional[Path]
-    """A PNG or csv that unnoise wrote, a model folder, or a run's folder."""
+    """A PNG or csv that unnoise wrote, a model folder, a run's folder, or the name of a model that ships."""
 
 
 def run(argv: list[str]) -> None:
     what = parse(Info, argv, "unnoise info").what
+    if not what.exists() and (ships := shipped_folder(str(what))):
+        what = ships
     if what.is_dir():
         _folder(what)
     elif what.suffix == ".csv":

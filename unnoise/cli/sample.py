@@ -1,5 +1,7 @@
 """unnoise sample MODEL ["a prompt" ...]: make new data with a trained model."""
 
+import os
+import re
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -13,12 +15,12 @@ from tqdm import tqdm
 from unnoise.checkpoints.foreign.lora import parse_lora
 from unnoise.checkpoints.foreign.memory import Wanted
 from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
-from unnoise.checkpoints.shipped import shipped, suited
+from unnoise.checkpoints.shipped import FOLDER, shipped, suited
 from unnoise.cli.adapters import numbers_of, read_adapters
 from unnoise.cli.again import own, told
 from unnoise.cli.budget import check_beside, fit
 from unnoise.cli.pictures import read_pictures
-from unnoise.cli.terminal import parse, refuse_existing
+from unnoise.cli.terminal import free_folder, parse, refuse_existing
 from unnoise.control.budget import Precision, Way, parse_seconds
 from unnoise.control.rules import find_rule
 from unnoise.control.sampling import Start
@@ -44,8 +46,9 @@ class Sample:
     """What to make; several prompts give n samples each, none gives unconditional samples."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 4
     """Samples for every prompt."""
-    out: Path = Path("samples")
-    """The folder to write into; must not exist yet, or be given with --overwrite."""
+    out: Path | None = None
+    """The folder to write into; must not exist yet, or be given with --overwrite. Not given: samples, or samples-2 and so on, the
+    first that is free."""
     then: tuple[Path, ...] = ()
     """Models that go on, one after another, from what the one before made: enlargers, the decoder of a prior, SDXL's refiner."""
     seed: int = 0
@@ -65,8 +68,8 @@ class Sample:
     sampler: str | None = None
     """ddpm, ddim, euler, heun, dpmpp-2m, dpmpp-3m, dpmpp-2m-sde, unipc, deis, euler-maruyama, pc, restart ..."""
     grid: str | None = None
-    """Where the steps stand in time: uniform, karras, log-snr, quadratic, shifted. Not given: the sampler's own; of an open
-    checkpoint, its timesteps as diffusers' class of that sampler walks them."""
+    """Where the steps stand in time: uniform, karras, log-snr, quadratic, shifted. Not given: as the model was saved, else the
+    sampler's own; of an open checkpoint, its timesteps as diffusers' class of that sampler walks them."""
     guidance: float | None = None
     """Guidance scale: 1 conditional, 0 unconditional, 2 to 7 exaggerate the prompt."""
     interval: tuple[float, float] | None = None
@@ -151,19 +154,27 @@ class Sample:
     """Write into a folder that exists, over files of the same name."""
 
 
+_PLACE = re.compile(r"(?:/|~|\.\.?/)|.*\.(?:safetensors|gguf|ckpt)$|[A-Za-z]:\\", re.DOTALL)
+"""Paths, which no prompt looks like."""
+
+
 def run(argv: list[str]) -> None:
     args = parse(Sample, argv, "unnoise sample")
     name = str(args.model)
-    if " " in name.strip() and not args.model.exists():  # a prompt, and no model named
+    there = os.path.exists(name)  # Path.exists() raises for names longer than a file's may be
+    if " " in name.strip() and not there:  # a prompt, and no model named
+        if _PLACE.match(name):
+            raise InputError(f"{name}: no such model: no folder or file is there")
         asked = (name, *args.prompts)
-        args = replace(args, model=Path(suited(asked)), prompts=asked)
-    elif not ({"/", "."} & {*name} or args.prompts or args.model.exists() or name in shipped()):
+        args = replace(args, model=FOLDER / suited(asked), prompts=asked)
+    elif not ({"/", "."} & {*name} or args.prompts or there or name in shipped()):
         known, alone = ", ".join(shipped()), shlex.quote(name)
         raise InputError(
             f"{name}: no such model: no folder or file of that name is here, and {known} ship; to draw it: "
             f"unnoise sample {suited([name])} {alone}"
         )
-    refuse_existing(args.out, args.overwrite)
+    out = args.out or free_folder(Path("samples"), args.overwrite)
+    refuse_existing(out, args.overwrite)
     if args.batch < 1:
         raise InputError(f"batch {args.batch}: at least 1")
     check_beside(args)
@@ -213,9 +224,9 @@ def run(argv: list[str]) -> None:
     if later:
         samples = go_on(samples, later, negative=args.negative, exact=args.exact, bf16=args.bf16, batch=args.batch)
     samples = replace(samples, settings={**samples.settings, **told(args)}, own=own(args, total))
-    files = samples.save(args.out)
+    files = samples.save(out)
     shown = f"{files[-1].name} shows them; " if files[-1].suffix == ".png" else ""
-    print(f"{len(samples)} samples in {args.out}/ ({shown}unnoise info {files[0]} tells how they were made)")
+    print(f"{len(samples)} samples in {out}/ ({shown}unnoise info {files[0]} tells how they were made)")
 
 
 def _each(args: Sample) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,6 +46,12 @@ def one_line(boxed: str) -> str:
     text = " ".join(line.strip("│╭╮╰╯─━ ") for line in boxed.splitlines())
     text = re.sub(r"[─━]{3,}", " ", text).split("For full helptext")[0]
     return re.sub(r"\s+", " ", text).strip()
+
+
+def free_folder(name: Path, overwrite: bool) -> Path:
+    """The folder itself, or, where something is in it that may not be written over, NAME-2 and so on, the first that is free."""
+    numbered = (name if i == 1 else name.with_name(f"{name.name}-{i}") for i in count(1))
+    return next(f for f in numbered if overwrite or not f.exists() or (f.is_dir() and not any(f.iterdir())))
 
 
 def refuse_existing(out: Path, overwrite: bool) -> None:

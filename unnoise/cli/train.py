@@ -9,7 +9,7 @@ import tyro
 from unnoise.cli.terminal import parse, parse_known
 from unnoise.core.errors import InputError
 from unnoise.recipes.options import Options
-from unnoise.recipes.train import example_run, first_process, override, plan, refuse_run, start
+from unnoise.recipes.train import check_again, example_run, first_process, override, plan, refuse_run, start
 from unnoise.recipes.train import resume as go_on
 
 OWN_DATA = ("scenes", "stickers")
@@ -30,8 +30,9 @@ class Train(Options):
     out: Path | None = None
     """The run's folder. Not given: runs/ and the name of the data."""
     recipe: str | None = None
-    """A whole run by name: pictures (the default for pictures), unet, ddpm, edm, edm2; latent, autoencoder, autoencoder-vq,
-    autoencoder-fsq; super-resolution, retrieval, unclip-prior, unclip-decoder; distil-text; tables (the default for tables)."""
+    """A whole run by name: pictures (the default for pictures), unet, ddpm, edm, edm2; scenes, stickers; latent, latent-unet,
+    latent-joint; autoencoder, autoencoder-vq, autoencoder-fsq; super-resolution, unclip-prior, unclip-decoder; retrieval,
+    distil-text; tables (the default for tables)."""
     resume: bool = False
     """Go on with the run in --out if there is one."""
     overwrite: bool = False
@@ -46,13 +47,16 @@ def run(argv: list[str]) -> None:
     data = args.recipe if args.data is None and args.recipe in OWN_DATA else args.data
     if data is None:
         raise InputError("unnoise train: name the data, such as a folder of pictures or a csv table")
-    out = args.out or Path("runs") / Path(data).stem.partition(":")[0]
+    out = args.out or Path("runs") / (Path(data).stem or Path(data).resolve().name).partition(":")[0]
+    options = Options(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Options)})
     if args.resume and (out / "run.json").is_file():
+        check_again(out, str(data), options)
+        if rest:
+            raise InputError(f"{rest[0]}: the run in {out} goes on as it was started; leave it out")
         go_on(out)
         print(f"the model is in {out / 'model'}")
         return
     refuse_run(out, args.overwrite)
-    options = Options(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Options)})
     planned = plan(str(data), options, args.recipe)
     if rest:
         planned = override(

@@ -66,13 +66,14 @@ class Memory:
     skipped: Tensor
     constants: Tensor
     told: Cond
+    entries: frozenset[str]
     kept: list[Tensor] = field(default_factory=list)
 
     @staticmethod
-    def empty(order: int, shape: torch.Size, t: Tensor, told: Cond) -> "Memory":
+    def empty(order: int, shape: torch.Size, t: Tensor, told: Cond, entries: frozenset[str]) -> "Memory":
         nothing, zero = torch.full_like(t, torch.nan, dtype=torch.float64), torch.zeros_like(t, dtype=torch.int64)
         levels, constants = nothing.repeat(order + 1, 1), nothing.repeat(LOOK_BACK, 1)
-        return Memory(shape, levels, nothing, nothing.repeat(2, 1), zero, zero.clone(), constants, told)
+        return Memory(shape, levels, nothing, nothing.repeat(2, 1), zero, zero.clone(), constants, told, entries)
 
     def forget(self, rows: Tensor) -> None:
         """rows: (B,) bool."""
@@ -246,9 +247,9 @@ class CachedDenoiser(Denoiser):
     def _memory(self, x: Tensor, t: Tensor, cond: Cond) -> Memory:
         """What is remembered of these samples, those forgotten that begin anew."""
         memory = self.memory
-        said = {k: v for k, v in cond.items() if k in SAID}
-        if memory is None or x.shape != memory.shape or not _alike(said, memory.told):
-            memory = self.memory = Memory.empty(self.how.order, x.shape, t, said)
+        said, entries = {k: v for k, v in cond.items() if k in SAID}, frozenset(cond)
+        if memory is None or x.shape != memory.shape or entries != memory.entries or not _alike(said, memory.told):
+            memory = self.memory = Memory.empty(self.how.order, x.shape, t, said, entries)
         anew = (t > memory.last).all(0)
         for k, v in said.items():
             anew = anew | (v != memory.told[k]).flatten(1).any(1)

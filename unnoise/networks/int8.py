@@ -27,6 +27,8 @@ MOST = (2**31 - 1) // (255 * 127)
 """Products that 32 bits hold the sum of."""
 ONCE = frozenset({"embedding", "guidance", "modulation", "middle_modulation"})
 """What networks call the parts that see one vector a sample: they take no time, and all positions depend on them."""
+ENTERED = frozenset({"patches", "tokens"})
+"""What they call those that see the state itself, or the words, before all blocks."""
 _EXACT = ("avx512_vnni", "avx_vnni", "amx_int8")
 
 
@@ -135,7 +137,7 @@ def _places(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """The module that each layer of a network's blocks lies in which is taken, and its name there."""
     inner = network.network if isinstance(network, Patched) else network
     for name, block in inner.named_children():
-        if name not in ONCE:
+        if name not in ONCE | ENTERED:
             yield from _suited(block)
 
 

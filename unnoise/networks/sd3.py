@@ -63,6 +63,7 @@ class SD3Stem(nn.Module, ABC):
         self.config, self.checkpointing = config, False
         c_in, width, p = config.channels + config.picture_channels, config.width, config.patch
         self.patches = nn.Conv2d(c_in, width, p, stride=p)
+        self.largest = config.positions * p  # side of a state
         self.register_buffer("positions", sincos_stretched(config.positions, config.positions, config.unit, width)[None])
         self.embedding = EmbeddingSum(config.features, 256, width, config.vector_dim)
         self.tokens = nn.Linear(config.token_dim, width)

@@ -5,7 +5,7 @@ DDPM's residual blocks (`unet`); behind each, at levels that have them, a transf
     x <- x + attention(LN(x)),   x <- x + attention(LN(x), words),   x <- x + W2 (a * gelu(b)),  (a, b) = W1 LN(x)    (GEGLU)
 
 What XL is told beside its words - a summary of them, and the Fourier features of sizes and crop (`embedding.size_features`) - is
-`vector`. Level i works on 1 / 2^i of the size; sizes that do not divide are padded by repeating the border, and cropped.
+`vector`. Level i works on 1 / 2^i of the size, rounded up; on the way up each level has the size that it had on the way down.
 
 Adapters (`steering`) add residuals of three kinds: to what each block hands over to the way up (`skip`), behind the middle
 (`middle`), and on the way down, at the end of a level (`level`): before it is halved where it has transformers, else after, as
@@ -23,7 +23,7 @@ from torch.nn.functional import gelu, silu
 
 from unnoise.networks.attention import SelfAttending, attend, attend_if_any
 from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, guidance_features
-from unnoise.networks.layers import beside, context_of, pad_to_multiple, run, zeroed
+from unnoise.networks.layers import beside, context_of, run, zeroed
 from unnoise.networks.norm import GroupNorm
 from unnoise.networks.steering import KeysValues, pictures_by_layer, steered
 from unnoise.networks.unet import ResidualBlock, Upsample
@@ -186,10 +186,11 @@ class DownLevel(Level):
 
 class UpLevel(Level):
     def forward(self, h: Tensor, skips: list[Tensor], told: Told, checkpointing: bool) -> Tensor:
-        """skips: laid beside the input of each block, the last one first; taken from the list."""
+        """skips: laid beside the input of each block, the last one first; taken from the list. The next one says the size to go
+        on in."""
         for i in range(len(self.residuals)):
             h = self.block(i, torch.cat([h, skips.pop()], 1), told, checkpointing)
-        return h if self.resample is None else self.resample(h)
+        return h if self.resample is None else self.resample(h, skips[-1].shape[-2:])
 
 
 class Middle(nn.Module):
@@ -251,11 +252,8 @@ class SDEncoder(nn.Module, ABC):
         emb = self.embedding(noise_level, cond.get("vector"), more=self._scale(noise_level, cond))
         emb = silu(emb if kind is None else emb + kind)
         told = Told(emb, self._heard(cond, x.new_zeros(len(x), 1, self.config.token_dim, dtype=dtype)), cond)
-        multiple = 2 ** (len(self.down) - 1)
-        h = self.first(pad_to_multiple(beside(x.to(dtype), cond, self.config.picture_channels), multiple))
-        if hint is not None:
-            h = h + pad_to_multiple(hint.to(dtype), multiple)
-        return told, h
+        h = self.first(beside(x.to(dtype), cond, self.config.picture_channels))
+        return told, h if hint is None else h + hint.to(dtype)
 
     def _scale(self, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor | None:
         """What the guidance scale adds to the features of the noise level (B, widths[0])."""
@@ -339,10 +337,9 @@ class SDUNet(SDEncoder):
 
     def leave(self, entered: "Entered", deep: Tensor) -> Tensor:
         told, first, x = entered
-        height, width = x.shape[-2:]
         h = torch.cat([deep, steered(first, told.cond, "skip", 0)], 1)
         h = self.finest.block(self.config.blocks, h, told, self.checkpointing)
-        return self.last(silu(self.norm(h)))[..., :height, :width].to(x.dtype)
+        return self.last(silu(self.norm(h))).to(x.dtype)
 
     @property
     def finest(self) -> UpLevel:

@@ -7,7 +7,7 @@
 Level i works on 1 / 2^i of the size; sizes that do not divide are padded by repeating the border, and cropped.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -145,8 +145,9 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
+    def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """To twice the size, or to this one: where the size before halving was odd, that is one less."""
+        return self.conv(interpolate(x, size and list(size), None if size else 2.0, mode="nearest"))
 
 
 class UNet(nn.Module):

@@ -103,7 +103,8 @@ class AutoencoderRun(AnyRun):
         codec = self.codec.build().eval()
         if first_process():
             codec.autoencoder.load_state_dict(autoencoder_weights(result.ema[self.train.ema_widths[-1]]))
-            codec.to(device()).measure(blocks(pictures, 4096))
+            codec.to(device()).settle(blocks(pictures, 4096))
+            codec.measure(blocks(pictures, 4096))
             save_codec(codec.cpu(), out / "model", self._card(codec, opened))
             say_what_was_skipped(opened)
         join(device()).any(False)  # all wait until it is written

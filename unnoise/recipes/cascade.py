@@ -157,7 +157,8 @@ def go_on(
         if refines(model):
             height, width = data.shape[1:3]
             refined = Start(data, REFINED)
-            new = model.sample(list(made.prompts), negative=negative, start=refined, height=height, width=width, **how)
+            away = negative if model.config.sampling.guidance != 1 else None
+            new = model.sample(list(made.prompts), negative=away, start=refined, height=height, width=width, **how)
         else:
             given = _given(following(model), data, seeds, batch)
             height, width = given["picture"].shape[2:] if "picture" in given else (None, None)

@@ -31,7 +31,7 @@ from unnoise.recipes.run import AnyRun, Preview, account, first_process, interru
 from unnoise.recipes.sources import Opened, OpenPictures, PictureSource
 from unnoise.recipes.text_encoders import learn_by_heart, load_distilled, save_distilled
 from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
-from unnoise.training.distributed import device
+from unnoise.training.distributed import device, join
 from unnoise.training.loop import fit
 from unnoise.training.task import Task
 
@@ -74,10 +74,10 @@ class DistilRun(AnyRun):
         if first_process() and not resume:
             print(account(self.train, opened, "text encoder", task, data), flush=True)
         result = fit(task, data, self.train, out, [], resume)
-        if not first_process():
-            return student
-        task.load_state_dict(result.ema[self.train.ema_widths[-1]])
-        save_distilled(out / "model", student)
+        if first_process():
+            task.load_state_dict(result.ema[self.train.ema_widths[-1]])
+            save_distilled(out / "model", student)
+        join(device()).any(False)  # all wait until it is written
         if result.interrupted:
             raise interrupted(result.steps, self.train, out)
         return load_distilled(out / "model")

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from unnoise.checkpoints.shipped import shipped_folder
 from unnoise.core.errors import InputError
 from unnoise.core.files import atomically
 from unnoise.core.measure import FEWEST, Examples
@@ -53,6 +54,8 @@ def evaluate(
     if not 0 < options.held_out < 1:
         raise InputError(f"held_out {options.held_out}: a share of the real rows, between 0 and 1")
     subject = Path(subject)
+    if not subject.exists():
+        subject = shipped_folder(str(subject)) or subject
     model = load(subject) if _is_model(subject) else None
     source, share = _source(subject, str(data), model, options)
     opened = source.open(progress=progress)

@@ -271,8 +271,9 @@ def _told(data: PictureData, options: Options) -> Told:
     """Words where there are any (class names are words too), class numbers where there are only numbers."""
     captions = {c for several in data.captions for c in several}
     if (data.classes and all(c.isdigit() for c in data.classes)) or not captions:
-        if options.spelling:
-            raise InputError("--spelling: nothing is said of these pictures that could be spelt; leave it out")
+        for option in ("spelling", "text_encoder"):
+            if getattr(options, option):
+                raise InputError(f"--{option.replace('_', '-')}: nothing is said of these pictures in words; leave it out")
         return Told(LabelsConfig(data.classes, 192), 192, 0) if data.classes else Told(UnconditionalConfig(), 0, 0)
     folder = None
     if options.text_encoder is not None:

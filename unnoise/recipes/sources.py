@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -89,9 +90,10 @@ class Opened(ABC):
 
 
 class Source(ABC):
-    """A frozen dataclass."""
+    """A frozen dataclass. called: what it is, for messages."""
 
     path: str
+    called: ClassVar[str]
 
     def name(self) -> str:
         """What the data is called, without where it lies."""
@@ -108,12 +110,13 @@ class PictureSource(Source):
 
     path: str
     options: PictureOptions = PictureOptions()
+    called: ClassVar[str] = "a set of pictures"
 
     def open(self, progress: bool = True) -> "OpenPictures":
         if are_scenes(self.path):
             return OpenPictures(read_scenes(self.path, self.options))
         if are_stickers(self.path):
-            return OpenPictures(read_stickers(sticker_folders(self.path), self.options.size or 64))
+            return OpenPictures(read_stickers(sticker_folders(self.path), self.options.size or 64, options=self.options))
         return OpenPictures(read_pictures(self.path, self.options, progress=progress))
 
 
@@ -199,6 +202,7 @@ class TableSource(Source):
     """Share of the rows whose prompt is withheld in training, so that guidance works."""
     held_out: float = 0.0
     """Share of the rows kept back from training, chosen by what they hold: the same ones every time."""
+    called: ClassVar[str] = "a table"
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:

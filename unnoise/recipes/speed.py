@@ -22,7 +22,7 @@ from unnoise.control.asking import beside, prepared
 from unnoise.control.budget import Costs, Plan, Precision, Way, choose, faster_in_bfloat16, measure, ways
 from unnoise.control.low_rank import Adapted
 from unnoise.core.cache import cache_folder
-from unnoise.core.codec import within
+from unnoise.core.codec import ToldGuidance, within
 from unnoise.core.errors import InputError
 from unnoise.core.files import atomically
 from unnoise.core.hashing import tensors_hash
@@ -239,7 +239,8 @@ def _costs(model: DiffusionModel, order: Order, precision: Precision) -> Costs:
     }
     cond = model.conditioner({k: v.to(model.device) for k, v in told.items()})
     x = model.config.process.prior(codec.shape(), streams, model.device)
-    if order.prompts and usual.guidance != 1:  # both sides of guidance go through the network together
+    told_scale = within(model.conditioner, ToldGuidance) is not None
+    if order.prompts and usual.guidance != 1 and not told_scale:  # both sides of guidance go through the network together
         x, cond = tree_map(lambda a: torch.cat([a, a]), x), {k: torch.cat([v, v]) for k, v in cond.items()}
     half = precision is not Precision.OWN and next(model.denoiser.parameters()).dtype != torch.bfloat16
     with torch.autocast(model.device.type, torch.bfloat16) if half else nullcontext():

@@ -104,7 +104,7 @@ def stickers(opened: OpenPictures, source: PictureSource, options: Options) -> L
             warmup=min(500, steps // 10),
             decay=LinearDecay(start=0.7),
             checkpoint_every=max(1, min(1000, steps // 4)),
-            snapshot_every=0,
+            snapshot_every=steps,  # the last: `unnoise average RUN --width 0.05 --bf16` makes what ships of it
             sample_every=max(250, steps // 24),
         ),
         preview=Preview(PROMPTS, n=3, seed=options.seed),

@@ -1,7 +1,8 @@
 """From data to a saved model: plan a run with a recipe, say what was chosen, train, save; or go on after an interruption."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from unnoise.recipes.retrieval import retrieval
 from unnoise.recipes.run import AnyRun, Run, first_process
 from unnoise.recipes.runs import RUN_FILE, load_run, save_run
 from unnoise.recipes.scenes import scenes
-from unnoise.recipes.sources import Opened, OpenPictures, OpenTable, PictureSource, TableSource, source_of
+from unnoise.recipes.sources import Opened, OpenPictures, OpenTable, PictureSource, Source, TableSource, source_of
 from unnoise.recipes.stickers import stickers
 from unnoise.recipes.tables import tables
 from unnoise.recipes.unclip import unclip_decoder, unclip_prior
@@ -57,14 +58,27 @@ RECIPES: Mapping[str, Callable[[Any, Any, Options], AnyRun]] = {
     "autoencoder-fsq": autoencoder_fsq,
     "tables": tables,
 }
+FITS: Mapping[str, type[Source]] = {"tables": TableSource}
+"""Recipes for other data than pictures. The first that fits is what such data is trained with where no recipe is named."""
 LATENT = ("latent", "latent-unet", "latent-joint")
 BUCKETED = ("pictures", "unet", "ddpm", "edm", "edm2", *LATENT)
 """Recipes whose batches may each be of another shape."""
+_READING = ("pictures", "unet", "ddpm", "edm", *LATENT)
+_UNCLIP = ("unclip-prior", "unclip-decoder")
 TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "internal_guidance": ("pictures", "latent"),
-    "spelling": ("pictures", "unet", "ddpm", "edm", *LATENT),
+    "spelling": _READING,
+    "text_encoder": (*_READING, *_UNCLIP, "stickers", "distil-text"),
+    "codec": (*LATENT, "stickers"),
+    "compression": ("autoencoder", "autoencoder-vq", "autoencoder-fsq", *LATENT, "stickers"),
+    "transport": ("pictures", "unet", "edm", "edm2", *LATENT, "unclip-decoder"),
+    "embedder": _UNCLIP,
+    "factor": ("super-resolution",),
+    "condition": ("tables",),
 }
 """Options that all other recipes refuse, so that nobody waits for what does not come."""
+_TOGETHER = (("codec", "begin_with"), ("codec", "compression"), ("begin_with", "text_encoder"), ("begin_with", "compression"))
+"""Of each two the first has decided what the second asks for; with --begin-with the model has."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +111,11 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
         ),
         options.condition,
     )
-    is_picture = isinstance(source, PictureSource)
-    name = recipe or ("tables" if not is_picture else "stickers" if are_stickers(data) else "pictures")
-    if (name == "tables") == is_picture:
-        raise InputError(f"recipe {name!r} does not fit {data}, which is {'a set of pictures' if is_picture else 'a table'}")
+    fitting = (name for name, kind in FITS.items() if isinstance(source, kind))
+    name = recipe or next(fitting, "stickers" if are_stickers(data) else "pictures")
+    if not isinstance(source, FITS.get(name, PictureSource)):
+        raise InputError(f"recipe {name!r} does not fit {data}, which is {source.called}")
+    _check_options(name, options)
     if options.buckets is not None and name not in BUCKETED:
         raise InputError(f"--buckets: recipe {name!r} takes data of one size; those that take several are {', '.join(BUCKETED)}")
     if name in LATENT and options.codec is None:  # that of the model which it goes on from
@@ -109,15 +124,40 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
         raise InputError(
             "--buckets: a codec is trained on pictures of one size; train it first (--recipe autoencoder), then --codec"
         )
-    for option, takers in TAKEN_BY.items():
-        if getattr(options, option) and name not in takers:
-            raise InputError(f"--{option.replace('_', '-')}: not for recipe {name!r}; those that take it are {', '.join(takers)}")
     opened = source.open(progress=first_process())
     return Plan(name, _asked(name, opened, source, options), opened)
 
 
+def _check_options(recipe: str, options: Options) -> None:
+    """InputError for options that the recipe would not look at."""
+    usual = Options()
+    given = [f.name for f in fields(Options) if getattr(options, f.name) != getattr(usual, f.name)]
+    for option in given:
+        if recipe not in (takers := TAKEN_BY.get(option, (recipe,))):
+            raise InputError(f"{_said(option)}: not for recipe {recipe!r}; those that take it are {', '.join(takers)}")
+    for first, second in _TOGETHER:
+        if first in given and second in given:
+            raise InputError(f"{_said(first)} and {_said(second)}: the one brings what the other asks for along; give one of them")
+
+
+def _said(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
+@contextmanager
+def _settings_that_can_be() -> Iterator[None]:
+    """What configurations refuse (ValueError), as a line for who gave the options."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as e:
+        raise InputError(f"these settings cannot be: {e}") from None
+
+
 def _asked(name: str, opened: Opened, source: Any, options: Options) -> AnyRun:
-    run = RECIPES[name](opened, source, options)
+    with _settings_that_can_be():
+        run = RECIPES[name](opened, source, options)
     return run if options.begin_with is None else begun(run, options.begin_with)
 
 
@@ -148,7 +188,8 @@ def _size(codec: Any) -> str:
 
 def override(planned: Plan, options: Options, change: Callable[[AnyRun], AnyRun]) -> Plan:
     """The plan with single fields changed; data that is to be read in another way is read again, and the recipe asked again."""
-    changed = change(planned.run)
+    with _settings_that_can_be():
+        changed = change(planned.run)
     if changed.data == planned.run.data:
         return replace(planned, run=changed)
     opened = changed.data.open(progress=first_process())
@@ -247,6 +288,19 @@ def _clear(out: Path) -> None:
         shutil.rmtree(out)
 
 
+def check_again(out: Path, data: str, options: Options) -> None:
+    """InputError where the run in `out` was started with other data, or with another number of steps or rows, or seed."""
+    run, _ = load_run(out)
+    before = run.data.path
+    if data != before and Path(data).resolve() != Path(before).resolve():
+        raise InputError(f"{out} is a run on {before}, not on {data}; choose another --out, or leave --resume out")
+    train = run.train
+    told = {"steps": options.steps, "batch": options.batch, "seed": options.seed or None}
+    for name, value in told.items():
+        if value is not None and value != getattr(train, name):
+            raise InputError(f"--{name} {value}: the run in {out} has {getattr(train, name)}; it goes on as it was started")
+
+
 def resume(out: str | Path, progress: bool = True) -> Any:
     """Go on with the run in `out`. Raises InputError if that is no run, or its data has changed since."""
     out = Path(out)
@@ -260,7 +314,7 @@ def resume(out: str | Path, progress: bool = True) -> Any:
 def average(out: str | Path, width: float, step: int | None = None) -> DiffusionModel:
     """The model of a run with averaged weights of any relative width, rebuilt after training from the run's snapshots.
 
-    step: as it was after so many steps, by default at the last snapshot. Raises InputError if no snapshot is that early.
+    step: as it was at the last snapshot up to this step, by default the last of all. Raises InputError if none is that early.
     """
     run, _ = load_run(Path(out))
     return run.averaged(Path(out), width, step)

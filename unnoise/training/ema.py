@@ -65,7 +65,10 @@ def inner(t_a: np.ndarray, gamma_a: np.ndarray, t_b: np.ndarray, gamma_b: np.nda
 
 
 def coefficients(have: Sequence[tuple[int, float]], width: float, step: int) -> np.ndarray:
-    """How much of each stored average (step, width) makes the one of `width` at `step`: (len(have),)."""
+    """How much of each stored average (step, width) makes the one of `width` at `step`, one of theirs: (len(have),).
+
+    They add up to about 1 there; at a step between two snapshots, or behind the last, they would fall far short of it.
+    """
     t = np.array([s for s, _ in have], dtype=np.float64)
     g = np.array([gamma_of(w) for _, w in have])
     gram = inner(t[:, None], g[:, None], t[None], g[None])
@@ -91,15 +94,8 @@ def forget_snapshots(run: Path, step: int) -> None:
             path.unlink()
 
 
-def reconstruct(run: Path, width: float, step: int | None = None) -> dict[str, Tensor]:
-    """The averaged weights that a run would have had with another width, from the snapshots that it kept.
-
-    run: the run's folder. width: sigma_rel; best between half the narrowest and twice the widest one tracked.
-    step: which step's average, by default the last snapshot's. Returns the trained parameters by name, float32.
-    Raises InputError if there are no snapshots up to that step, or one cannot be read.
-    """
-    if not 0 < width < 0.28:
-        raise InputError(f"ema width {width}: must lie between 0 and 0.28")
+def snapshots(run: Path, step: int | None = None) -> dict[tuple[int, float], Path]:
+    """The averages that a run kept up to a step, by step and width. InputError if there are none."""
     found = {}
     for path in sorted((run / "snapshots").glob("ema-*.safetensors")):
         name = _SNAPSHOT.fullmatch(path.stem)
@@ -107,7 +103,20 @@ def reconstruct(run: Path, width: float, step: int | None = None) -> dict[str, T
             found[int(name[2]), float(name[1])] = path
     if not found:
         raise InputError(f"{run / 'snapshots'}: no averaged weights{f' up to step {step}' if step else ''}; see snapshot_every")
-    weights = coefficients(list(found), width, max(s for s, _ in found) if step is None else step)
+    return found
+
+
+def reconstruct(run: Path, width: float, step: int | None = None) -> dict[str, Tensor]:
+    """The averaged weights that a run would have had with another width, from the snapshots that it kept.
+
+    run: the run's folder. width: sigma_rel; best between half the narrowest and twice the widest one tracked.
+    step: as they were at the last snapshot up to this step, by default the last of all. Returns the trained parameters by name,
+    float32. Raises InputError if there are no snapshots up to that step, or one cannot be read.
+    """
+    if not 0 < width < 0.28:
+        raise InputError(f"ema width {width}: must lie between 0 and 0.28")
+    found = snapshots(run, step)
+    weights = coefficients(list(found), width, max(s for s, _ in found))
     total: dict[str, Tensor] = {}
     for c, path in zip(weights, found.values()):
         try:

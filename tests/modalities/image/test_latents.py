@@ -13,7 +13,7 @@ from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.latents import Latents, LatentsConfig
 from unnoise.modalities.image.tiling import Tiling, tiled
 from unnoise.networks.autoencoder import AutoencoderConfig, Normalised
-from unnoise.networks.bottlenecks import FiniteScalarsConfig, KLConfig
+from unnoise.networks.bottlenecks import CodebookConfig, FiniteScalarsConfig, KLConfig
 
 
 def network(channels: int = 3, **options: object) -> AutoencoderConfig:
@@ -47,6 +47,24 @@ def test_the_state_is_the_networks_code_normalised() -> None:
     torch.testing.assert_close(c.std, flat.std(0, unbiased=False))
     torch.testing.assert_close(c.encode(x) * c.std[:, None, None] + c.mean[:, None, None], z, atol=1e-5, rtol=1e-4)
     assert int((c.decode(c.encode(x)).int() - decoded.int()).abs().max()) <= 1
+
+
+def test_batch_normalisations_are_settled_on_pictures() -> None:
+    """Of weights whose running statistics are another's: behind the norm every channel then has mean 0 and variance 1."""
+    torch.manual_seed(0)
+    c = LatentsConfig(8, 8, 3, AutoencoderConfig(3, CodebookConfig(5, 9), 2, (8, 8), (1, 1))).build().eval()
+    (norm,) = (m for m in c.autoencoder.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert norm.running_mean is not None
+    norm.running_mean.fill_(7.0)
+    seen: list[torch.Tensor] = []
+    c.settle([pictures(6, 8, 8)])
+    norm.register_forward_hook(lambda m, given, out: seen.append(out))
+    c.encode(pictures(6, 8, 8))
+    flat = seen[0].movedim(1, -1).flatten(0, -2)
+    torch.testing.assert_close(flat.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(flat.var(0), torch.ones(5), atol=1e-2, rtol=0)
+    assert not norm.training
+    assert norm.momentum == 0.1
 
 
 def test_sides_that_do_not_divide_are_padded_and_cropped() -> None:

@@ -12,6 +12,7 @@ import pytest
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.data import OnDisk, PictureData, PictureOptions
 from unnoise.modalities.image.reading import read_pictures
+from unnoise.modalities.image.show import write_pictures
 
 from .make import bomb, noise, png, zipped
 
@@ -51,6 +52,18 @@ def test_folder_zip_and_a_folder_of_zips_are_the_same(tmp_path: Path) -> None:
         assert other.captions == folder.captions
         assert np.array_equal(other.pictures(range(3)), folder.pictures(range(3)))
     assert np.array_equal(folder.pictures([2]), noise(3)[None])
+
+
+def test_what_unnoise_wrote_among_them_is_no_picture_of_the_set(tmp_path: Path) -> None:
+    """Contact sheets, and runs with the sheets in them; a picture that is only called so is one."""
+    write_pictures([noise(1), noise(2)], tmp_path, [{"prompt": "a"}, {"prompt": "b"}])
+    png(tmp_path / "runs" / "loss.png", 3)
+    (tmp_path / "runs" / "run.json").write_text("{}")
+    png(tmp_path / "more" / "sheet.png", 4)
+    data = read(tmp_path)
+    assert data.names == ("0000-a.png", "0001-b.png", "more/sheet.png")
+    assert not data.skipped
+    assert (data.height, data.width) == noise(1).shape[:2]
 
 
 def test_captions_of_each_of_several_zips(tmp_path: Path) -> None:

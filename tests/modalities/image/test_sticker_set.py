@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from unnoise.core.errors import InputError
+from unnoise.modalities.image.data import PictureOptions
 from unnoise.modalities.image.recaption import VARIANTS
 from unnoise.modalities.image.sticker_set import Mix, are_stickers, read_stickers, sticker_folders
 
@@ -84,6 +85,14 @@ def test_a_row_is_the_same_alone_and_in_company(folder):
 def test_what_cannot_be_right_is_refused(folder, size, mix, complaint):
     with pytest.raises(InputError, match=complaint):
         read_stickers([folder], size, Mix(**mix))
+
+
+def test_options_of_pictures(folder):
+    """Some hold out rows, others have nothing to change here."""
+    assert read_stickers([folder], 32, MIX, PictureOptions(held_out=0.25)).options.held_out == 0.25
+    for options in (PictureOptions(flip=True), PictureOptions(buckets=8), PictureOptions(weights={"flags": 0.5})):
+        with pytest.raises(InputError, match="leave out flip, buckets, recaption and weights"):
+            read_stickers([folder], 32, MIX, options)
 
 
 def test_a_folder_without_names_is_refused(tmp_path):

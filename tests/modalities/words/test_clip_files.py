@@ -24,11 +24,15 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("pad", ["<|endoftext|>", "!"])
-@pytest.mark.parametrize("form", ["tokenizer.json", "vocab.json and merges.txt", "as Stable Diffusion 2 was published"])
+@pytest.mark.parametrize(
+    "form", ["tokenizer.json", "after use", "vocab.json and merges.txt", "as Stable Diffusion 2 was published"]
+)
 def test_tokens_are_those_of_transformers(pad: str, form: str, tmp_path: Path) -> None:
     theirs = encoders.clip_tokenizer(pad)
+    if form == "after use":  # a pipeline's, which then writes it: the file says how long and how padded
+        theirs("a red cat", padding="max_length", truncation=True, max_length=16)
     theirs.save_pretrained(tmp_path)
-    if form != "tokenizer.json":
+    if form not in ("tokenizer.json", "after use"):
         theirs.backend_tokenizer.model.save(str(tmp_path))
         (tmp_path / "tokenizer.json").unlink()
         if form != "vocab.json and merges.txt":

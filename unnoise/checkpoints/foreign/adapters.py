@@ -49,7 +49,8 @@ def controlnet(
     `Control`'s. Raises InputError for what is missing, and for what cannot be run.
     """
     read = _steering_part(Path(where))
-    holes = {"holes": True} if "inpaint" in Path(where).name.lower() else {}  # no tensor says it
+    names = f"{Path(where).name} {Path(read.where).name}"  # a folder's, for a file in it
+    holes = {"holes": True} if "inpaint" in names.lower() else {}  # no tensor says it
     try:
         network = steering(read.kind, {**read.config, **holes}, read.tensors)
     except KeyError as e:
@@ -72,6 +73,8 @@ def _steering_part(path: Path) -> Part:
         raise InputError(f"{path}: no such file or folder; {wanted}")
     refuse_pickle(path)
     store = SafetensorsStore(path)
+    if "difference" in store.shapes:
+        raise InputError(f"{path}: holds the differences of a ControlNet from its model's own weights; take the whole one")
     for prefix in ("control_model.", ""):
         if {f"{prefix}input_hint_block.0.weight", f"{prefix}input_blocks.0.0.weight"} <= set(store.shapes):
             read = part(store, prefix, original_controlnet, str(path))

@@ -10,7 +10,7 @@ unless another precision is asked for. What a network is told is decided by its 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ from unnoise.checkpoints.foreign.memory import Wanted, check_fits
 from unnoise.checkpoints.foreign.parts import AsType, Foreign, Part
 from unnoise.checkpoints.foreign.recognise import class_family
 from unnoise.checkpoints.foreign.scheduler import read_scheduler
+from unnoise.checkpoints.foreign.single import open_single, unprojected
 from unnoise.checkpoints.foreign.vae_names import read_autoencoder
 from unnoise.control.sampling import Sampling
 from unnoise.core.codec import Buildable
@@ -238,11 +239,42 @@ def _encoder(told: Told, name: str, architecture: str, tokenizer: str) -> tuple[
     if Path(part.where).is_dir():
         source = str(Path(part.where).resolve())  # a model that is saved here finds it again from anywhere
         return source, open_encoder(source, architecture, told.half)
-    source, beside = f"{part.where}/{name}", foreign.tokenizers.get(name.replace("text_encoder", "tokenizer"))
-    opened = lend(source, architecture, part.config, part.tensors, str(beside or tokenizer), told.half)
+    source, beside = f"{Path(part.where).resolve()}/{name}", foreign.tokenizers.get(name.replace("text_encoder", "tokenizer"))
+    return source, _lent(source, architecture, part, beside, tokenizer, told.half)
+
+
+def _lent(source: str, architecture: str, part: Part, beside: Path | None, tokenizer: str, half: bool) -> Opened:
+    """beside: its tokenizer's folder; None looks for one of its usual name where the file lies, and then takes `tokenizer`."""
+    file, _, name = source.rpartition("/")
+    near = Path(file).parent / name.replace("text_encoder", "tokenizer")
+    beside = near if beside is None and near.is_dir() else beside
+    opened = lend(source, architecture, part.config, part.tensors, str(beside or tokenizer), half)
     if beside is None and part.config.get("hidden_act") == "gelu":  # OpenCLIP's pad with their first token
         opened.tokenizer.pad_token = "!"
-    return source, opened
+    return opened
+
+
+def lend_again(config: object) -> None:
+    """Of a model that was saved: text encoders that lie in single files are read from there again. InputError for a broken file.
+
+    Their tokenizers are those beside the files, or those that single files mean.
+    """
+    if isinstance(config, CLIPTextConfig | T5TextConfig) and (file := Path(config.source).parent).is_file():
+        parts = open_single(file).parts
+        part = parts.get(Path(config.source).name) or next((p for p in parts.values() if "model_type" in p.config), None)
+        if part is None:
+            raise InputError(f"{file}: the text encoder {Path(config.source).name} of this model lay in it, and lies there no more")
+        if isinstance(config, T5TextConfig):
+            _lent(config.source, "T5EncoderModel", part, None, T5_TOKENIZER, config.half)
+        else:
+            part = unprojected(part) if config.projected and "text_projection.weight" not in part.tensors else part
+            _lent(config.source, clip_class(config.projected), part, None, CLIP_TOKENIZER, config.half)
+    elif is_dataclass(config):
+        for each in fields(config):
+            lend_again(getattr(config, each.name))
+    elif isinstance(config, tuple):
+        for item in config:
+            lend_again(item)
 
 
 CLIP_TOKENIZER, T5_TOKENIZER = "openai/clip-vit-large-patch14", "google/t5-v1_1-xxl"
@@ -289,7 +321,8 @@ def _pixart_told(told: Told) -> EmphaticConfig:
 
 
 def _sana_told(told: Told) -> EmphaticConfig:
-    return read_gemma(needed(told.foreign, "text_encoder").where, half=told.half)
+    where = needed(told.foreign, "text_encoder").where
+    return read_gemma(str(Path(where).resolve()) if Path(where).is_dir() else where, half=told.half)
 
 
 def _sana_config(theirs: Mapping[str, Any]) -> SanaConfig:

@@ -123,13 +123,13 @@ class Naming:
 _MODULES: Table = {name.removesuffix(".scale"): tuple(t.removesuffix(".weight") for t in theirs) for name, theirs in FLUX.items()}
 """Of FLUX.1, normalisations among them, whose weights have names of their own in the original files."""
 
-_XLABS: Table = {
+_XLABS: Table = {  # what follows a name is taken off: _lora.down.weight, of double blocks .down.weight
     "double_blocks.*.qkv_lora1": tuple(f"transformer_blocks.*.attn.to_{x}" for x in "qkv"),
     "double_blocks.*.qkv_lora2": tuple(f"transformer_blocks.*.attn.add_{x}_proj" for x in "qkv"),
     "double_blocks.*.proj_lora1": ("transformer_blocks.*.attn.to_out.0",),
     "double_blocks.*.proj_lora2": ("transformer_blocks.*.attn.to_add_out",),
-    "single_blocks.*.qkv_lora": tuple(f"single_transformer_blocks.*.attn.to_{x}" for x in "qkv"),
-    "single_blocks.*.proj_lora": ("single_transformer_blocks.*.proj_out",),
+    "single_blocks.*.qkv": tuple(f"single_transformer_blocks.*.attn.to_{x}" for x in "qkv"),
+    "single_blocks.*.proj": ("single_transformer_blocks.*.proj_out",),
 }
 
 NAMINGS: Mapping[type[nn.Module], Naming] = {

@@ -123,13 +123,14 @@ def numbers(part: Part) -> int:
 
 
 def numbers_at(place: Path) -> int:
-    """How many numbers a network in a file or a folder has; 0 where nothing is yet, as for a name on the hub.
-
-    Raises InputError for what cannot be read.
-    """
-    if place.is_dir():
-        return numbers(read_part(place))
-    return numbers(Part({}, MappedTensors([place]), str(place))) if place.is_file() else 0
+    """How many numbers a network in a file or a folder has; 0 where nothing is yet, as for a name on the hub, and for what cannot
+    be read, of which those who read it say more."""
+    try:
+        if place.is_dir():
+            return numbers(read_part(place))
+        return numbers(Part({}, MappedTensors([place]), str(place))) if place.is_file() else 0
+    except InputError:
+        return 0
 
 
 @torch.no_grad()

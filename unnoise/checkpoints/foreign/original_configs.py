@@ -192,13 +192,19 @@ def open_clip(shapes: Shapes) -> tuple[Config, Layout]:
 
 
 def open_clip_penultimate(shapes: Shapes) -> tuple[Config, Layout]:
-    """OpenCLIP's in Stable Diffusion 2, which reads the layer before the last: the last is left away, as diffusers does."""
-    last = _count(shapes, "transformer.resblocks.") - 1
+    """OpenCLIP's in Stable Diffusion 2, which reads the layer before the last: the last is left away, as diffusers does.
+
+    Files that were written from diffusers' folders lack it already, and the projection with it.
+    """
+    layers = _count(shapes, "transformer.resblocks.")
+    last = layers - 1 if layers == _OPEN_CLIP_H or "text_projection" in shapes else layers
     config = _open_clip_config(shapes, last, projected=False)
     dropped = (*_CLIP_LEFT, "text_projection", f"transformer.resblocks.{last}.")
     return config, Layout(OPEN_CLIP, width=config["hidden_size"], dropped=dropped)
 
 
+_OPEN_CLIP_H = 24
+"""Layers of the whole encoder."""
 _CLIP_LEFT = ("logit_scale", "text_model.embeddings.position_ids", "embeddings.position_ids", "attn_mask")
 
 
@@ -219,7 +225,8 @@ def _clip_config(shapes: Shapes, activation: str, projected: bool) -> dict[str, 
 def _open_clip_config(shapes: Shapes, layers: int, projected: bool) -> dict[str, Any]:
     words, width = shapes["token_embedding.weight"]
     hidden = shapes["transformer.resblocks.0.mlp.c_fc.weight"][0]
-    out = shapes["text_projection"][1] if "text_projection" in shapes else width
+    straight, turned = (shapes.get(f"text_projection{end}") for end in (".weight", ""))
+    out = straight[0] if straight else turned[1] if turned else width
     return _text_config(words, width, shapes["positional_embedding"][0], layers, hidden, "gelu", projected, out)
 
 

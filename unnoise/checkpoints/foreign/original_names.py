@@ -277,7 +277,8 @@ OPEN_CLIP: Table = {
     "token_embedding": ("text_model.embeddings.token_embedding",),
     "positional_embedding": ("text_model.embeddings.position_embedding.weight",),
     "ln_final": ("text_model.final_layer_norm",),
-    "text_projection": ("text_projection.weight",),
+    "text_projection": ("text_projection.weight",),  # turned
+    "text_projection.weight": ("text_projection.weight",),  # Playground 2, and SDXL as diffusers once wrote it
     **{
         f"transformer.resblocks.*.{a}": tuple(f"text_model.encoder.layers.*.{b}" for b in several)
         for a, several in {

@@ -115,9 +115,20 @@ class SafetensorsStore:
             return tensor
         for end in _SCALES:
             if (scale := name.removesuffix(".weight") + end) in self._dtypes:
-                factor = self._file[scale].float()
-                return (tensor.float() * (factor if factor.numel() == 1 else factor[start:stop])).to(torch.bfloat16)
+                return (tensor.float() * self._factor(scale, name, start, stop)).to(torch.bfloat16)
         return tensor.to(torch.bfloat16)
+
+    def _factor(self, scale: str, name: str, start: int, stop: int) -> Tensor:
+        """One number for the whole tensor, or one for each of its rows, as a column. InputError for another scale."""
+        factor, rows = self._file[scale].float(), self.shapes[name][0]
+        if factor.numel() == 1:
+            return factor
+        if factor.numel() != rows or factor.shape[0] != rows:
+            kept = f"{scale!r} {tuple(factor.shape)} beside {self.shapes[name]}"
+            raise InputError(
+                f"{kept}: scaled by blocks, which is not read here; take the same model in bfloat16, float8 or as GGUF"
+            )
+        return factor[start:stop].view(-1, *[1] * (len(self.shapes[name]) - 1))
 
 
 def _beside(name: str) -> bool:

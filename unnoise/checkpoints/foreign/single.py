@@ -6,7 +6,8 @@ What it does not hold is not in the result; `together` joins files that make a m
 
 How a U-Net was trained its shapes do not say. In this order:
 
-    modelspec.prediction_type; a tensor v_pred, and ztsnr for zero terminal SNR     where the file says it
+    a tensor v_pred, and ztsnr for zero terminal SNR; modelspec.prediction_type     where the file says it: merging tools carry
+                                                                                    the tensors along, and write what they like
     the spread of the last transformer's first bias is above 0.09: v                Stable Diffusion 2, as ComfyUI tells them apart
     noise                                                                           otherwise
 """
@@ -75,7 +76,7 @@ def open_single(path: Path) -> Foreign:
         for _, sign, reading in read.NETWORKS:
             if prefix + sign in store.shapes:
                 network = read.part(store, prefix, reading, str(path))
-                told = store.metadata.get("modelspec.prediction_type", "v" if "v_pred" in store.shapes else None)
+                told = "v" if "v_pred" in store.shapes else store.metadata.get("modelspec.prediction_type")
                 family = _family(network, _predicts_v(network, told), zero_snr="ztsnr" in store.shapes)
                 return _model(network, beside, family, str(path))
     if not beside:
@@ -122,7 +123,7 @@ def _model(network: Part, beside: list[Part], family: Family, where: str) -> For
         if role == "vae":
             part = replace(part, config={**part.config, **family.latents})
         elif role == CLIP_L and CLIP_G in family.encoders and T5 in family.encoders:
-            part = _unprojected(part)
+            part = unprojected(part)
         parts[name] = part
     return Foreign(family.pipeline, parts, family.scheduler, {}, where, family.settings)
 
@@ -138,7 +139,7 @@ def _role(part: Part) -> str:
     return CLIP_G if "WithProjection" in part.kind else CLIP_H
 
 
-def _unprojected(part: Part) -> Part:
+def unprojected(part: Part) -> Part:
     """CLIP-L as SD3 reads it: with a projection, as its other CLIP has one, that changes nothing."""
     width = part.config["hidden_size"]
     config = {**part.config, "architectures": ["CLIPTextModelWithProjection"], "projection_dim": width}

@@ -84,6 +84,9 @@ class Planned(Conditioner):
     def prepare_for(self, raw: Sequence[str | None], rng: Streams) -> Cond:
         """Plans a layout for every prompt, from the sample's own stream. InputError for prompts that it cannot."""
         texts = self.words.prepare(raw)  # refuses what it cannot read, before any work
+        for prompt in raw:
+            if prompt is not None and {*"()[]"} & {*prompt}:
+                raise InputError(f"the prompt {prompt[:60]!r}: this model reads sentences; weights and brackets mean nothing to it")
         return self.told_as(texts, [None if p is None else self.scene(p, seed) for p, seed in zip(raw, rng.seeds)])
 
     def scene(self, prompt: str, seed: int) -> Scene:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
@@ -88,6 +88,23 @@ class Latents(Codec):
     def hash(self) -> str:
         """The sha256 of its weights: what cached states are known by."""
         return tensors_hash(self.state_dict())
+
+    @torch.no_grad()
+    def settle(self, batches: Iterable[np.ndarray | Tensor]) -> None:
+        """The statistics of its batch normalisations, if it has any, anew from these pictures: those of training belong to weights
+        that were not averaged (as torch.optim.swa_utils.update_bn)."""
+        norms = {m: m.momentum for m in self.autoencoder.modules() if isinstance(m, nn.BatchNorm2d)}
+        if not norms:
+            return
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+            norm.train()
+        for batch in batches:
+            self._codes(self.pixels.encode(batch))
+        for norm, momentum in norms.items():
+            norm.momentum = momentum
+            norm.eval()
 
     @torch.no_grad()
     def measure(self, batches: Iterable[np.ndarray | Tensor]) -> None:

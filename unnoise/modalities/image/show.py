@@ -16,6 +16,8 @@ from torch import Tensor
 from unnoise.core.errors import InputError
 
 _KEY = "unnoise"
+SHEET = "sheet.png"
+"""What a contact sheet is called that lies beside its pictures."""
 _MOST = 256  # pictures on one sheet
 _INK, _PAPER, _GAP, _FONT = (40, 40, 40), (238, 238, 238), 8, 13
 Picture = np.ndarray | Tensor
@@ -72,7 +74,7 @@ def write_pictures(pictures: Sequence[Picture], out: Path, meta: Sequence[Mappin
     shared = {k: v for k, v in meta[0].items() if all(row.get(k) == v for row in meta)}
     own = [*("prompt", "sample_seed"), *(k for k in ("start", "fill", "mask", "change", "follow") if k not in shared)]
     each = {k + "s": [row.get(k) for row in meta] for k in own if any(k in row for row in meta)}
-    files.append(out / "sheet.png")
+    files.append(out / SHEET)
     save_png(files[-1], sheet(pictures[:shown], captions, columns=columns, title=title), {**shared, **each, "sheet": True})
     return files
 
@@ -98,6 +100,16 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise InputError(f"{path} does not say how it was made; only PNGs as unnoise wrote them do (editors drop it)")
     return meta
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether a file is a contact sheet that `write_pictures` wrote beside its pictures."""
+    if path.name != SHEET:
+        return False
+    try:
+        return bool(read_meta(path).get("sheet"))
+    except InputError:
+        return False
 
 
 def sheet(

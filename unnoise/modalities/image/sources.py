@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from unnoise.core.errors import InputError
+from unnoise.modalities.image.show import is_sheet
 
 LARGEST_FILE = 256 * 2**20
 """Bytes; a larger picture file, or a zip member that unpacks to more, is not read."""
@@ -61,7 +62,8 @@ def _archive(path: Path, process: int) -> zipfile.ZipFile:
 
 
 def entries(path: Path) -> list[Entry]:
-    """All files under a folder or in a zip, by name; hidden ones and what systems leave behind (`__MACOSX`) are left out.
+    """All files under a folder or in a zip, by name; hidden ones and what systems leave behind (`__MACOSX`) are left out, and so is
+    what unnoise itself wrote there that is no data: folders of training runs, contact sheets.
 
     Zips that lie in a folder are read as sub-folders. Raises InputError for a zip that is damaged, locked, or has members
     that point outside it.
@@ -81,10 +83,10 @@ def entries(path: Path) -> list[Entry]:
 
 def _files(folder: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not _clutter(f)]
+        folders[:] = [f for f in folders if not _clutter(f) and not Path(root, f, "run.json").is_file()]
         for f in files:
             file = Path(root, f)
-            if not _clutter(f) and file.is_file():  # not a dangling link, a pipe or a socket
+            if not _clutter(f) and file.is_file() and not is_sheet(file):  # not a dangling link, a pipe or a socket
                 yield file
 
 

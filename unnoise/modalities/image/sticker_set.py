@@ -17,7 +17,7 @@ from PIL import Image
 from unnoise.core.errors import InputError
 from unnoise.core.random import place_of
 from unnoise.modalities.image.annotations import Captions, annotate
-from unnoise.modalities.image.data import PictureData
+from unnoise.modalities.image.data import PictureData, PictureOptions
 from unnoise.modalities.image.decode import SUFFIXES, Target, bombs_refused, decode
 from unnoise.modalities.image.recaption import VARIANTS, Facts, Recaption, row_weights
 from unnoise.modalities.image.scenes.rows import Rendered, World
@@ -105,11 +105,14 @@ def sticker_folders(path: str) -> list[Path]:
     return [Path(folder, s) for s in _SETS if Path(folder, s).is_dir()] or [Path(folder)]
 
 
-def read_stickers(folders: Sequence[Path], size: int, mix: Mix = Mix()) -> PictureData:
+def read_stickers(folders: Sequence[Path], size: int, mix: Mix = Mix(), options: PictureOptions = PictureOptions()) -> PictureData:
     """RGBA pictures of `size` x `size` in the folders (folders or zips whose captions.jsonl gives names), and what `mix` adds.
 
-    Raises InputError where no named transparent picture is found, and for sizes that are not 16 to 512.
+    Raises InputError where no named transparent picture is found, for sizes that are not 16 to 512, and options that do not fit.
     """
+    if options.flip or options.buckets is not None or options.recaption is not None or options.weights:
+        own = "stickers have one size, words on signs, and captions and weights of their own"
+        raise InputError(f"{own}: leave out flip, buckets, recaption and weights")
     if not 16 <= size <= 512:
         raise InputError(f"stickers of {size} x {size} pixels: 16 to 512, and 64 is usual")
     found = [_found(f, mix.holds_out) for f in folders]
@@ -130,7 +133,7 @@ def read_stickers(folders: Sequence[Path], size: int, mix: Mix = Mix()) -> Pictu
         _Mixed(tuple(kinds)), size, size, 4,
         tuple(f"{k.label}-{i}" for k in kinds for i in range(k.length)),
         tuple(k.captions(i) for k in kinds for i in range(k.length)),
-        None, (), notes, weights=tuple(np.concatenate([k.weights for k in kinds]).tolist()) if total else None,
+        None, (), notes, options, weights=tuple(np.concatenate([k.weights for k in kinds]).tolist()) if total else None,
     )  # fmt: skip
 
 

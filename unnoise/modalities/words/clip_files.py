@@ -47,6 +47,9 @@ class CLIPTokenizer:
         vocabulary: dict[str, int] = self._words.get_vocab()
         return vocabulary
 
+    def get_added_vocab(self) -> dict[str, int]:
+        return {token.content: i for i, token in self._words.get_added_tokens_decoder().items()}
+
     def add_tokens(self, tokens: Sequence[str]) -> None:
         """New words, which are found before text is cut."""
         self._words.add_tokens(list(tokens))
@@ -113,7 +116,10 @@ def _words(folder: Path) -> Any:
     from tokenizers.models import BPE
 
     if (folder / "tokenizer.json").is_file():
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        words = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        words.no_truncation()  # a file keeps how its tokenizer was used last
+        words.no_padding()
+        return words
     vocabulary, merges = BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
     how = {"continuing_subword_prefix": "", "end_of_word_suffix": "</w>", "fuse_unk": False, "unk_token": END}
     words = Tokenizer(BPE(vocabulary, merges, **how))

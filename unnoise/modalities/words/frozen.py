@@ -79,7 +79,7 @@ class Frozen(Emphatic, ABC):
             was = f"its hash is {opened.hash}, not {config.hash}"
             raise InputError(f"{config.source}: not the text encoder that this model was trained with ({was})")
         self.config, self.opened, self.book = config, opened, Book.empty()
-        self.several: dict[int, tuple[int, ...]] = {}  # ids that stand for several: words of more than one vector
+        self.several = _several(opened.tokenizer)  # ids that stand for several: words of more than one vector
         self.taught: dict[str, str] = {}  # words it was not trained with, and hashes of what was learnt of them
         self._recent: OrderedDict[Said, Row] = OrderedDict()
         self._start, self._end = _specials(opened.tokenizer)
@@ -311,6 +311,19 @@ def read_encoder(source: str) -> FrozenConfig:
         raise InputError(f"{source}: a {kind}, not a text encoder; CLIP, T5 and encoders of BERT's kind are known")
     most = min(told.max_position_embeddings, opened.tokenizer.model_max_length, SentenceConfig.length)
     return SentenceConfig(source, opened.hash, told.hidden_size, most)
+
+
+def _several(tokenizer: Any) -> dict[int, tuple[int, ...]]:
+    """Learnt words that a tokenizer has already: WORD, WORD_1, WORD_2 ..., as diffusers calls a word's vectors."""
+    added: dict[str, int] = tokenizer.get_added_vocab()
+    out = {}
+    for word, first in added.items():
+        ids = [first]
+        while (more := added.get(f"{word}_{len(ids)}")) is not None:
+            ids.append(more)
+        if len(ids) > 1:
+            out[first] = tuple(ids)
+    return out
 
 
 def _specials(tokenizer: Any) -> tuple[list[int], list[int]]:
