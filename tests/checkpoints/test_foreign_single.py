@@ -185,10 +185,9 @@ def test_a_whole_file_of_sdxl(tmp_path: Path) -> None:
         rebuilt[1].load_state_dict(states[3])
         assert torch.equal(rebuilt[0](ids).text_embeds, rebuilt[1](ids).text_embeds)
     name = "conditioner.embedders.1.model.text_projection"
+    # not turned, as in Playground 2
     other = {k: v for k, v in tensors.items() if k != name} | {f"{name}.weight": tensors[name].T.contiguous()}
-    again = open_single(written(tmp_path / "playground.safetensors", other)).parts[
-        "text_encoder_2"
-    ]  # not turned, as in Playground 2
+    again = open_single(written(tmp_path / "playground.safetensors", other)).parts["text_encoder_2"]
     assert again.config == config
     same(again, clip_names(states[3]))
     oracle = single_file_utils.convert_open_clip_checkpoint(second, tensors, "conditioner.embedders.1.model.")
@@ -198,8 +197,8 @@ def test_a_whole_file_of_sdxl(tmp_path: Path) -> None:
 
 
 def test_the_text_encoder_of_stable_diffusion_2(tmp_path: Path) -> None:
-    """Its last layer is left away, as diffusers' own 23 of 24; the tokens are then those before the last, normalised. A file that was
-    written from a folder of diffusers has neither that layer nor the projection, and is read as it is."""
+    """Its last layer is left away, as diffusers' own 23 of 24; the tokens are then those before the last, normalised. A file that
+    was written from a folder of diffusers has neither that layer nor the projection, and is read as it is."""
     whole = transformers.CLIPTextModel(text_config(hidden_act="gelu")).eval()
     state = randomised(whole)
     tensors = originals.unet(randomised(unet("SD 2")), 1) | originals.open_clip(clip_names(state), "cond_stage_model.model.")

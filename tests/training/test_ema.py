@@ -47,8 +47,10 @@ def test_inner_products_are_those_of_the_profiles():
 
 @pytest.mark.parametrize(("width", "step"), [(0.07, None), (0.15, None), (0.05, 600), (0.12, 800), (0.07, 849), (0.15, 5000)])
 def test_any_width_after_the_fact(tmp_path, width, step):
-    """A smooth path of weights, as training makes; snapshots of two widths give a third one, at any snapshot's step; at any other that of the
-    snapshot before it."""
+    """A smooth path of weights, as training makes; snapshots of two widths give a third one, at any snapshot's step.
+
+    At any other step it is that of the last snapshot up to it.
+    """
     steps, every = 1000, 50
     u = torch.arange(1, steps + 1, dtype=torch.float64)[:, None] / steps
     path = torch.cat([u.sqrt(), torch.cos(5 * u), (-3 * u).exp(), u**2 + 0.1 * torch.sin(20 * u)], 1)

@@ -7,8 +7,8 @@
     SmoothedAttention   attention without position    SEG (2408.00760; their scale is w - 1), in two calls
 
 It acts on the denoiser, condition or not. Classifier-free guidance goes around it, so that both of its sides are sharpened, in
-twice the calls. PAG's and SEG's papers sharpen the side with the condition alone: at guidance g ours has (w - 1) (g - 1) (a_c - a_u)
-beside what theirs has, a = D - D_weak on the side with the condition and on the other.
+twice the calls. PAG's and SEG's papers sharpen the side with the condition alone: at guidance g ours has beside what
+theirs has (w - 1) (g - 1) (a_c - a_u), a = D - D_weak on the side with the condition and on the other.
 """
 
 from abc import ABC, abstractmethod

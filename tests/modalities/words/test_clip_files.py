@@ -24,9 +24,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("pad", ["<|endoftext|>", "!"])
-@pytest.mark.parametrize(
-    "form", ["tokenizer.json", "after use", "vocab.json and merges.txt", "as Stable Diffusion 2 was published"]
-)
+@pytest.mark.parametrize("form", ["tokenizer.json", "after use", "vocab.json and merges.txt", "as published with SD 2"])
 def test_tokens_are_those_of_transformers(pad: str, form: str, tmp_path: Path) -> None:
     theirs = encoders.clip_tokenizer(pad)
     if form == "after use":  # a pipeline's, which then writes it: the file says how long and how padded
