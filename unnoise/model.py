@@ -379,9 +379,9 @@ class DiffusionModel:
 
     def _check_size(self, codec: Codec, height: int, width: int) -> None:
         """InputError for pictures that the network has no positions for."""
-        network, sides = getattr(self.denoiser, "network", None), codec.shape()[-2:]
-        if isinstance(network, Limited) and max(sides) > network.largest:
-            most = max(height, width) * network.largest // max(sides)
+        network, shape = getattr(self.denoiser, "network", None), codec.shape()
+        if isinstance(network, Limited) and isinstance(shape, tuple) and max(shape[-2:]) > network.largest:
+            most = max(height, width) * network.largest // max(shape[-2:])
             raise InputError(
                 f"pictures of {height} x {width} pixels (height x width): this network has positions for {most} at most"
             )
