@@ -65,6 +65,9 @@ def test_turns_as_documented() -> None:
 def test_break_starts_a_chunk() -> None:
     said = read("a red (cat BREAK in:1.2) a hat BREAK").at(0, 1)
     assert said.chunks == ((("a red ", 1.0), ("cat", 1.2)), (("in", 1.2), (" a hat", 1.0)))
+    nothing, cat = (("", 1.0),), (("cat", 1.0),)
+    for prompt, chunks in (("BREAK cat", (nothing, cat)), ("cat BREAK BREAK cat", (cat, nothing, cat)), ("BREAK", (nothing,))):
+        assert read(prompt).at(0, 1).chunks == chunks
     assert read("BREAKFAST at a lakeBREAK").at(0, 1) == Said.plain("BREAKFAST at a lakeBREAK")
 
 

@@ -5,7 +5,7 @@ r"""The prompt language of AUTOMATIC1111's web UI (its wiki, "Features": attenti
     [a:b:0.4]            a, and b from 0.4 of the steps on; [b:0.4] nothing and then b; [a::0.4] a and then nothing;
                          a whole number in place of 0.4 is a number of steps
     [a|b|c]              a, b and c in turn, one a step
-    BREAK                what follows starts a new window of the encoder
+    BREAK                what follows starts a new window of the encoder; the one before may be empty
     \( \) \[ \] \: \| \\ the characters themselves
 
 A colon or bar that means none of this is itself, and so is AND, which joins prompts there. The web UI takes an unbalanced bracket
@@ -94,12 +94,15 @@ class Prompt:
 
     def at(self, step: int, steps: int) -> Said:
         """What it says in step 0 <= step < steps."""
-        flat = list(_spoken(self.items, step, steps))
         chunks: list[tuple[Span, ...]] = []
-        for is_break, some in groupby(flat, lambda span: span is None):
-            if not is_break:
-                chunks.append(_merged(span for span in some if span is not None))
-        return Said(tuple(chunks) or ((("", 1.0),),))
+        now: list[Span] = []
+        for span in _spoken(self.items, step, steps):
+            if span is None:
+                chunks.append(_merged(now))
+                now = []
+            else:
+                now.append(span)
+        return Said((*chunks, _merged(now)) if now or not chunks else tuple(chunks))
 
 
 def read(prompt: str) -> Prompt:
@@ -153,9 +156,10 @@ def _changes(items: Items) -> bool:
     return any(isinstance(i, Switch | Turns) or (isinstance(i, Weighted) and _changes(i.items)) for i in items)
 
 
-def _merged(spans: Iterable[Span]) -> tuple[Span, ...]:
-    """Neighbours of one weight as one span."""
-    return tuple(("".join(text for text, _ in some), weight) for weight, some in groupby(spans, lambda span: span[1]))
+def _merged(spans: Sequence[Span]) -> tuple[Span, ...]:
+    """Neighbours of one weight as one span; nothing is one without text."""
+    alike = groupby(spans or [("", 1.0)], lambda span: span[1])
+    return tuple(("".join(text for text, _ in some), weight) for weight, some in alike)
 
 
 class _Reader:
