@@ -13,7 +13,7 @@ Perturbed attention: an exact denoiser of normal components is attention, of x t
 posterior means. Averaged over x, as smoothed attention of unlimited width averages queries, the weights are the components' own,
 and what is left is the exact denoiser of one normal component in their middle. So its law is p(x | c)^w / N(middle)^(w-1).
 
-    shift     distance of the means over the target's deviation      width    deviation within components over the target's
+    shift     distance of the means over the target's deviation      width    deviation about modes' own means over the target's
     asked     share whose likeliest class is the asked one           modes    half the sum of |share of component - target's|
     off       deviation in the 62 other dimensions over the truth    1000 E   energy distances to p_w, and to p(x | c)
 """
@@ -184,8 +184,10 @@ def line(name: str, world: World, x: Tensor, target: Tensor, plain: Tensor) -> s
         return world.components(of)[:, :ASKED].argmax(1).bincount(minlength=ASKED) / len(of)
 
     def within(of: Tensor) -> float:
-        inside = (of - world.whole.means[world.components(of)[:, :ASKED].argmax(1)]) @ world.axes
-        return float(inside.square().mean().sqrt())
+        """About the mean of what lies nearest to each component: guidance moves modes, the law it names does too."""
+        near = world.components(of)[:, :ASKED].argmax(1)
+        inside = [(some - some.mean(0)) @ world.axes for some in (of[near == i] for i in near.unique())]
+        return float(torch.cat(inside).square().mean().sqrt())
 
     shift = float((x.mean(0) - target.mean(0)).norm() / target.var(0).sum().sqrt())
     asked = float((world.components(x).argmax(1) < ASKED).double().mean())

@@ -5,14 +5,15 @@
 FOLDER: as in `unnoise train stickers:FOLDER`. Printed, each with its 95 % interval:
 
     codec       PSNR and SSIM of the model's autoencoder on drawings whose names were held out of all training, and of which no
-                other skin tone or sex was trained on either
+                other skin tone was trained on either
     captions    random training captions, as often as training draws them (drawn scenes apart): how often the network picks the
                 right caption out of 100; and by what they are of
     names       emoji by their bare names: the right name out of 100
     colours     of things in colours that recolouring held out ("a blue banana"), among 100 such: none that the thing's own drawings
                 are near to (45 degrees of hue), or are called
-    wearing     of hats on heads that never wore them ("a cat wearing a crown"), among 100 such
-    never       names that no picture was trained on, among 100 such and trained ones
+    wearing     of hats on heads that never wore them ("a cat wearing a crown"), among 100 such and trained ones
+    never       names that no picture was trained on, among 100 such and trained ones; and, drawings of one name being much alike,
+                with the interval over names
     held out    of those: how far samples lie from the real drawings of those names, in the network's features, beside the floor:
                 equally many real drawings of the trained names nearest in meaning
     warm        seconds for one picture, at the model's own number of steps, in float32 and in bfloat16
@@ -96,10 +97,15 @@ def main() -> None:
             asked[kind][0].append(said)
             asked[kind][1].append(unseen.make(number))
         number += 1
+    worn = Compositions(pictures, 64, seed=1_000_003)
+    among = [said for number in range(20 * args.n) if " wearing " in (said := worn.captions(number)[0])]
     for kind, (captions, shown) in asked.items():
-        judged(model, Names.of(judge, captions), kind, captions, np.stack(shown), args)
+        choice_of = Names.of(judge, [*captions, *(among if kind == "wearing" else [])])
+        judged(model, choice_of, kind, captions, np.stack(shown), args)
     asked_for = [s.facts.name for s in held]
-    judged(model, Names.of(judge, [*asked_for, *names]), "never", asked_for, np.stack([s.pixels for s in held]), args)
+    own, _ = judged(model, Names.of(judge, [*asked_for, *names]), "never", asked_for, np.stack([s.pixels for s in held]), args)
+    each = intervals.mean(torch.stack([own[[n == name for n in asked_for]].mean() for name in dict.fromkeys(asked_for)]))
+    print(f"            over {len(dict.fromkeys(asked_for))} names: {each.value:.1%} [{each.low:.1%}, {each.high:.1%}]")
     held_out(model, judge, held, pictures, args)
     nearest(model, pictures, names, rows[:8], args)
     warm(model)
@@ -168,11 +174,8 @@ def judged(
     made = np.asarray(model.sample(list(said), n=1, seed=args.seed, guidance=args.guidance).data)
     found = tuple(torch.as_tensor(choice.recall(pictures, said)) for pictures in (made, real))
     own, theirs = (intervals.mean(f) for f in found)
-    print(
-        f"{kind:11} {len(said)} pictures, right among 100: {own.value:6.1%} [{own.low:.1%}, {own.high:.1%}];  "
-        f"real pictures {theirs.value:6.1%} [{theirs.low:.1%}, {theirs.high:.1%}]",
-        flush=True,
-    )
+    shown, among = (f"{m.value:6.1%} [{m.low:.1%}, {m.high:.1%}]" for m in (own, theirs)), min(100, len(choice.place))
+    print(f"{kind:11} {len(said)} pictures, right among {among}: {next(shown)};  real pictures {next(shown)}", flush=True)
     save_png(args.out / f"{kind}.png", sheet(list(torch.from_numpy(made[:64])), list(said[:64]), columns=8, smallest=128), {})
     return found
 

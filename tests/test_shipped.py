@@ -66,14 +66,25 @@ def test_long_prompts_and_folders_of_their_names_are_no_hindrance(tmp_path, monk
         main(["sample", "a smiling cat, " * 20 + "seen from the side", "-n", "1", "--steps", "1"])
     assert {p.name for p in tmp_path.iterdir()} == {"stickers", "samples", "samples-2"}
     assert read_meta(tmp_path / "samples" / "sheet.png")["model_path"] == "stickers"
+    main(["sample", "stickers", "a cat", "-n", "1", "--steps", "1", "--out", "cats"])
+    assert load("stickers").path == "stickers"
     main(["info", "larger"])
     assert "larger" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("place", ["~/My Models/sd15", "/my models/sd15", "../a b/c", "my model.safetensors"])
+@pytest.mark.parametrize("place", ["~/My Models/sd15", "/my models/sd15", "../a b/c", "./my models", "my model.safetensors"])
 def test_a_place_where_nothing_is_is_no_prompt(place, tmp_path, capsys):
     said = refused(["sample", place, "a cat", "--out", str(tmp_path / "out")], capsys)
     assert "no such model: no folder or file is there" in said
+
+
+def test_devices(tmp_path, capsys):
+    asked = ["sample", "two red stars", "-n", "1", "--steps", "1", "--out", str(tmp_path / "out"), "--device"]
+    main([*asked, "cpu"])
+    assert (tmp_path / "out" / "sheet.png").exists()
+    asked[asked.index("--out") + 1] = str(tmp_path / "none")
+    assert "--device abacus: " in refused([*asked, "abacus"], capsys)
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_exact_model_takes_no_weights():

@@ -18,6 +18,7 @@ from unnoise.control.adapters import Attachment, Attachments, repeated
 from unnoise.control.asking import Asked, beside, in_stages, prepared, rows_of
 from unnoise.control.exact import MICRO_BATCH, microbatched
 from unnoise.control.guidance import bind, check, classifier_free_twice, guided, unmasked
+from unnoise.control.layout.conditioner import Planned
 from unnoise.control.low_rank import Adapted
 from unnoise.control.rules import Rule, rule_name
 from unnoise.control.sampling import Samples, Sampling, Start
@@ -265,6 +266,9 @@ class DiffusionModel:
             width = side if width is None else width
             codec = resized(codec, side, width)
             self._check_size(codec, side, width)
+            if (planned := within(self.conditioner, Planned)) and (side, width) != (planned.config.height, planned.config.width):
+                own = f"{planned.config.height} x {planned.config.width}"
+                raise InputError(f"{side} x {width} pixels: this model lays out pictures of {own}; leave the height and width out")
         times = chosen.grid.of(codec.shape()).times(how.steps, self.config.process)
         begin: State | None = None
         if start is not None:

@@ -177,12 +177,19 @@ def test_train_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> Non
         assert option in said
 
 
+def test_the_command_that_started_a_run_goes_on_with_it(pictures: Path, run: Path) -> None:
+    before = (run / "model" / "model.safetensors").read_bytes()
+    main(["train", str(pictures), "--out", str(run), *SHORT, "--resume"])
+    assert (run / "model" / "model.safetensors").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["{pictures}", "--steps", "7"], "--steps 7: the run in {run} has "),
         (["{other}"], "{run} is a run on {pictures}, not on {other}"),
-        (["{pictures}", "--train.clip", "3"], "--train.clip: the run in {run} goes on as it was started; leave it out"),
+        (["{pictures}", "--train.clip", "3"], "--train.clip 3: the run in {run} goes on as it was started, otherwise"),
+        (["{pictures}", "--lr", "3"], "--lr 3.0: the run in {run} has "),
     ],
 )
 def test_going_on_is_refused_with_what_the_run_was_not_started_with(
@@ -198,7 +205,7 @@ def test_going_on_is_refused_with_what_the_run_was_not_started_with(
     [
         (["--codec", "somewhere"], "--codec: not for recipe 'pictures'; those that take it are latent, latent-unet"),
         (["--recipe", "latent", "--codec", "a", "--compression", "4"], "--codec and --compression: the one brings what the other"),
-        (["--recipe", "ddpm", "--transport"], "--transport: not for recipe 'ddpm'"),
+        (["--recipe", "autoencoder", "--transport"], "--transport: not for recipe 'autoencoder'"),
         (["--factor", "4"], "--factor: not for recipe 'pictures'; those that take it are super-resolution"),
         (["--condition", "class"], "--condition: not for recipe 'pictures'; those that take it are tables"),
         (["--recipe", "unet", "--width", "48"], "these settings cannot be: "),

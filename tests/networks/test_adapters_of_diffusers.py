@@ -175,13 +175,14 @@ T2I = {
 }
 
 
+@pytest.mark.parametrize("size", [(8, 12), (6, 10)], ids=str)  # the second halves to 3 x 5 and to 2 x 3
 @pytest.mark.parametrize("kind", T2I)
 @torch.no_grad()
-def test_t2i_adapter(kind: str, pairs: Mapping) -> None:
+def test_t2i_adapter(kind: str, size: tuple[int, int], pairs: Mapping) -> None:
     name, sizes = T2I[kind]
     theirs, ours = pairs[name]
     adapter = randomised(diffusers.T2IAdapter(adapter_type=kind, **sizes), 1)
-    x, picture = torch.randn(3, 4, 8, 12), torch.rand(3, sizes.get("in_channels", 3), 64, 96)
+    x, picture = torch.randn(3, 4, *size), torch.rand(3, sizes.get("in_channels", 3), *(8 * n for n in size))
     added, cond = told(name)
     features = adapter(picture)
     residuals = {"down_intrablock_additional_residuals": [f.clone() for f in features]}

@@ -9,7 +9,9 @@ from unnoise.core.errors import InputError
 from unnoise.model import DiffusionModel
 
 CHOSEN = ("steps", "sampler", "cache", "cache_within", "exact")
-LONGER = ("inner", "weaker", "then", "control", "picture_prompt", "start", "fill", "change", "follow", "int8")
+LONGER = (
+    "inner", "weaker", "then", "control", "picture_prompt", "start", "fill", "change", "follow", "negative", "original", "int8",
+)  # fmt: skip
 
 
 def check_beside(args: Any) -> None:

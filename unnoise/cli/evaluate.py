@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from unnoise.checkpoints.shipped import shipped_folder
 from unnoise.cli.terminal import parse, refuse_existing
 from unnoise.core.errors import InputError
 from unnoise.evaluation.report import to_text
@@ -20,7 +21,7 @@ class Evaluate(Options):
     features, likelihood, usefulness, control, memorisation, fairness; beside each what real data gets against real data."""
 
     subject: tyro.conf.Positional[Path] = dataclasses.field(default=tyro.MISSING)
-    """A model folder, a training run's folder, or samples."""
+    """A model folder, a training run's folder, the name of a model that ships, or samples."""
     data: Path = dataclasses.field(default=tyro.MISSING)
     """The real data, as `unnoise train` reads it."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 2000
@@ -33,8 +34,9 @@ class Evaluate(Options):
 
 def run(argv: list[str]) -> None:
     args = parse(Evaluate, argv, "unnoise evaluate")
-    if not args.subject.exists():
-        raise InputError(f"{args.subject} does not exist; give a model folder, a training run's folder, or samples")
+    if not args.subject.exists() and shipped_folder(str(args.subject)) is None:
+        given = "a model folder, a training run's folder, the name of a model that ships, or samples"
+        raise InputError(f"{args.subject} does not exist; give {given}")
     out = args.out or Path("evaluations") / (args.subject.name or args.subject.resolve().name)
     unfinished = out.is_dir() and not (out / "report.json").exists()  # an interrupted one goes on
     refuse_existing(out, args.overwrite or unfinished)

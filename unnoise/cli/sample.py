@@ -129,6 +129,8 @@ class Sample:
     """As --bf16, with wide layers in whole numbers of eight bits: on processors with VNNI a step of Stable Diffusion is 1.3
     to 1.6 times faster, and further from the usual picture. Merges --lora; what --then and --weaker name stays in bfloat16.
     --budget and --error pick it themselves where it pays."""
+    device: str | None = None
+    """Where it is computed: cpu, cuda, cuda:1 ... Not given: a GPU where there is one."""
     variant: str | None = None
     """Which weights of an open checkpoint, such as fp16, where it has several. Not given: the plain ones."""
     beside: tuple[Path, ...] = ()
@@ -154,13 +156,13 @@ class Sample:
     """Write into a folder that exists, over files of the same name."""
 
 
-_PLACE = re.compile(r"(?:/|~|\.\.?/)|.*\.(?:safetensors|gguf|ckpt)$|[A-Za-z]:\\", re.DOTALL)
+_PLACE = re.compile(r"~/|\.\.?/|/.*/|.*\.(?:safetensors|gguf|ckpt)$|[A-Za-z]:\\", re.DOTALL)
 """Paths, which no prompt looks like."""
 
 
 def run(argv: list[str]) -> None:
     args = parse(Sample, argv, "unnoise sample")
-    name = str(args.model)
+    name = next((a for a in argv if Path(a) == args.model), str(args.model))  # as it was typed: a Path drops "./"
     there = os.path.exists(name)  # Path.exists() raises for names longer than a file's may be
     if " " in name.strip() and not there:  # a prompt, and no model named
         if _PLACE.match(name):
@@ -182,15 +184,18 @@ def run(argv: list[str]) -> None:
     seconds = None if args.budget is None else parse_seconds(args.budget)
     model = _opened(args, args.bf16).attached(*read_adapters(args.control, args.guess, args.picture_prompt, args.picture_encoder))
     dtype = torch.bfloat16 if args.bf16 else None
-    later = [load(path, dtype) for path in args.then]
+    later, away = [load(path, dtype).to(_device(args)) for path in args.then], args.negative
     if later:
-        from unnoise.recipes.cascade import check_follows, go_on  # recipes are slow to import
+        from unnoise.recipes.cascade import check_follows, go_on, refines  # recipes are slow to import
 
+        usual = model.config.sampling.guidance
+        if any(map(refines, later)) and (usual if args.guidance is None else args.guidance) == 1:
+            away = None  # meant for those that refine: the first model is led away from nothing
         for before, stage in zip([model, *later], later):
             check_follows(stage, before.codec)  # refuse what cannot before any work
     rule = find_rule(args.rule) if args.rule is not None else None
     inner = chosen(model.config.sampling.inner, args.inner, args.inner_scale, args.inner_interval, args.blocks)
-    weaker = Weaker(load(args.weaker, dtype), args.weaker_scale) if args.weaker is not None else None
+    weaker = Weaker(load(args.weaker, dtype).to(_device(args)), args.weaker_scale) if args.weaker is not None else None
     prompts, n, total = args.prompts or None, _each(args), _total(args)
     start, given = _begun(args, model, total), _filled(args, model, total)
     caching = _caching(args)
@@ -216,14 +221,14 @@ def run(argv: list[str]) -> None:
         samples = model.sample(
             prompts, n, args.seed, sample_seeds=args.sample_seeds, steps=args.steps, sampler=args.sampler, grid=args.grid,
             guidance=args.guidance, interval=args.interval, rescale=args.rescale, rule=rule,
-            threshold=args.threshold, inner=inner, caching=caching, weaker=weaker, negative=args.negative,
+            threshold=args.threshold, inner=inner, caching=caching, weaker=weaker, negative=away,
             exact=args.exact, bf16=args.bf16, batch=args.batch, watch=watch, height=args.height, width=args.width,
             original=args.original, start=start, given=given,
             picture_guidance=args.picture_guidance,
         )  # fmt: skip
     if later:
         samples = go_on(samples, later, negative=args.negative, exact=args.exact, bf16=args.bf16, batch=args.batch)
-    samples = replace(samples, settings={**samples.settings, **told(args)}, own=own(args, total))
+    samples = replace(samples, settings={**samples.settings, **told(args), "negative": args.negative}, own=own(args, total))
     files = samples.save(out)
     shown = f"{files[-1].name} shows them; " if files[-1].suffix == ".png" else ""
     print(f"{len(samples)} samples in {out}/ ({shown}unnoise info {files[0]} tells how they were made)")
@@ -241,13 +246,29 @@ def _total(args: Sample) -> int:
 def _opened(args: Sample, bf16: bool) -> DiffusionModel:
     """The model with what is merged into its weights."""
     height, width = _side(args) or (None, None)
-    wanted = Wanted(height, width, min(args.batch, _total(args)), numbers_of(args.control, args.picture_prompt))
+    batch = 1 if args.exact else min(args.batch, _total(args))
+    wanted = Wanted(height, width, batch, args.guidance, numbers_of(args.control, args.picture_prompt))
     model = load(args.model, torch.bfloat16 if bf16 else None, args.variant, args.beside, wanted)
     for file in args.embedding:
         textual_inversion(model, file)
     if args.lora:
         model = with_loras(model, dict(parse_lora(told) for told in args.lora))
-    return model.to_int8() if args.int8 else model
+    return (model.to_int8() if args.int8 else model).to(_device(args))
+
+
+def _device(args: Sample) -> torch.device:
+    """InputError for one that is not here."""
+    usual = "cuda" if torch.cuda.is_available() and not args.int8 else "cpu"
+    try:
+        device = torch.device(args.device or usual)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as e:
+        raise InputError(
+            f"--device {args.device}: {str(e).splitlines()[0]}; cpu is always there, cuda where there is a GPU"
+        ) from None
+    if args.int8 and device.type != "cpu":
+        raise InputError(f"--device {args.device} with --int8, which processors compute; leave one out")
+    return device
 
 
 def _caching(args: Sample) -> StepCaching | None:

@@ -9,7 +9,8 @@ import tyro
 from unnoise.cli.terminal import parse, parse_known
 from unnoise.core.errors import InputError
 from unnoise.recipes.options import Options
-from unnoise.recipes.train import check_again, example_run, first_process, override, plan, refuse_run, start
+from unnoise.recipes.run import AnyRun
+from unnoise.recipes.train import check_again, example_run, first_process, override, plan, refuse_run, start, usual_folder
 from unnoise.recipes.train import resume as go_on
 
 OWN_DATA = ("scenes", "stickers")
@@ -47,27 +48,28 @@ def run(argv: list[str]) -> None:
     data = args.recipe if args.data is None and args.recipe in OWN_DATA else args.data
     if data is None:
         raise InputError("unnoise train: name the data, such as a folder of pictures or a csv table")
-    out = args.out or Path("runs") / (Path(data).stem or Path(data).resolve().name).partition(":")[0]
+    out = args.out or usual_folder(str(data))
     options = Options(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Options)})
     if args.resume and (out / "run.json").is_file():
-        check_again(out, str(data), options)
-        if rest:
-            raise InputError(f"{rest[0]}: the run in {out} goes on as it was started; leave it out")
+        before = check_again(out, str(data), options)
+        if rest and _changed(rest, before) != before:
+            raise InputError(f"{' '.join(rest)}: the run in {out} goes on as it was started, otherwise; leave that out")
         go_on(out)
         print(f"the model is in {out / 'model'}")
         return
     refuse_run(out, args.overwrite)
     planned = plan(str(data), options, args.recipe)
     if rest:
-        planned = override(
-            planned,
-            options,
-            lambda run: parse(tyro.conf.AvoidSubcommands[type(run)], rest, "unnoise train", run),  # type: ignore[misc]  # known when run
-        )
+        planned = override(planned, options, lambda run: _changed(rest, run))
     start(planned, out)
     if not first_process():
         return
     print(f"the model is in {out / 'model'}; {planned.run.afterwards(out)}")
+
+
+def _changed(rest: list[str], run: AnyRun) -> AnyRun:
+    """The run with its fields as dotted options say."""
+    return parse(tyro.conf.AvoidSubcommands[type(run)], rest, "unnoise train", run)  # type: ignore[misc]  # known when run
 
 
 def _help(argv: list[str]) -> None:

@@ -125,9 +125,7 @@ class T2IAdapter(Steering):
         self.config = config
         self.unshuffle = nn.PixelUnshuffle(config.factor)
         self.first = nn.Conv2d(config.enters, config.first, 3, padding=1) if config.first else nn.Identity()
-        levels = config.levels()
-        self.levels = nn.ModuleList(levels)
-        self.multiple = config.factor * 2 ** sum(level.halve for level in levels)
+        self.levels = nn.ModuleList(config.levels())
 
     def misfit(self, network: nn.Module) -> str:
         if not isinstance(network, SDUNet):
@@ -140,11 +138,11 @@ class T2IAdapter(Steering):
         return ""
 
     def hint(self, picture: Tensor, encode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """All there is to say. The picture's sides are padded until they divide on all levels, as the U-Net's input is."""
+        """All there is to say. The picture's sides are padded to a multiple of the factor; levels halve as the U-Net's do."""
         x = picture.to(next(self.parameters()).dtype)
         if self.config.picture_channels == 1:
             x = (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
-        h = self.first(self.unshuffle(pad_to_multiple(x, self.multiple)))
+        h = self.first(self.unshuffle(pad_to_multiple(x, self.config.factor)))
         out = {}
         for (kind, number), level in zip(self.config.places(), self.levels):
             out[f"{kind}.{number}"] = h = level(h)

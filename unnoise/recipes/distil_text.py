@@ -65,7 +65,12 @@ class DistilRun(AnyRun):
             raise InputError(f"{self.data.path}: a text encoder learns from pictures with captions")
         teacher = self.teacher.build()
         captions = set(spread(sorted({c for several in opened.pictures.captions for c in several}), self.captions))
-        learn_by_heart(teacher, texts := lessons(captions, self.student, self.pairs, self.train.seed), out, first_process())
+        texts = lessons(captions, self.student, self.pairs, self.train.seed)
+        if first_process():
+            learn_by_heart(teacher, texts, out)
+        join(device()).any(False)  # all wait until it is written
+        if not first_process():
+            learn_by_heart(teacher, texts, out, first=False)
         torch.manual_seed(self.train.seed)
         student = self.student.build()
         begin_with(student, teacher)

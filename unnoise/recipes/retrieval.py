@@ -40,7 +40,7 @@ from unnoise.recipes.options import Options
 from unnoise.recipes.run import AnyRun, Preview, account, first_process, interrupted
 from unnoise.recipes.sources import Opened, OpenPictures, PictureSource
 from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
-from unnoise.training.distributed import device
+from unnoise.training.distributed import device, join
 from unnoise.training.loop import fit
 from unnoise.training.task import Task
 
@@ -78,11 +78,11 @@ class RetrievalRun(AnyRun):
         about = RetrievalConfig(self.network, f"{len(rest):,} pictures of {self.data.name()}")
         hook = _Recall(self.train.sample_every, about, held, opened.told(), out)
         result = fit(task, pairs, self.train, out, [hook] if held is not None else [], resume)
-        if not first_process():
-            return Retrieval(about, task.network.eval(), "")
-        task.load_state_dict(result.ema[self.train.ema_widths[-1]])
-        metrics = hook.measured(task.network) if held is not None else {}
-        save_retrieval(out / "model", replace(about, metrics=metrics), task.network)
+        if first_process():
+            task.load_state_dict(result.ema[self.train.ema_widths[-1]])
+            metrics = hook.measured(task.network) if held is not None else {}
+            save_retrieval(out / "model", replace(about, metrics=metrics), task.network)
+        join(device()).any(False)  # all wait until it is written
         if result.interrupted:
             raise interrupted(result.steps, self.train, out)
         return load_retrieval(out / "model")

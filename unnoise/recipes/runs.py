@@ -5,6 +5,7 @@ from pathlib import Path
 
 from unnoise.checkpoints.config import allow, decode, encode
 from unnoise.checkpoints.folder import VERSION, read_json
+from unnoise.checkpoints.foreign.building import lend_again
 from unnoise.core import bound, coupling, losses, objectives, times, weights
 from unnoise.core.errors import InputError
 from unnoise.core.files import atomically
@@ -54,4 +55,6 @@ def load_run(out: Path) -> tuple[AnyRun, str]:
         raise InputError(f"{file}: not the description of an unnoise run")
     if not isinstance(document["unnoise"], int) or document["unnoise"] > VERSION:
         raise InputError(f"{file}: format version {document['unnoise']!r}; this unnoise reads up to {VERSION}: upgrade unnoise")
-    return decode(AnyRun, document["run"], {**MODEL_CLASSES, **RUN_CLASSES}, f"{file}: run"), document["data"]
+    run = decode(AnyRun, document["run"], {**MODEL_CLASSES, **RUN_CLASSES}, f"{file}: run")
+    lend_again(getattr(run, "model", None))
+    return run, document["data"]

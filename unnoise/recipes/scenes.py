@@ -70,6 +70,10 @@ def scenes(opened: OpenPictures, source: PictureSource, options: Options) -> Run
         groups=8,
         picture_channels=planned.picture_channels * PATCH**2,
     )
+    if isinstance(sprites, Shapes):
+        prompts: tuple[str, ...] = PROMPTS
+    else:  # of things that these sprites are of
+        prompts = tuple(data.captions[row][0] for row in range(len(PROMPTS)))
     steps, batch = options.steps or 6000, options.batch or 8
     return Run(
         data=source,
@@ -81,7 +85,7 @@ def scenes(opened: OpenPictures, source: PictureSource, options: Options) -> Run
             preconditioner=Data(std),
             sampling=Sampling(steps=12, sampler="dpmpp-2m", guidance=1.0),
             about=About(
-                source.name(), f"scenes of {data.width} x {data.height} pixels, drawn by code", "free of rights", PROMPTS[:3]
+                source.name(), f"scenes of {data.width} x {data.height} pixels, drawn by code", "free of rights", prompts[:3]
             ),
         ),
         objective=Denoising(SquaredError(DataWeight()), LowDiscrepancy(LogitNormal(mean=0.8, std=1.2))),
@@ -96,7 +100,7 @@ def scenes(opened: OpenPictures, source: PictureSource, options: Options) -> Run
             snapshot_every=max(1, steps // 16),
             sample_every=max(250, steps // 8),
         ),
-        preview=Preview(PROMPTS, n=2, seed=options.seed),
+        preview=Preview(prompts, n=2, seed=options.seed),
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from unnoise.core.files import atomically
 from unnoise.core.hashing import tensors_hash
 from unnoise.core.processes import Gaussian
 from unnoise.core.random import Streams, derive
-from unnoise.core.state import tree_map
+from unnoise.core.state import State, tree_map
 from unnoise.modalities.image.alpha import premultiplied
 from unnoise.modalities.image.codec import resized
 from unnoise.modalities.image.with_picture import WithPicture
@@ -243,5 +244,10 @@ def _costs(model: DiffusionModel, order: Order, precision: Precision) -> Costs:
     if order.prompts and usual.guidance != 1 and not told_scale:  # both sides of guidance go through the network together
         x, cond = tree_map(lambda a: torch.cat([a, a]), x), {k: torch.cat([v, v]) for k, v in cond.items()}
     half = precision is not Precision.OWN and next(model.denoiser.parameters()).dtype != torch.bfloat16
+
+    def decode(x: State) -> Any:  # in the codec's own precision, whatever the network's is
+        with torch.autocast(model.device.type, enabled=False):
+            return codec.decode(tree_map(lambda a: a[:1], x))
+
     with torch.autocast(model.device.type, torch.bfloat16) if half else nullcontext():
-        return measure(model.denoiser, x, cond, lambda x: codec.decode(tree_map(lambda a: a[:1], x)))
+        return measure(model.denoiser, x, cond, decode)

@@ -71,12 +71,13 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "text_encoder": (*_READING, *_UNCLIP, "stickers", "distil-text"),
     "codec": (*LATENT, "stickers"),
     "compression": ("autoencoder", "autoencoder-vq", "autoencoder-fsq", *LATENT, "stickers"),
-    "transport": ("pictures", "unet", "edm", "edm2", *LATENT, "unclip-decoder"),
+    "transport": ("pictures", "unet", "ddpm", "edm", "edm2", *LATENT, "unclip-decoder"),
     "embedder": _UNCLIP,
     "factor": ("super-resolution",),
     "condition": ("tables",),
 }
 """Options that all other recipes refuse, so that nobody waits for what does not come."""
+_OF_PICTURES = ("size", "background", "alpha", "buckets", "flip", "recaption", "weights")
 _TOGETHER = (("codec", "begin_with"), ("codec", "compression"), ("begin_with", "text_encoder"), ("begin_with", "compression"))
 """Of each two the first has decided what the second asks for; with --begin-with the model has."""
 
@@ -133,6 +134,8 @@ def _check_options(recipe: str, options: Options) -> None:
     usual = Options()
     given = [f.name for f in fields(Options) if getattr(options, f.name) != getattr(usual, f.name)]
     for option in given:
+        if recipe in FITS and option in _OF_PICTURES:
+            raise InputError(f"{_said(option)}: for pictures; recipe {recipe!r} has none")
         if recipe not in (takers := TAKEN_BY.get(option, (recipe,))):
             raise InputError(f"{_said(option)}: not for recipe {recipe!r}; those that take it are {', '.join(takers)}")
     for first, second in _TOGETHER:
@@ -243,7 +246,7 @@ def train(
     known = {f.name for f in fields(Options)}
     if unknown := sorted(set(options) - known):
         raise InputError(f"train has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
-    folder = Path(out) if out is not None else Path("runs") / Path(data).stem
+    folder = Path(out) if out is not None else usual_folder(str(data))
     refuse_run(folder, overwrite)
     planned = plan(str(data), Options(**options), recipe)
     return start(planned, folder)
@@ -256,6 +259,11 @@ def step_seconds(planned: Plan) -> float:
         raise InputError(f"recipe {planned.recipe!r} trains more than one thing, or no diffusion model: it has no one step to time")
     model, task = run.task(run.model.build)
     return measure_step_seconds(task, planned.opened.training(model.codec, model.conditioner), run.train)
+
+
+def usual_folder(data: str) -> Path:
+    """Where a run on this data lies, if nothing else is said."""
+    return Path("runs") / (Path(data).stem or Path(data).resolve().name).partition(":")[0]
 
 
 def refuse_run(out: Path, overwrite: bool) -> None:
@@ -288,17 +296,18 @@ def _clear(out: Path) -> None:
         shutil.rmtree(out)
 
 
-def check_again(out: Path, data: str, options: Options) -> None:
-    """InputError where the run in `out` was started with other data, or with another number of steps or rows, or seed."""
+def check_again(out: Path, data: str, options: Options) -> AnyRun:
+    """The run in `out`. InputError where it was started with other data, or another number of steps, rows, seed, rate or width."""
     run, _ = load_run(out)
     before = run.data.path
     if data != before and Path(data).resolve() != Path(before).resolve():
         raise InputError(f"{out} is a run on {before}, not on {data}; choose another --out, or leave --resume out")
-    train = run.train
-    told = {"steps": options.steps, "batch": options.batch, "seed": options.seed or None}
-    for name, value in told.items():
-        if value is not None and value != getattr(train, name):
-            raise InputError(f"--{name} {value}: the run in {out} has {getattr(train, name)}; it goes on as it was started")
+    train, network = run.train, getattr(getattr(run, "model", None), "network", None)
+    for name, of in (("steps", train), ("batch", train), ("seed", train), ("lr", train.optimiser), ("width", network)):
+        given, had = getattr(options, name), getattr(of, name, None)
+        if given not in (None, getattr(Options(), name)) and had is not None and given != had:
+            raise InputError(f"--{name} {given}: the run in {out} has {had}; it goes on as it was started")
+    return run
 
 
 def resume(out: str | Path, progress: bool = True) -> Any:

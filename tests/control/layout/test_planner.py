@@ -43,6 +43,24 @@ def test_the_longest_pieces_that_are_understood() -> None:
     assert fragments(whole, SPRITES) == (Request((Group("cup", 2), Saying("TEA")), Relation.LEFT_OF),)
     assert fragments("nothing that anybody knows", SPRITES) == ()
     assert understood("three red apples, please", SPRITES) is None
+    for prompt in ("twelve red stars", "some stars", "a hundred stars", "no apples", "0 apples"):
+        assert fragments(prompt, SPRITES) == (), prompt
+    assert fragments("kindly an apple without a star", SPRITES) == (Request((Group("apple"),)),)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted"),
+    [
+        ("a photo of a star inside a ring", Request((Group("star"), Group("ring")), Relation.INSIDE)),
+        ("a photo of three red apples left of five stars", Request((Group("apple", 3, "red"), Group("star", 5)), Relation.LEFT_OF)),
+        ("a red star next to a blue star", Request((Group("star", 1, "red"), Group("star", 1, "blue")))),
+        ("a star next to a star", Request((Group("star", 2),))),
+        ("a photo of a red star and a blue star", Request((Group("star", 1, "red"), Group("star", 1, "blue")))),
+    ],
+)
+def test_prompts_that_are_understood_in_part(prompt: str, wanted: Request) -> None:
+    for seed in range(4):
+        assert holds(plan(prompt, SPRITES, rng(seed)), wanted)
 
 
 def test_words_that_signs_are_to_say() -> None:

@@ -58,10 +58,14 @@ def test_what_unnoise_wrote_among_them_is_no_picture_of_the_set(tmp_path: Path) 
     """Contact sheets, and runs with the sheets in them; a picture that is only called so is one."""
     write_pictures([noise(1), noise(2)], tmp_path, [{"prompt": "a"}, {"prompt": "b"}])
     png(tmp_path / "runs" / "loss.png", 3)
-    (tmp_path / "runs" / "run.json").write_text("{}")
+    (tmp_path / "runs" / "run.json").write_text('{"unnoise": 1, "data": "", "run": {}}')
+    png(tmp_path / "mine" / "a.png", 5)
+    (tmp_path / "mine" / "run.json").write_text('{"shutter": 0.01}')
     png(tmp_path / "more" / "sheet.png", 4)
     data = read(tmp_path)
-    assert data.names == ("0000-a.png", "0001-b.png", "more/sheet.png")
+    assert data.names == ("0000-a.png", "0001-b.png", "mine/a.png", "more/sheet.png")
+    (tmp_path / "runs" / "loss.png").unlink()
+    assert read(zipped(tmp_path, tmp_path.parent / "all.zip")).names == data.names
     assert not data.skipped
     assert (data.height, data.width) == noise(1).shape[:2]
 

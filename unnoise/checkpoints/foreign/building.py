@@ -117,14 +117,23 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
     if codec.config.latent_channels != network_config.channels:
         both = f"the vae's codes have {codec.config.latent_channels} channels, the network's {network_config.channels}"
         raise InputError(f"{foreign.where}: parts of different models: {both}")
-    check_fits(foreign, network_config, codec.config, dtype, wanted)
-    network = _network(part, network_config, family, dtype)
     told = Told(foreign, network_config, part.config, codec.config, dtype == torch.bfloat16)
+    process, preconditioner, sampling = read_scheduler(_as_run(foreign), foreign.pipeline)
+    usual = _usual(told, sampling)
+    scale = usual.guidance if wanted.guidance is None else wanted.guidance
+    check_fits(foreign, network_config, codec.config, dtype, wanted, scale != 1 and not _is_told_scale(network_config))
+    network = _network(part, network_config, family, dtype)
     conditioner_config = family.told(told)
     conditioner = conditioner_config.build()
     _check_fit(conditioner, network_config, foreign)
-    process, preconditioner, sampling = read_scheduler(_as_run(foreign), foreign.pipeline)
-    return Built(codec, conditioner, network, conditioner_config, network_config, process, preconditioner, _usual(told, sampling))
+    return Built(codec, conditioner, network, conditioner_config, network_config, process, preconditioner, usual)
+
+
+def _is_told_scale(network: NetworkConfig) -> bool:
+    """Whether it is told the guidance scale, and called once a step."""
+    if isinstance(network, FluxConfig):
+        return network.guidance
+    return isinstance(network, SDUNetConfig) and network.guidance_dim > 0
 
 
 def _as_run(foreign: Foreign) -> Mapping[str, Any]:

@@ -61,12 +61,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a checkpoint is loaded for: pictures of height x width pixels (None: of its usual size), `batch` at once; beside it are
-    networks (ControlNets, IP-Adapters) of so many numbers together, see `numbers_at`."""
+    """What a checkpoint is loaded for: pictures of height x width pixels (None: of its usual size), `batch` at once, guided by this
+    scale (None: its usual one); beside it are networks (ControlNets, IP-Adapters) of so many numbers together, see `numbers_at`."""
 
     height: int | None = None
     width: int | None = None
     batch: int = 1
+    guidance: float | None = None
     beside: int = 0
 
 
@@ -235,19 +236,26 @@ def check_memory(where: str, need: Callable[[Plan], Need], plan: Plan, free: int
 
 
 def check_fits(
-    foreign: Foreign, network: NetworkConfig, codec: LatentsConfig, dtype: torch.dtype, wanted: Wanted = Wanted()
-) -> None:
+    foreign: Foreign, network: NetworkConfig, codec: LatentsConfig, dtype: torch.dtype, wanted: Wanted = Wanted(),
+    guided: bool = True,
+) -> None:  # fmt: skip
     """InputError where a checkpoint, with weights of this precision, will not fit into memory for what is wanted of it.
 
-    Nothing is run where the weights are free and as much again for every picture of the usual size: a step and a decode take less.
+    guided: whether it calls its network for two sides of guidance. Nothing is run where the weights are free and as much again for
+    every picture of the usual size: a step and a decode take less.
     """
     sizes = {name: numbers(part) for name, part in foreign.parts.items()}
     words = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
     weights, free = (sum(sizes.values()) - words) * dtype.itemsize, free_memory()
-    plan = Plan(wanted.height or codec.height, wanted.width or codec.width, dtype, wanted.batch)
+    plan = Plan(wanted.height or codec.height, wanted.width or codec.width, dtype, wanted.batch, guided)
     pictures = max(1.0, plan.batch * plan.height * plan.width / (codec.height * codec.width))
     if free is not None and (1 + pictures) * weights + (words + wanted.beside) * dtype.itemsize + 2 * RUNTIME > free:
-        check_memory(foreign.where, lambda p: estimate(network, codec, p, words, wanted.beside), plan, free)
+        try:
+            check_memory(foreign.where, lambda p: estimate(network, codec, p, words, wanted.beside), plan, free)
+        except InputError:
+            raise
+        except ValueError as e:  # a size that the network has no positions for
+            raise InputError(f"{foreign.where}: {e}") from None
 
 
 def _smaller(plan: Plan) -> Iterator[Plan]:

@@ -18,12 +18,13 @@ from unnoise.core.errors import InputError
 from unnoise.modalities.image.scenes.grammar import parse
 from unnoise.modalities.image.scenes.place import GAP, PITCH, place
 from unnoise.modalities.image.scenes.sprites import Sprites
-from unnoise.modalities.image.scenes.world import LONGEST, Request, Saying, Scene, holds, overlap
+from unnoise.modalities.image.scenes.world import LONGEST, Request, Saying, Scene, holds, overlap, relation_holds
 
 DRAWS = 32
 """Layouts that are drawn for one prompt before what is understood is placed without the generator, and such placings."""
 PLACINGS = 6
 """Layouts that are placed for a prompt that is understood, of which one is taken."""
+_NOT = ("no", "not", "without")
 _MOST_WORDS = 60  # of a prompt that is searched for pieces that parse
 _TOUCHING = 0.02 * GAP  # common area of two boxes, in squares of the picture, that a drawn layout is forgiven
 
@@ -43,10 +44,11 @@ def plan(prompt: str, sprites: Sprites, rng: np.random.Generator, draw: Draw | N
             f"nothing in the prompt {_short(prompt)!r} is something that this model draws; it knows {few} ... and signs"
         )
     drawn = () if draw is None else filter(sound, draw(DRAWS))
-    together = Request(tuple(dict.fromkeys(part for piece in pieces for part in piece.parts)))
+    together = pieces[0] if len(pieces) == 1 else Request(tuple(part for piece in pieces for part in piece.parts))
     placed = (place(together, rng, sprites) for _ in range(DRAWS))
     for scene in chain(drawn, placed):
-        if all(holds(scene, piece) for piece in pieces):
+        backdrops = all(piece.backdrop in (None, scene.backdrop.colour) for piece in pieces)
+        if backdrops and holds(scene, together) and all(relation_holds(scene, piece) for piece in pieces):
             return scene
     raise InputError(f"all of the prompt {_short(prompt)!r} cannot be laid out together; ask for less at once")
 
@@ -60,14 +62,18 @@ def understood(prompt: str, sprites: Sprites) -> Request | None:
 
 
 def fragments(prompt: str, sprites: Sprites) -> tuple[Request, ...]:
-    """The longest pieces of a prompt that parse, from the left; none of a prompt without any."""
+    """The longest pieces of a prompt that parse, from the left; none of a prompt without any.
+
+    What comes behind "no" or "without" is not asked for.
+    """
     words = re.findall(r'"[^"]*"|[\w\'-]+|,', prompt)[:_MOST_WORDS]
     found, start = [], 0
     while start < len(words):
         for end in range(len(words), start, -1):
             request = understood(" ".join(words[start:end]), sprites)
             if request is not None:
-                found.append(request)
+                if start == 0 or words[start - 1].lower() not in _NOT:
+                    found.append(request)
                 start = end - 1
                 break
         start += 1

@@ -113,8 +113,8 @@ def _rows_of(sheets: Sequence[Entry], by_name: Mapping[str, int]) -> tuple[list[
 
 def _texts(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Captions:
     """What the first of these keys that a row has says, row by row."""
-    values = [next((row[k] for k in keys if row.get(k)), None) for row in rows]
-    lists = [v if isinstance(v, list) else [v] if isinstance(v, str) else [] for v in values]
+    values = [next((row[k] for k in keys if row.get(k) not in (None, "", [])), None) for row in rows]
+    lists = [v if isinstance(v, list) else [] if v is None else [v] for v in values]
     return _clean([text for several in lists for text in several])
 
 

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
@@ -84,7 +84,7 @@ def _slug(prompt: str | None) -> str:
     return ("-" + "-".join(words))[:40].rstrip("-") if words else ""
 
 
-def read_meta(path: str | Path) -> dict[str, Any]:
+def read_meta(path: str | Path | IO[bytes]) -> dict[str, Any]:
     """What `save_png` wrote. InputError for a file that is no PNG, or has nothing of ours in it."""
     try:
         with Image.open(path, formats=("PNG",)) as im:
@@ -102,12 +102,12 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     return meta
 
 
-def is_sheet(path: Path) -> bool:
-    """Whether a file is a contact sheet that `write_pictures` wrote beside its pictures."""
-    if path.name != SHEET:
+def is_sheet(name: str, file: Path | IO[bytes]) -> bool:
+    """Whether a file of this name is a contact sheet that `write_pictures` wrote beside its pictures."""
+    if name != SHEET:
         return False
     try:
-        return bool(read_meta(path).get("sheet"))
+        return bool(read_meta(file).get("sheet"))
     except InputError:
         return False
 

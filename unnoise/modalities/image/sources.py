@@ -1,5 +1,6 @@
 """Where pictures lie: files of a folder, members of a zip, or of several zips in one folder. Nothing is ever unpacked to disk."""
 
+import json
 import os
 import zipfile
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from unnoise.core.errors import InputError
-from unnoise.modalities.image.show import is_sheet
+from unnoise.modalities.image.show import SHEET, is_sheet
 
 LARGEST_FILE = 256 * 2**20
 """Bytes; a larger picture file, or a zip member that unpacks to more, is not read."""
@@ -83,10 +84,10 @@ def entries(path: Path) -> list[Entry]:
 
 def _files(folder: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not _clutter(f) and not Path(root, f, "run.json").is_file()]
+        folders[:] = [f for f in folders if not _clutter(f) and not _is_run(Path(root, f))]
         for f in files:
             file = Path(root, f)
-            if not _clutter(f) and file.is_file() and not is_sheet(file):  # not a dangling link, a pipe or a socket
+            if not _clutter(f) and file.is_file() and not is_sheet(f, file):  # not a dangling link, a pipe or a socket
                 yield file
 
 
@@ -105,8 +106,19 @@ def _members(path: Path, prefix: str) -> list[Entry]:
         if info.flag_bits & 1:
             raise InputError(f"{path} is locked with a password ({info.filename!r}); give an unlocked zip, or the folder")
         if not info.is_dir() and not any(_clutter(p) for p in name.parts):
+            if name.name == SHEET and is_sheet(SHEET, _archive(path, os.getpid()).open(info)):
+                continue
             found.append(Entry(prefix + str(name), path, info.filename, info.file_size))
     return found
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is a training run's."""
+    try:
+        said = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(said, dict) and {"unnoise", "run"} <= said.keys()
 
 
 def _clutter(part: str) -> bool:

@@ -74,7 +74,7 @@ class GemmaText(Frozen):
     def _spoken(self, chunk: Sequence[Span]) -> list[Piece]:
         (first, weight), *more = chunk
         ids = self._ids(self.instruction + first)[len(self._hidden) :]
-        return [((i,), weight) for i in ids] + super()._spoken(more)
+        return [(self.several.get(i, (i,)), weight) for i in ids] + super()._spoken(more)
 
     def encode(self, ids: Tensor, weights: Tensor) -> Row:
         tokens = scaled(self.opened.network(input_ids=ids).last_hidden_state.float(), weights)

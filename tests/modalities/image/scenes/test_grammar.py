@@ -71,6 +71,9 @@ def test_wordings_of_random_requests_are_read_back():
         ("red circle inside blue square", Request((Group("circle", 1, "red"), Group("square", 1, "blue")), Relation.INSIDE)),
         ("a violet moon, a tree and a sign reading “Hello”", Request((Group("moon", 1, "purple"), Group("tree"), Saying("HELLO")))),
         ("the fish is to the left of the house", Request((Group("fish"), Group("house")), Relation.LEFT_OF)),
+        ("a sign that says 'open'", Request((Saying("OPEN"),))),
+        ("a sign that says ‘OPEN’", Request((Saying("OPEN"),))),
+        ("a sign that says „OPEN“", Request((Saying("OPEN"),))),
     ],
 )  # fmt: skip
 def test_a_person_is_understood(text, request_):
@@ -85,6 +88,8 @@ def test_a_person_is_understood(text, request_):
         ("a purple banana", "'banana'.*a thing such as"),
         ("three", "a thing such as"),
         ("11 circles", "11 circles"),
+        ("red stars", "how many stars .one to ten., before them, is expected there"),
+        ("a moon and the stars", "how many stars"),
         ("a circle frobs a cup", "at 'frobs a cup'"),
         ("a sign that says", "the word of the sign"),
         ("a sign that says ÜBER", "capital letters"),

@@ -42,7 +42,7 @@ SIGNS = (
     "a sign that says {}", 'a sign that says "{}"', "a sign saying {}", 'a sign reading "{}"', "a sign with the word {}",
     "the word {} on a sign", 'a sign that reads "{}"', "one sign that says {}",
 )  # fmt: skip
-_PLAIN = str.maketrans("“”„’", '"""\'')
+_PLAIN = str.maketrans("“”„‘’", '"""\'\'')
 BACKDROPS = ("on a {} background", "against a {} background")
 
 
@@ -137,7 +137,7 @@ def _part(rest: "_Words", vocabulary: Vocabulary) -> Part:
         return Saying(word)
     count = _counted(rest)
     if rest.takes("sign"):
-        if count != 1:
+        if count not in (None, 1):
             raise rest.error("one sign at a time")
         rest.wants("that says", "that reads", "saying", "reading", "with the word")
         return Saying(rest.word())
@@ -146,19 +146,23 @@ def _part(rest: "_Words", vocabulary: Vocabulary) -> Part:
     noun = rest.takes(*sorted(vocabulary.nouns, key=lambda n: -len(n.split(" "))))
     if noun is None:
         raise rest.error(f"a thing such as {vocabulary.names[0]!r} or {vocabulary.names[-1]!r}")
+    if count is None and noun not in vocabulary.names:  # several, and nobody said how many
+        raise rest.error(f"how many {noun} ({NUMBERS[0]} to {NUMBERS[-1]}), before them,")
     if colour is None:
         colour = _colour(rest, vocabulary.colours, "in ")
-    return Group(vocabulary.nouns[noun], count, colour, size)
+    return Group(vocabulary.nouns[noun], count or 1, colour, size)
 
 
-def _counted(rest: "_Words") -> int:
+def _counted(rest: "_Words") -> int | None:
+    """None where nothing is said: "red circle left of blue square", "the house"; one, then, of what is not a plural."""
     rest.takes("exactly")
-    if rest.takes("a", "an", "the"):
+    if rest.takes("a", "an"):
         return 1
     for n, name in enumerate(NUMBERS, 1):
         if rest.takes(name, str(n)):
             return n
-    return 1  # "red circle left of blue square"
+    rest.takes("the")
+    return None
 
 
 def _colour(rest: "_Words", colours: Sequence[str], before: str = "") -> str | None:
@@ -213,7 +217,7 @@ class _Words:
         """The word of a sign, whatever it is."""
         if not self.words:
             raise self.error("the word of the sign")
-        return self.words.pop(0).strip('"').upper()
+        return self.words.pop(0).strip("\"'").upper()
 
     def error(self, wanted: str) -> InputError:
         here = f"at {' '.join(self.words[:4])!r}" if self.words else "at the end"

@@ -157,9 +157,12 @@ def matching(scene: Scene, group: Group) -> list[Thing]:
     return [t for t in scene.objects if group.fits(t)]
 
 
-def count_holds(scene: Scene, group: Group) -> bool:
-    """Whether there are exactly so many, and no other thing of that name."""
-    return len(matching(scene, group)) == group.count == sum(t.name == group.name for t in scene.objects)
+def count_holds(scene: Scene, group: Group, groups: Sequence[Group]) -> bool:
+    """Whether there are exactly so many, and no thing of that name beside those of all `groups` that are asked for."""
+    named = [g for g in groups if g.name == group.name]
+    alike = [g for g in named if group.colour in (None, g.colour) and group.size in (None, g.size)]
+    together = sum(g.count for g in named) == sum(t.name == group.name for t in scene.objects)
+    return together and len(matching(scene, group)) == sum(g.count for g in alike)
 
 
 def word_holds(scene: Scene, saying: Saying) -> bool:
@@ -180,7 +183,7 @@ def holds(scene: Scene, request: Request, slack: float = 0.0) -> bool:
     slack: what boxes may be wrong by, in sides of the picture; 0 for the truth, a pixel or two for what a detector found.
     """
     return (
-        all(count_holds(scene, p) if isinstance(p, Group) else word_holds(scene, p) for p in request.parts)
+        all(count_holds(scene, p, request.groups) if isinstance(p, Group) else word_holds(scene, p) for p in request.parts)
         and relation_holds(scene, request, slack)
         and (request.backdrop is None or scene.backdrop.colour == request.backdrop)
     )
