@@ -9,7 +9,7 @@ Weights are random, the same for all; a step is a call for both sides of guidanc
 call a round: machines with shared cores swing by factors within minutes, so compare ratios, which are of calls seconds apart. The
 first line is what the processor does at matrix products in the same minute. With one thread of a CPU seconds are of processor time;
 on a GPU times are of CUDA events. "error" is the difference from the first row, in the L2 norm; "prepared" the wall seconds of a
-row's conversion and first call. Peak memory is told by --cold, whose rows are processes of their own: pages of mapped files that
+row's first call, for torch.compile and OpenVINO with their conversion; ours, and int8's (seconds), come before and are not in it. Peak memory is told by --cold, whose rows are processes of their own: pages of mapped files that
 were touched count; "its own" is without them. Its ratios are of processor time, and a side of 64 leaves next to nothing to compute.
 FOLDER: what `--write FOLDER` wrote, else it is written first. For steps and decodings glibc is told to keep freed memory;
 `--malloc default` leaves it as it is.
@@ -217,8 +217,9 @@ class Ended(NamedTuple):
 
 def ended(command: list[str], cache: str) -> Ended:
     began, own = time.perf_counter(), 0
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"XDG_CACHE_HOME": cache}
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"XDG_CACHE_HOME": cache} | threads
     )
     while not (found := os.wait4(process.pid, os.WNOHANG))[0]:
         with suppress(OSError):

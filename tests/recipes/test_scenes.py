@@ -1,12 +1,15 @@
 """The recipe `scenes`: from its name to a model folder that counts, whatever it has learnt of how things look."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from unnoise.control.layout.conditioner import Planned
+from unnoise.control.layout.conditioner import Planned, PlannedConfig
+from unnoise.control.layout.planner import understood
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import Batch
@@ -22,6 +25,27 @@ PROMPT = "three red apples left of a sign that says OPEN"
 @pytest.fixture(scope="module")
 def planned() -> Plan:
     return plan("scenes", SMALL, "scenes")
+
+
+def test_sheets_of_other_sprites_are_of_things_that_these_are_of(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("cat", "cup", "sun hat", "boat"):
+        picture = np.zeros((40, 40, 4), np.uint8)
+        picture[4:36, 4:36] = (*rng.integers(0, 256, 3), 255)
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    rows = [json.dumps({"file": f"{name}.png", "name": name}) for name in ("cat", "cup", "sun hat", "boat")]
+    (tmp_path / "captions.jsonl").write_text("\n".join(rows))
+    run = plan(f"scenes:{tmp_path}", SMALL, "scenes").run
+    assert isinstance(run, Run)
+    assert isinstance(run.model.conditioner, PlannedConfig)
+    assert all(understood(prompt, run.model.conditioner.sprites) for prompt in run.preview.prompts)
+    assert run.model.about.examples == run.preview.prompts[:3]
+
+
+def test_another_size_is_refused(planned: Plan) -> None:
+    assert isinstance(planned.run, Run)
+    with pytest.raises(InputError, match="64 x 32 pixels: this model lays out pictures of 32 x 32; leave the height and width out"):
+        planned.run.model.build().sample(PROMPT, height=64, width=32, steps=1)
 
 
 def test_a_saved_model_plans_as_it_did(planned: Plan, tmp_path: Path) -> None:
