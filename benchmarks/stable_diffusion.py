@@ -6,11 +6,12 @@
 --side: of the pictures. --tiny: a U-Net of two narrow levels, to try the script. --compile: with torch.compile (and, on a CPU,
 freezing) and, where it is installed, OpenVINO; they take minutes to prepare, and are left out without it.
 Weights are random, the same for all; a step is a call for both sides of guidance (batch 2, 77 tokens). The rows take turns, one
-call a round: machines with shared cores swing by factors within minutes, so compare ratios, which are of calls seconds apart. The
-first line is what the processor does at matrix products in the same minute. With one thread of a CPU seconds are of processor time;
-on a GPU times are of CUDA events. "error" is the difference from the first row, in the L2 norm; "prepared" the wall seconds of a
-row's first call, for torch.compile and OpenVINO with their conversion; ours, and int8's (seconds), come before and are not in it. Peak memory is told by --cold, whose rows are processes of their own: pages of mapped files that
-were touched count; "its own" is without them. Its ratios are of processor time, and a side of 64 leaves next to nothing to compute.
+call a round: machines with shared cores swing by factors within minutes, so compare ratios, which are of calls seconds apart.
+The first line is what the processor does at matrix products in the same minute. With one thread of a CPU seconds are of
+processor time; on a GPU times are of CUDA events. "error" is the difference from the first row, in the L2 norm; "prepared" the
+wall seconds of a row's first call, for torch.compile and OpenVINO with their conversion; ours, and int8's (seconds), come
+before and are not in it. Peak memory is told by --cold, whose rows are processes of their own: pages of mapped files that were
+touched count; "its own" is without them. Its ratios are of processor time, and a side of 64 leaves next to nothing to compute.
 FOLDER: what `--write FOLDER` wrote, else it is written first. For steps and decodings glibc is told to keep freed memory;
 `--malloc default` leaves it as it is.
 """

@@ -188,8 +188,8 @@ def run(argv: list[str]) -> None:
     if later:
         from unnoise.recipes.cascade import check_follows, go_on, refines  # recipes are slow to import
 
-        usual = model.config.sampling.guidance
-        if any(map(refines, later)) and (usual if args.guidance is None else args.guidance) == 1:
+        scale = model.config.sampling.guidance if args.guidance is None else args.guidance
+        if any(map(refines, later)) and scale == 1:
             away = None  # meant for those that refine: the first model is led away from nothing
         for before, stage in zip([model, *later], later):
             check_follows(stage, before.codec)  # refuse what cannot before any work
