@@ -9,13 +9,19 @@ second by resampling. No network has learnt anything: what is off is the method'
 speaks here for what makes methods robust to such errors. Internal guidance is autoguidance whose weaker model is the middle head,
 here of a network whose heads are the two exact denoisers.
 
-Perturbed attention: an exact denoiser of normal components is attention, of x to them (softmax of its likenesses) over their own
+Smoothed attention: an exact denoiser of normal components is attention, of x to them (softmax of its likenesses) over their own
 posterior means. Averaged over x, as smoothed attention of unlimited width averages queries, the weights are the components' own,
 and what is left is the exact denoiser of one normal component in their middle. So its law is p(x | c)^w / N(middle)^(w-1).
 
     shift     distance of the means over the target's deviation      width    deviation about modes' own means over the target's
     asked     share whose likeliest class is the asked one           modes    half the sum of |share of component - target's|
     off       deviation in the 62 other dimensions over the truth    1000 E   energy distances to p_w, and to p(x | c)
+
+Perturbed attention: the exact denoiser of patches that share a normal mean is self-attention, of equal weights. Each patch seeing
+itself alone, as the identity has it, is the exact denoiser of independent patches as wide as the shared mean is. So its law is
+p(x)^w / N(independent)^(w-1), which is normal. The last table, 16 patches of 2 numbers:
+
+    shared    deviation of the patches' mean over the law's     apart    deviation about it over the law's (over what was asked for)
 """
 
 import argparse
@@ -28,7 +34,7 @@ from torch import Tensor, nn
 
 from unnoise.control.guidance import bind, guided
 from unnoise.control.rules import Linear, Projected, Rule, ZeroStar
-from unnoise.control.self_guidance import Internal
+from unnoise.control.self_guidance import Internal, PerturbedAttention, SelfGuidance, SmoothedAttention
 from unnoise.control.thresholding import thresholded
 from unnoise.core.denoisers import Denoise, NetworkDenoiser
 from unnoise.core.oracles import ExactMixture
@@ -39,6 +45,7 @@ from unnoise.core.random import Streams
 from unnoise.core.schedules import RectifiedFlow
 from unnoise.core.state import Cond
 from unnoise.evaluation.two_sample import Energy
+from unnoise.networks.attention import SelfAttending
 from unnoise.samplers.dpmpp import DPMpp
 from unnoise.samplers.grids import LogSNR
 from unnoise.samplers.loop import sample
@@ -169,9 +176,9 @@ SHARPENING: dict[str, Method] = {"autoguidance": autoguidance, "internal": inter
 PUSHING: dict[str, Method] = {"averaged attention": averaged_attention}
 
 
-def draws(denoise: Denoise, dims: int, n: int) -> Tensor:
+def draws(denoise: Denoise, shape: tuple[int, ...], n: int) -> Tensor:
     rng = Streams.of(1, n)
-    x = sample(denoise, PROCESS, PROCESS.prior((dims,), rng), LogSNR().times(STEPS, PROCESS), DPMpp(2), rng)
+    x = sample(denoise, PROCESS, PROCESS.prior(shape, rng), LogSNR().times(STEPS, PROCESS), DPMpp(2), rng)
     assert isinstance(x, Tensor)
     return x
 
@@ -205,7 +212,7 @@ def table(dims: int, scales: list[float], n: int, only: str) -> None:
     print(f"\n{dims} dimensions, {n} draws, DPM-Solver++ 2M in {STEPS} steps")
     print(f"{'':24}{'shift':>7} {'width':>7} {'asked':>7} {'modes':>7} {'off':>7} {'E to p_w':>9} {'to p(x|c)':>9}")
     print(line("w 1: real against real", world, world.asked.sample(Streams.of(21, n)), plain, plain))
-    print(line("w 1: sampled", world, draws(bind(world.asked, {}), dims, n), plain, plain), flush=True)
+    print(line("w 1: sampled", world, draws(bind(world.asked, {}), (dims,), n), plain, plain), flush=True)
     for w in scales:
         for methods, law in ((METHODS, world.tilted), (SHARPENING, world.sharpened), (PUSHING, world.pushed)):
             methods = {name: method for name, method in methods.items() if only in name}
@@ -214,7 +221,53 @@ def table(dims: int, scales: list[float], n: int, only: str) -> None:
             target = law(w, n, 22)
             print(line(f"w {w:g}: real against real", world, law(w, n, 23), target, plain))
             for name, method in methods.items():
-                print(line(f"  {name}", world, draws(method(world, w), dims, n), target, plain), flush=True)
+                print(line(f"  {name}", world, draws(method(world, w), (dims,), n), target, plain), flush=True)
+
+
+PATCHES, SHARED, APART = 16, 1.0, 0.2
+"""How many, the variance of what they share, and of each about it; the deviation of their mean is that of `_ALONE`."""
+_ALONE = SHARED + APART / PATCHES
+
+
+class Patches(nn.Module):
+    """The exact denoiser of patches: its self-attention, whose queries say nothing, gives each the mean of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([SelfAttending()])
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        """x (n, patches, 2) brought to unit variance, and log_snr / 4, as `Data(1)` has them. Wiener's filter of each part."""
+        t = PROCESS.schedule.time(4 * noise_level.double())
+        alpha, sigma = (a[:, None, None] for a in (PROCESS.schedule.alpha(t), PROCESS.schedule.sigma(t)))
+        x_t = (x.double() * torch.hypot(alpha, sigma))[:, None]
+        mean = self.blocks[0].attend(torch.zeros_like(x_t), torch.zeros_like(x_t), x_t)  # type: ignore[operator]
+        together, apart = (alpha * v / (alpha**2 * v + sigma**2) for v in (_ALONE, APART))
+        return (apart * x_t + (together - apart) * mean)[:, 0].to(x)
+
+
+def patches(scales: list[float], n: int, only: str) -> None:
+    """Away from each patch by itself: exact draws are of normal laws along the patches' mean and across it."""
+
+    def law(apart: float, seed: int) -> Tensor:
+        z = Streams.of(seed, n).normal("patches", (PATCHES, 2)).double()
+        middle = z.mean(1, keepdim=True)
+        return math.sqrt(apart) * (z - middle) + math.sqrt(_ALONE * PATCHES) * middle
+
+    print(f"\n{PATCHES} patches, {n} draws\n{'':24}{'shared':>7} {'apart':>15} {'E to law':>9} {'to p(x)':>9}")
+    plain, network = law(APART, 20), NetworkDenoiser(Patches(), PROCESS, Data(1.0))
+    for w in scales:
+        width = 1 / (w / APART - (w - 1) / _ALONE)
+        target = law(width, 22)
+        ways: dict[str, SelfGuidance] = {"perturbed attention": PerturbedAttention(w), "smoothed attention": SmoothedAttention(w)}
+        made = {f"w {w:g}: real against real": law(width, 23)}
+        made |= {f"  {k}": draws(bind(how.sharpen(network), {}), (PATCHES, 2), n).double() for k, how in ways.items() if only in k}
+        for name, x in made.items():
+            middle = x.mean(1, keepdim=True)
+            shared, apart = float(middle.square().mean()), float((x - middle).square().mean()) * PATCHES / (PATCHES - 1)
+            told = f"{math.sqrt(shared * PATCHES / (_ALONE * PATCHES)):7.2f} {math.sqrt(apart / width):7.2f} ({math.sqrt(apart / APART):4.2f})"
+            energy = [1000 * Energy()(x.flatten(1), y.flatten(1)) for y in (target, plain)]
+            print(f"{name:24}{told} {energy[0]:9.1f} {energy[1]:9.1f}", flush=True)
 
 
 if __name__ == "__main__":
@@ -226,3 +279,4 @@ if __name__ == "__main__":
     with torch.no_grad():
         for dims in (2, 64):
             table(dims, arguments.scales, arguments.draws, arguments.only)
+        patches(arguments.scales, arguments.draws, arguments.only)

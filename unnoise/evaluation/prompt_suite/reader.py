@@ -70,7 +70,7 @@ def _lines(x: Tensor, boxes: Tensor) -> Tensor:
 
 
 def train_reader(
-    folder: Path | None = None, pictures: int = 20_000, steps: int = 2500, batch: int = 32, progress: bool = False
+    folder: Path | None = None, pictures: int = 30_000, steps: int = 4000, batch: int = 32, progress: bool = False
 ) -> Reader:
     """From so many renders of signs; kept in `folder` and found there again. A few minutes on one core."""
     settings = {"what": "sign-reader", "version": VERSION, "pictures": pictures, "steps": steps, "batch": batch}
