@@ -225,8 +225,9 @@ def table(dims: int, scales: list[float], n: int, only: str) -> None:
 
 
 PATCHES, SHARED, APART = 16, 1.0, 0.2
-"""How many, the variance of what they share, and of each about it; the deviation of their mean is that of `_ALONE`."""
-_ALONE = SHARED + APART / PATCHES
+"""How many, the variance of what they share, and of each about it."""
+TOGETHER = PATCHES * SHARED + APART
+"""The variance along the direction in which all are equal: the patches' mean has a PATCHES-th of it."""
 
 
 class Patches(nn.Module):
@@ -240,10 +241,11 @@ class Patches(nn.Module):
         """x (n, patches, 2) brought to unit variance, and log_snr / 4, as `Data(1)` has them. Wiener's filter of each part."""
         t = PROCESS.schedule.time(4 * noise_level.double())
         alpha, sigma = (a[:, None, None] for a in (PROCESS.schedule.alpha(t), PROCESS.schedule.sigma(t)))
-        x_t = (x.double() * torch.hypot(alpha, sigma))[:, None]
-        mean = self.blocks[0].attend(torch.zeros_like(x_t), torch.zeros_like(x_t), x_t)  # type: ignore[operator]
-        together, apart = (alpha * v / (alpha**2 * v + sigma**2) for v in (_ALONE, APART))
-        return (apart * x_t + (together - apart) * mean)[:, 0].to(x)
+        x_t = x.double() * torch.hypot(alpha, sigma)
+        silent = torch.zeros_like(x_t)[:, None]
+        mean = self.blocks[0].attend(silent, silent, x_t[:, None])[:, 0]  # type: ignore[operator]
+        together, apart = (alpha * v / (alpha**2 * v + sigma**2) for v in (TOGETHER, APART))
+        return (apart * x_t + (together - apart) * mean).to(x)
 
 
 def patches(scales: list[float], n: int, only: str) -> None:
@@ -252,12 +254,12 @@ def patches(scales: list[float], n: int, only: str) -> None:
     def law(apart: float, seed: int) -> Tensor:
         z = Streams.of(seed, n).normal("patches", (PATCHES, 2)).double()
         middle = z.mean(1, keepdim=True)
-        return math.sqrt(apart) * (z - middle) + math.sqrt(_ALONE * PATCHES) * middle
+        return math.sqrt(apart) * (z - middle) + math.sqrt(TOGETHER) * middle
 
     print(f"\n{PATCHES} patches, {n} draws\n{'':24}{'shared':>7} {'apart':>15} {'E to law':>9} {'to p(x)':>9}")
     plain, network = law(APART, 20), NetworkDenoiser(Patches(), PROCESS, Data(1.0))
-    for w in scales:
-        width = 1 / (w / APART - (w - 1) / _ALONE)
+    for w in (1.0, *scales):
+        width = 1 / (w / APART - (w - 1) / TOGETHER)
         target = law(width, 22)
         ways: dict[str, SelfGuidance] = {"perturbed attention": PerturbedAttention(w), "smoothed attention": SmoothedAttention(w)}
         made = {f"w {w:g}: real against real": law(width, 23)}
@@ -265,7 +267,9 @@ def patches(scales: list[float], n: int, only: str) -> None:
         for name, x in made.items():
             middle = x.mean(1, keepdim=True)
             shared, apart = float(middle.square().mean()), float((x - middle).square().mean()) * PATCHES / (PATCHES - 1)
-            told = f"{math.sqrt(shared * PATCHES / (_ALONE * PATCHES)):7.2f} {math.sqrt(apart / width):7.2f} ({math.sqrt(apart / APART):4.2f})"
+            told = (
+                f"{math.sqrt(shared * PATCHES / TOGETHER):7.2f} {math.sqrt(apart / width):7.2f} ({math.sqrt(apart / APART):4.2f})"
+            )
             energy = [1000 * Energy()(x.flatten(1), y.flatten(1)) for y in (target, plain)]
             print(f"{name:24}{told} {energy[0]:9.1f} {energy[1]:9.1f}", flush=True)
 

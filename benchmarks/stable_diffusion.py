@@ -2,6 +2,7 @@
 
     python benchmarks/stable_diffusion.py [--side 512] [--rounds 5] [--threads 2] [--tiny] [--compile] [--device cpu|cuda]
     python benchmarks/stable_diffusion.py --cold [FOLDER] [--side 512] [--steps 1]     from nothing to the first picture
+    python benchmarks/stable_diffusion.py --picture [FOLDER] [--side 512] [--steps 20] [--rounds 1]     from words to picture, warm
 
 --side: of the pictures. --tiny: a U-Net of two narrow levels, to try the script. --compile: with torch.compile (and, on a CPU,
 freezing) and, where it is installed, OpenVINO; they take minutes to prepare, and are left out without it.
@@ -12,6 +13,9 @@ processor time; on a GPU times are of CUDA events. "error" is the difference fro
 wall seconds of a row's first call, for torch.compile and OpenVINO with their conversion; ours, and int8's (seconds), come
 before and are not in it. Peak memory is told by --cold, whose rows are processes of their own: pages of mapped files that were
 touched count; "its own" is without them. Its ratios are of processor time, and a side of 64 leaves next to nothing to compute.
+For --picture "error" is the root mean square difference of the pictures, of 0 to 1, from the same noise (DDIM, guidance 7.5): what
+bfloat16 itself makes is the second row's. Random weights change along a walk as they happen to, so what caching costs in a picture
+is for trained ones to say (`benchmarks/step_caching.py`); what it saves is said here.
 FOLDER: what `--write FOLDER` wrote, else it is written first. For steps and decodings glibc is told to keep freed memory;
 `--malloc default` leaves it as it is.
 """
@@ -34,10 +38,14 @@ import torch
 from throughput import matmul_probe, seconds
 from torch import Tensor, nn
 
+import unnoise
 from unnoise.checkpoints.diffusers_names import UNET_TABLE, translate, unet_config
 from unnoise.checkpoints.foreign.parts import AsType, Part
 from unnoise.checkpoints.foreign.vae_names import read_autoencoder
+from unnoise.control.step_caching import Every, StepCaching
 from unnoise.core.allocator import keep_freed_memory
+from unnoise.core.random import Streams
+from unnoise.model import DiffusionModel
 from unnoise.networks import int8
 
 Row = Callable[[], Tensor]
@@ -68,7 +76,17 @@ def timed(work: Row, device: torch.device) -> float:
     return began.elapsed_time(ended) / 1000
 
 
-def compare(what: str, rows: Mapping[str, Row], rounds: int, device: torch.device) -> None:
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def off(a: Tensor, b: Tensor) -> float:
+    return float((a - b).square().mean().sqrt())
+
+
+def compare(
+    what: str, rows: Mapping[str, Row], rounds: int, device: torch.device, error: Callable[[Tensor, Tensor], float] = relative
+) -> None:
     said: dict[str, Tensor] = {}
     prepared: dict[str, float] = {}
     for name, row in rows.items():
@@ -85,8 +103,8 @@ def compare(what: str, rows: Mapping[str, Row], rounds: int, device: torch.devic
     print(f"\n{what:42} {'best':>8} {'median':>8} {'faster':>7} {'error':>8} {'prepared':>9}")
     for name, ts in times.items():
         ratio = statistics.median(a / b for a, b in zip(times[first], ts))
-        error = float((said[name] - said[first]).norm() / said[first].norm())
-        shown = f"{min(ts):8.3f} {statistics.median(ts):8.3f} {ratio:7.2f} {error:8.1e} {prepared[name]:9.1f}"
+        wrong = error(said[name], said[first])
+        shown = f"{min(ts):8.3f} {statistics.median(ts):8.3f} {ratio:7.2f} {wrong:8.1e} {prepared[name]:9.1f}"
         print(f"{name:42} {shown}", flush=True)
 
 
@@ -255,6 +273,37 @@ def cold(folder: str, side: int, steps: int, rounds: int) -> None:
         print(f"{name:42} {min(each):8.2f} {statistics.median(each):8.2f} {ratio:16.2f} {wall:13.2f} {peak:9.2f} {own:8.2f}")
 
 
+def pictures(folder: str, side: int, steps: int, device: torch.device) -> dict[str, Row]:
+    """Whole pictures, words and decoding with them; the reference first."""
+    import diffusers
+
+    size = {"height": side, "width": side}
+    mine = unnoise.load(folder, torch.bfloat16).to(device)
+    noise = Streams.each([1]).normal("prior", (4, side // 8, side // 8)).to(device)
+
+    def call(dtype: torch.dtype) -> Row:
+        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, safety_checker=None).to(device)
+        pipeline.set_progress_bar_config(disable=True)
+        how = {"num_inference_steps": steps, "guidance_scale": 7.5, "latents": noise.to(dtype), "output_type": "pt"}
+        return lambda: pipeline("a", **how, **size).images.float().movedim(1, 3)
+
+    def draw(model: DiffusionModel, caching: StepCaching | None = None) -> Row:
+        how = {"sample_seeds": [1], "steps": steps, "sampler": "ddim", "guidance": 7.5, "caching": caching}
+        return lambda: model.sample("a", **how, **size).data / 255
+
+    rows = {
+        "diffusers, float32": call(torch.float32),
+        "diffusers, bfloat16": call(torch.bfloat16),
+        "unnoise, bfloat16": draw(mine),
+        **{f"unnoise, bfloat16, --cache {n}": draw(mine, StepCaching(Every(n))) for n in (2, 3)},
+    }
+    if device.type == "cpu" and int8.available():
+        rounded = unnoise.load(folder, torch.bfloat16).to_int8()
+        rows["unnoise, int8"] = draw(rounded)
+        rows |= {f"unnoise, int8, --cache {n}": draw(rounded, StepCaching(Every(n))) for n in (2, 3)}
+    return rows
+
+
 def write(config: Mapping[str, Any], folder: str) -> None:
     """A pipeline of random weights, with a tokenizer that knows single letters."""
     import json
@@ -289,10 +338,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="of a picture; 1 for --cold, 20 for --picture by default")
     parser.add_argument("--malloc", choices=("kept", "default"), default="kept")
     parser.add_argument("--write", metavar="FOLDER", help="write the pipeline that --cold starts, and end")
     parser.add_argument("--cold", nargs="?", const="", metavar="FOLDER", help="whole processes, from nothing to the first picture")
+    parser.add_argument("--picture", nargs="?", const="", metavar="FOLDER", help="whole pictures, warm")
     for flag in ("--tiny", "--compile"):
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args()
@@ -303,17 +353,21 @@ def main() -> None:
         return
     speeds = ", ".join(f"{k} {v:.3f}" for k, v in matmul_probe().items())
     print(f"{options.threads} threads, load {os.getloadavg()[0]:.1f}; matmul TFLOP/s on the CPU: {speeds}", flush=True)
-    if options.cold is not None:
-        with tempfile.TemporaryDirectory() as made:
-            folder = options.cold or made
-            if not options.cold:
-                tiny = ["--tiny"] if options.tiny else []
-                subprocess.run([sys.executable, __file__, "--write", folder, *tiny], check=True)
-            cold(folder, options.side, options.steps, options.rounds)
-        return
-    if options.malloc == "kept":
+    if options.malloc == "kept" and options.cold is None:
         keep_freed_memory()
     size = f"{options.side} x {options.side}"
+    if (given := options.cold if options.cold is not None else options.picture) is not None:
+        with tempfile.TemporaryDirectory() as made:
+            if not given:
+                tiny = ["--tiny"] if options.tiny else []
+                subprocess.run([sys.executable, __file__, "--write", made, *tiny], check=True)
+            if options.cold is not None:
+                cold(given or made, options.side, options.steps or 1, options.rounds)
+            else:
+                n = options.steps or 20
+                rows = pictures(given or made, options.side, n, device)
+                compare(f"seconds a picture, {n} steps, {size}", rows, options.rounds, device, off)
+        return
     compare(f"seconds a step, {size}", steps(config, options.side, options.compile, device), options.rounds, device)
     compare(f"seconds a decoding, {size}", decodings(options.side, device), options.rounds, device)
 
