@@ -182,7 +182,7 @@ def laid_in_noise(model: DiffusionModel, strength: float) -> Draw:
 def train(folder: Path, steps: int, each: int, judge: Judge) -> None:
     opened = OpenPictures(read_scenes("scenes", PictureOptions(size=64, caption_drop=0.05)))
     run = scenes(opened, PictureSource("scenes", PictureOptions(size=64)), Options(steps=steps))
-    run = replace(run, train=replace(run.train, sample_every=0))
+    run = replace(run, train=replace(run.train, sample_every=2 * steps))  # none
     for name, entry in LESS.items():
         out = made(folder / name.replace(" ", "-"))
 

@@ -10,7 +10,8 @@ FOLDER: as in `unnoise train stickers:FOLDER`. Printed, each with its 95 % inter
                 right caption out of 100; and by what they are of
     names       emoji by their bare names: the right name out of 100
     colours     of things in colours that recolouring held out ("a blue banana"), among 100 such: none that the thing's own drawings
-                are near to (45 degrees of hue), or are called
+                are near to (45 degrees of hue), or are called. And as those are mostly other things: "blue" of the same thing in
+                the ten colours, beside what the model draws for the thing alone, which names no colour
     wearing     of hats on heads that never wore them ("a cat wearing a crown"), among 100 such and trained ones
     never       names that no picture was trained on, among 100 such and trained ones; and, drawings of one name being much alike,
                 with the interval over names
@@ -102,6 +103,7 @@ def main() -> None:
     for kind, (captions, shown) in asked.items():
         choice_of = Names.of(judge, [*captions, *(among if kind == "wearing" else [])])
         judged(model, choice_of, kind, captions, np.stack(shown), args)
+    told_colours(model, judge, asked["colours"][0], np.stack(asked["colours"][1]), args)
     asked_for = [s.facts.name for s in held]
     own, _ = judged(model, Names.of(judge, [*asked_for, *names]), "never", asked_for, np.stack([s.pixels for s in held]), args)
     each = intervals.mean(torch.stack([own[[n == name for n in asked_for]].mean() for name in dict.fromkeys(asked_for)]))
@@ -139,6 +141,26 @@ def own_colour(said: str, drawings: Sequence[Sticker]) -> bool:
         if near or colour in s.facts.name.lower().split(" "):
             return True
     return False
+
+
+def told_colours(model: DiffusionModel, judge: Retrieval, said: Sequence[str], real: np.ndarray, args: argparse.Namespace) -> None:
+    """One line: the right one of the same thing's colours; of samples, of real pictures, and of samples of the thing alone."""
+    colour_of = [next(w for w in s.split(" ")[:2] if w in COLOURS) for s in said]
+    alone = [s.replace(f"{c} ", "", 1) for s, c in zip(said, colour_of)]
+    colours = list(COLOURS)
+    texts = judge.texts([f"{c} {thing.removeprefix('an ').removeprefix('a ')}" for thing in alone for c in colours])
+    right = torch.tensor([colours.index(c) for c in colour_of])
+
+    def share(pictures: np.ndarray) -> str:
+        scores = torch.einsum("nd,ncd->nc", judge.pictures(pictures), texts.unflatten(0, (-1, len(colours))))
+        found = intervals.mean((scores.argmax(1) == right).double())
+        return f"{found.value:6.1%} [{found.low:.1%}, {found.high:.1%}]"
+
+    made, plain = (np.asarray(model.sample(list(s), n=1, seed=args.seed, guidance=args.guidance).data) for s in (said, alone))
+    print(
+        f"            right of {len(colours)} colours: {share(made)};  real pictures {share(real)};  told no colour {share(plain)}",
+        flush=True,
+    )
 
 
 def codec_line(model: DiffusionModel, drawings: np.ndarray) -> None:
