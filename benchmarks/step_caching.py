@@ -65,7 +65,7 @@ PROMPTS = {
         "a green arrow right of a blue diamond", "three red crosses", "a sign that says KIWI above a yellow cup", "a large flower",
     ),
 }  # fmt: skip
-CACHINGS = [StepCaching(Every(n, first=m + 1), m) for n in (2, 3) for m in (0, 1, 2)]
+CACHINGS = [StepCaching(Every(n), m) for n in (2, 3) for m in (0, 1, 2)]
 CACHINGS += [StepCaching(Within(b), 1) for b in (0.01, 0.03, 0.1)]
 PROCESS = Gaussian(RectifiedFlow())
 DIGITS, DIGIT_STEPS, GUIDANCE = 50, 30, 2.0
@@ -164,7 +164,7 @@ def shown(name: str, pictures: int, fine_steps: int) -> None:
     ways |= {told(how): Way(replaced(usual, usual.steps, None, how)) for how in CACHINGS}
     for steps in (n for n in STEPS if n < usual.steps):
         ways |= {f"{steps} steps of {s}": Way(replaced(usual, steps, s, None)) for s in SAMPLERS}
-        twice = StepCaching(Every(2, first=2), 1)
+        twice = StepCaching(Every(2), 1)
         ways[f"{steps} steps of {SAMPLERS[0]}, {told(twice)}"] = Way(replaced(usual, steps, SAMPLERS[0], twice))
     for label, way in ways.items():
         made, calibrating = drawn(way)

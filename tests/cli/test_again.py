@@ -14,7 +14,7 @@ from unnoise.cli.main import main
 from unnoise.cli.sample import Sample
 from unnoise.cli.terminal import parse
 from unnoise.control.sampling import Start
-from unnoise.control.step_caching import Every, StepCaching
+from unnoise.control.step_caching import Every, StepCaching, Within
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,6 @@ def test_every_option_that_decides_is_read_again_as_it_was_given() -> None:
 
 def test_what_was_given_in_python_is_told_to_be_no_part_of_the_command() -> None:
     begun = Start(np.zeros((2, 8, 8, 1), np.uint8), 0.5)
-    samples = tiny_model().sample(n=2, steps=4, start=begun, caching=StepCaching(Every(2, first=2)))
-    assert unsaid(samples.meta()[0]) == ["the data that it began with (--start)", f"caching by {StepCaching(Every(2, first=2))}"]
-    assert not unsaid(tiny_model().sample(steps=1, caching=StepCaching(Every(2))).meta()[0])
+    samples = tiny_model().sample(n=2, steps=4, start=begun, caching=StepCaching(Within(0.1, most=3)))
+    assert unsaid(samples.meta()[0]) == ["the data that it began with (--start)", f"caching by {StepCaching(Within(0.1, most=3))}"]
+    assert not unsaid(tiny_model().sample(steps=1, caching=StepCaching(Every(2), 1)).meta()[0])

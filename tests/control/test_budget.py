@@ -78,7 +78,7 @@ def test_all_ways_take_what_was_foretold() -> None:
 def test_seconds_by_hand() -> None:
     """30 calls; at every 2nd 2 + 14; Heun's steps take two calls but the last; 4 samples in 2 batches walk twice."""
     costs = Costs(1, 0.125, 2)
-    second = Way(replace(USUAL.sampling, caching=StepCaching(Every(2, 2), 1)))
+    second = Way(replace(USUAL.sampling, caching=StepCaching(Every(2), 1)))
     assert costs.seconds(USUAL) == pytest.approx(MARGIN * 32)
     assert costs.seconds(second) == pytest.approx(MARGIN * (16 + 14 / 8 + 2))
     assert costs.seconds(Way(Sampling(10, "heun"))) == pytest.approx(MARGIN * 21)

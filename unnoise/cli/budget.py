@@ -11,13 +11,15 @@ from unnoise.model import DiffusionModel
 CHOSEN = ("steps", "sampler", "cache", "cache_within", "exact")
 LONGER = (
     "inner", "weaker", "then", "control", "picture_prompt", "start", "fill", "change", "follow", "negative", "original", "int8",
+    "picture_guidance",
 )  # fmt: skip
 
 
 def check_beside(args: Any) -> None:
     """InputError where they stand beside what they choose, or what makes another walk than they measure."""
     asked = [f"--{name}" for name in ("budget", "error") if getattr(args, name) is not None]
-    beside = [f"--{name.replace('_', '-')}" for name in (*CHOSEN, *LONGER) if getattr(args, name) not in (None, False, ())]
+    given = {name: getattr(args, name) for name in (*CHOSEN, *LONGER)}
+    beside = [f"--{name.replace('_', '-')}" for name, v in given.items() if v is not None and v is not False and v != ()]
     if asked and beside:
         raise InputError(
             f"{' and '.join(asked)} with {', '.join(beside)}: they choose steps, sampler and caching of a plain walk; leave one out"

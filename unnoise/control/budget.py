@@ -1,8 +1,8 @@
 """How to draw within a time, within an error, or both: chosen among ways to walk whose error was measured on the model itself.
 
-    seconds = passes (c calls_run + f calls_forecast) + d samples,   calls_run = first + floor((calls - first) / n)
+    seconds = passes (c calls_run + f calls_forecast) + d samples,   calls_run = m + 1 + floor((calls - m - 1) / n)
 
-for a call c, a forecast one f (`step_caching`) and a decoded sample d, in the precision of the way.
+for a call c, a forecast one f of order m (`step_caching`) and a decoded sample d, in the precision of the way.
 
     error = max_{i <= m} e_i,   e_i = sqrt(mean((way(z_i) - usual(z_i))^2)),   P(e_{m+1} > error) <= 1 / (m + 1)
 
@@ -88,7 +88,7 @@ def ways(usual: Way, forecasts: bool, precision: Precision) -> Iterator[Way]:
 
 
 def _every(n: int) -> StepCaching:
-    return StepCaching(Every(n, first=2), order=1)
+    return StepCaching(Every(n), order=1)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Costs:
         if how.caching is None or not isinstance(how.caching.when, Every) or self.forecast is None:
             return calls * self.call
         every = how.caching.when
-        first = min(every.first, calls)
+        first = min(how.caching.order + 1, calls)
         run = first + (calls - first) // every.n
         return run * self.call + (calls - run) * self.forecast
 
@@ -209,12 +209,17 @@ def _seconds(work: Callable[[], object], x: State, clock: Callable[[], float]) -
     """The middle of three times, of which one may be of a processor that was busy; of fewer, where they take half a second."""
     device, took = leaf(x).device, list[float]()
     while len(took) < 3 and sum(took) < 0.5:
+        _settled(device)  # what was asked of a GPU before is no part of this
         began = clock()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _settled(device)
         took.append(clock() - began)
     return statistics.median(took)
+
+
+def _settled(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def faster_in_bfloat16(device: torch.device | str = "cpu", side: int = 1024) -> bool:

@@ -54,7 +54,7 @@ class Memory:
     """What one walk remembers of its B samples; m + 1 computations of each, the newest first.
 
     levels: (m + 1, B), nan where there is none. kept: G at these levels, up to m + 1 of (B, ...). newest: (B,) the time of the
-    newest; last: (2, B) those of the last two calls. calls: (B,) so far; skipped: (B,) of them since the last computation;
+    newest; last: (2, B) those of the last two calls. skipped: (B,) calls since the last computation;
     constants: (LOOK_BACK, B) the last C, nan where there is none. told: the condition. shape: of the network's input.
     """
 
@@ -62,7 +62,6 @@ class Memory:
     levels: Tensor
     newest: Tensor
     last: Tensor
-    calls: Tensor
     skipped: Tensor
     constants: Tensor
     told: Cond
@@ -73,13 +72,13 @@ class Memory:
     def empty(order: int, shape: torch.Size, t: Tensor, told: Cond, entries: frozenset[str]) -> "Memory":
         nothing, zero = torch.full_like(t, torch.nan, dtype=torch.float64), torch.zeros_like(t, dtype=torch.int64)
         levels, constants = nothing.repeat(order + 1, 1), nothing.repeat(LOOK_BACK, 1)
-        return Memory(shape, levels, nothing, nothing.repeat(2, 1), zero, zero.clone(), constants, told, entries)
+        return Memory(shape, levels, nothing, nothing.repeat(2, 1), zero, constants, told, entries)
 
     def forget(self, rows: Tensor) -> None:
         """rows: (B,) bool."""
         self.levels, self.newest = self.levels.masked_fill(rows, torch.nan), self.newest.masked_fill(rows, torch.nan)
         self.constants = self.constants.masked_fill(rows, torch.nan)
-        self.calls, self.skipped = self.calls.masked_fill(rows, 0), self.skipped.masked_fill(rows, 0)
+        self.skipped = self.skipped.masked_fill(rows, 0)
 
     def remember(self, rows: Tensor, t: Tensor, level: Tensor, computed: Tensor) -> None:
         """computed (R, ...) of the rows (R,) at times and levels (R,). A second one at the same level replaces the first."""
@@ -143,18 +142,18 @@ class When(ABC):
 
 @dataclass(frozen=True)
 class Every(When):
-    """At every n-th call, and at the `first` ones. 1: nothing is ever forecast."""
+    """At every n-th call, and at the first ones, until there are m + 1: a course that is not known yet cannot be followed, and
+    early on features change the most. 1: nothing is ever forecast."""
 
     n: int = 3
-    first: int = 1
     measures: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.first < 1:
-            raise InputError(f"features computed at every {self.n}-th call and the first {self.first}: both are at least 1")
+        if self.n < 1:
+            raise InputError(f"features computed at every {self.n}-th call: at least 1")
 
     def due(self, memory: Memory, level: Tensor) -> Tensor:
-        return (memory.calls < self.first) | (memory.skipped + 1 >= self.n)
+        return ~memory.full | (memory.skipped + 1 >= self.n)
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ class StepCaching:
 def caching_settings(how: StepCaching | None) -> dict[str, Any]:
     """What a sample says of how it was made; also the options of the command line by name, where those can say it."""
     when = None if how is None else how.when
-    every = when.n if isinstance(when, Every) and when == Every(when.n) else None
+    every = when.n if isinstance(when, Every) else None
     within = when.budget if isinstance(when, Within) and when == Within(when.budget) else None
     said = every is not None or within is not None
     return {
@@ -226,7 +225,7 @@ class CachedDenoiser(Denoiser):
         memory, network, level = self._memory(x, t, cond), self.network, noise_level.double()
         due = memory.newest.isnan() | self.how.when.due(memory, level)
         rows = due.nonzero()[:, 0]
-        memory.calls, memory.skipped = memory.calls + 1, memory.skipped + 1
+        memory.skipped = memory.skipped + 1
         self.asked, self.computed = self.asked + len(t), self.computed + len(rows)
         entered = network.enter(x, noise_level, cond)
         guess = None
