@@ -254,7 +254,7 @@ class DiffusionModel:
             _or(interval, usual.interval), _or(rescale, usual.rescale), _or(rule, usual.rule), _or(threshold, usual.threshold),
             _or(inner, usual.inner), _or(caching, usual.caching), _or(picture_guidance, usual.picture_guidance),
         )  # fmt: skip
-        self._check(how, negative, exact, weaker)
+        self._check(how, negative, exact, bf16, weaker)
         wanted = _per_sample(prompts, n)
         Streams.of(seed, 0)  # refuses a seed that is none
         seeds = tuple(sample_seeds) if sample_seeds is not None else tuple(derive(seed, i) for i in range(len(wanted)))
@@ -311,7 +311,7 @@ class DiffusionModel:
         shape: Shape, begun: State | None, more: tuple[Cond, Cond],
     ) -> State:  # fmt: skip
         device, rng = self.device, Streams.each(seeds)
-        with _precision(self.denoiser, bf16 and not exact):
+        with _precision(self.denoiser, bf16):
             parts = [
                 (float(times[step]), self._denoise(said, not_said, how, exact, given, weaker, rng, more))
                 for step, said, not_said in in_stages(self.conditioner, prompts, negative, len(times) - 1)
@@ -361,9 +361,11 @@ class DiffusionModel:
         denoiser = self.attachments.around(base if inner is None else inner.sharpen(self.denoiser), self.denoiser)
         return microbatched(denoiser, MICRO_BATCH) if exact else denoiser
 
-    def _check(self, how: Sampling, negative: str | None, exact: bool, weaker: Weaker | None) -> None:
+    def _check(self, how: Sampling, negative: str | None, exact: bool, bf16: bool, weaker: Weaker | None) -> None:
         """InputError for what this model cannot be sampled by, and what does not go together."""
         name = self.config.about.name
+        if exact and bf16:
+            raise InputError("exact, which is in float32, with bfloat16: one or the other")
         if exact and self.in_int8:
             raise InputError("exact, which is in float32, with a model in int8: one or the other")
         if exact and how.caching is not None:

@@ -1,5 +1,6 @@
 """Files mapped into memory: the same tensors as safetensors reads, and memory given back, as the system itself counts it."""
 
+import json
 import mmap
 import re
 import sys
@@ -133,3 +134,26 @@ def test_a_weight_that_is_kept_as_it_lies_shares_the_files_memory(tmp_path: Path
     )
     for dtype, name in ((torch.bfloat16, "matrix"), (torch.float32, "kernel")):
         assert AsType(tensors, dtype)[name].data_ptr() == tensors[name].data_ptr()
+
+
+@on_linux
+def test_a_file_larger_than_memory_is_mapped(tmp_path: Path) -> None:
+    """Its sizes are asked for before anything else, to say what would fit. The file has a hole for its numbers."""
+    if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2":
+        pytest.skip("this system promises no more memory than it has, whatever it is for")
+    told = dict(re.findall(r"(MemTotal|SwapTotal):\s+(\d+) kB", Path("/proc/meminfo").read_text()))
+    size = 3 * 1024 * sum(map(int, told.values())) // 2
+    header = json.dumps({"x": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size // 4 * 4]}}).encode()
+    path = tmp_path / "large.safetensors"
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        try:
+            file.truncate(8 + len(header) + size // 4 * 4)
+        except OSError:
+            pytest.skip("no room for a file with a hole of that size")
+    mapped = MappedFile(path)
+    assert mapped.shapes["x"] == (size // 4,)
+    x = mapped["x"]
+    x[-1] = 1.0
+    assert (float(x[0]), float(x[-1])) == (0.0, 1.0)
+    assert MappedFile(path)["x"][-1] == 0, "what is written is the process's own"

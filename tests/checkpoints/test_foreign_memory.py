@@ -65,7 +65,7 @@ def test_a_step_takes_what_is_estimated(config: SDUNetConfig | SD3Config | FluxC
     """Within a fifth: real kernels take some more beside, or work in place."""
     network = config.build().eval()
     codec = LatentsConfig(256, 192, 3, KLAutoencoderConfig(latent_channels=config.channels, widths=(32, 32, 32, 32), blocks=1))
-    need = estimate(config, codec, Plan(256, 192, batch=2, guided=False), tokens=20)
+    need = estimate(config, codec, Plan(256, 192, batch=2, passes=1), tokens=20)
     real = allocated(network, torch.randn(2, config.channels, 32, 24), {"tokens": torch.randn(2, 20, 24)})
     assert 0.8 * need.step < real < KERNELS * need.step
     assert need.weights >= sum(p.numel() * 4 for p in network.parameters())
@@ -79,7 +79,7 @@ def test_halves_take_half_and_pictures_add_up() -> None:
     assert [estimate(UNET, codec, Plan(256, 256, d), 10).encoders for d in (torch.float32, torch.bfloat16)] == [40, 20]
     four = estimate(UNET, codec, Plan(256, 256, batch=4))
     assert four.step == pytest.approx(4 * whole.step, rel=0.05)
-    assert estimate(UNET, codec, Plan(256, 256, guided=False)).step == pytest.approx(whole.step / 2, rel=0.05)
+    assert estimate(UNET, codec, Plan(256, 256, passes=1)).step == pytest.approx(whole.step / 2, rel=0.05)
     tall = estimate(UNET, codec, Plan(2048, 256))  # decoded in tiles: no more than one tile at a time
     assert tall.decode == pytest.approx(estimate(UNET, codec, Plan(512, 256)).decode, rel=0.01)
 
@@ -144,9 +144,9 @@ def test_a_checkpoint_is_refused_before_it_is_loaded(monkeypatch: pytest.MonkeyP
         parts["text_encoder"] = {"weight": torch.zeros(10**6, 100)}
     foreign = Foreign("P", {name: Part({}, tensors, name) for name, tensors in parts.items()}, {}, {}, "model.safetensors")
     need = estimate(UNET, codec, Plan(256, 256), 10**8)
-    monkeypatch.setattr(memory, "free_memory", lambda: need.total)
+    monkeypatch.setattr(memory, "free_memory", lambda device: need.total)
     check_fits(foreign, UNET, codec, torch.float32)
-    monkeypatch.setattr(memory, "free_memory", lambda: need.total - 10**6)
+    monkeypatch.setattr(memory, "free_memory", lambda device: need.total - 10**6)
     with pytest.raises(
         InputError, match=r"model.safetensors: 256 x 256 in float32 .*text encoders 0.4.*; 256 x 256 in bfloat16 would fit"
     ):
@@ -166,11 +166,31 @@ def test_what_is_wanted_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         (Wanted(beside=10**8), Plan(256, 256), 10**8, r"256 x 256 in float32 .*beside 0.4.*; 256 x 256 in bfloat16 would fit"),
     ):
         need = estimate(UNET, codec, plan, beside=beside)
-        monkeypatch.setattr(memory, "free_memory", lambda need=need: need.total)
+        monkeypatch.setattr(memory, "free_memory", lambda device, need=need: need.total)
         check_fits(foreign, UNET, codec, torch.float32, wanted)
-        monkeypatch.setattr(memory, "free_memory", lambda need=need: need.total - 10**6)
+        monkeypatch.setattr(memory, "free_memory", lambda device, need=need: need.total - 10**6)
         with pytest.raises(InputError, match=fits):
             check_fits(foreign, UNET, codec, torch.float32, wanted)
+
+
+def test_a_gpu_is_asked_for_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it, and the machine's for the weights alone, which are read through it."""
+    codec = LatentsConfig(256, 256, 3, KLAutoencoderConfig(widths=(32, 32, 32, 32), blocks=1))
+    with torch.device("meta"):
+        parts = {"unet": UNET.build().state_dict(), "vae": codec.autoencoder.build().state_dict()}
+    foreign = Foreign("P", {name: Part({}, tensors, name) for name, tensors in parts.items()}, {}, {}, "m")
+    need, wanted = estimate(UNET, codec, Plan(256, 256)), Wanted(device="cuda:1")
+    for here, there, refused in (
+        (need.weights + RUNTIME, need.total, None),
+        (need.weights + RUNTIME, need.total - 10**6, "are free on cuda:1; 256 x 256 in bfloat16 would fit"),
+        (need.weights + RUNTIME - 10**6, need.total, "go through this machine's memory"),
+    ):
+        monkeypatch.setattr(memory, "free_memory", lambda device, here=here, there=there: here if device == "cpu" else there)
+        if refused is None:
+            check_fits(foreign, UNET, codec, torch.float32, wanted)
+        else:
+            with pytest.raises(InputError, match=refused):
+                check_fits(foreign, UNET, codec, torch.float32, wanted)
 
 
 def test_numbers_at_a_place(tmp_path: Path) -> None:

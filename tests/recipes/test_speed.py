@@ -224,7 +224,7 @@ def test_a_learnt_word_has_errors_of_its_own(tmp_path: Path) -> None:
     import checkpoints.foreign_pipelines as tiny
 
     folder, said, measured = tiny.save(tiny.stable_diffusion(tmp_path / "parts"), tmp_path / "model"), list[str](), []
-    for seed, asked in ((None, "a"), (None, "b"), (0, "a"), (1, "a"), (0, "b")):  # whatever is asked: usual prompts are measured with
+    for seed, asked in ((None, "a"), (None, "b"), (0, "a"), (1, "a"), (0, "b")):  # of usual prompts, whatever is asked
         model = unnoise.load(folder)
         if seed is not None:
             width = next(iter(encoders_of(model.conditioner).values())).opened.network.get_input_embeddings().weight.shape[1]

@@ -4,10 +4,11 @@ Behind a control picture may stand its kind, for ControlNets that tell several a
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from unnoise.checkpoints.foreign.adapters import controlnet, picture_prompt
+from unnoise.checkpoints.foreign.adapters import controlnet, encoder_near, picture_prompt
 from unnoise.checkpoints.foreign.memory import numbers_at
 from unnoise.control.adapters import Attachment
 from unnoise.control.guidance import Interval
@@ -39,10 +40,15 @@ def with_mode(picture: str) -> tuple[str, int | None]:
     return (file, int(mode)) if equals and mode.isdecimal() else (picture, None)
 
 
-def numbers_of(controls: Sequence[str], prompts: Sequence[str]) -> int:
-    """How many weights those of --control and --picture-prompt have together."""
+def numbers_of(controls: Sequence[str], prompts: Sequence[str], encoder: str | None, bf16: bool) -> int:
+    """How many weights those of --control and --picture-prompt have together, and the CLIPs that see pictures, which stay in
+    float32: in bfloat16 each of theirs counts for two."""
     told = [parse_adapter("--control", c) for c in controls] + [parse_adapter("--picture-prompt", p) for p in prompts]
-    return sum(numbers_at(Path(place)) for place in {t.where for t in told})
+    files, clips = {Path(t.where) for t in told}, {Path(encoder)} if encoder and prompts else set[Path]()
+    for where in () if encoder else {Path(t.where) for t in told[len(controls) :]}:
+        with suppress(InputError):  # told when it is read
+            clips.add(encoder_near(where))
+    return sum(map(numbers_at, files)) + (2 if bf16 else 1) * sum(map(numbers_at, clips))
 
 
 def read_adapters(controls: Sequence[str], guess: bool, prompts: Sequence[str], encoder: str | None) -> list[Attachment]:

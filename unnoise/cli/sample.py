@@ -184,7 +184,8 @@ def run(argv: list[str]) -> None:
     seconds = None if args.budget is None else parse_seconds(args.budget)
     model = _opened(args, args.bf16).attached(*read_adapters(args.control, args.guess, args.picture_prompt, args.picture_encoder))
     dtype = torch.bfloat16 if args.bf16 else None
-    later, away = [load(path, dtype).to(_device(args)) for path in args.then], args.negative
+    device, away = _device(args), args.negative
+    later = [load(path, dtype, wanted=Wanted(batch=_wanted(args).batch, device=str(device))).to(device) for path in args.then]
     if later:
         from unnoise.recipes.cascade import check_follows, go_on, refines  # recipes are slow to import
 
@@ -195,7 +196,9 @@ def run(argv: list[str]) -> None:
             check_follows(stage, before.codec)  # refuse what cannot before any work
     rule = find_rule(args.rule) if args.rule is not None else None
     inner = chosen(model.config.sampling.inner, args.inner, args.inner_scale, args.inner_interval, args.blocks)
-    weaker = Weaker(load(args.weaker, dtype).to(_device(args)), args.weaker_scale) if args.weaker is not None else None
+    weaker = (
+        Weaker(load(args.weaker, dtype, wanted=_wanted(args)).to(device), args.weaker_scale) if args.weaker is not None else None
+    )
     prompts, n, total = args.prompts or None, _each(args), _total(args)
     start, given = _begun(args, model, total), _filled(args, model, total)
     caching = _caching(args)
@@ -245,15 +248,19 @@ def _total(args: Sample) -> int:
 
 def _opened(args: Sample, bf16: bool) -> DiffusionModel:
     """The model with what is merged into its weights."""
-    height, width = _side(args) or (None, None)
-    batch = 1 if args.exact else min(args.batch, _total(args))
-    wanted = Wanted(height, width, batch, args.guidance, numbers_of(args.control, args.picture_prompt))
+    device, wanted = _device(args), _wanted(args, numbers_of(args.control, args.picture_prompt, args.picture_encoder, bf16))
     model = load(args.model, torch.bfloat16 if bf16 else None, args.variant, args.beside, wanted)
     for file in args.embedding:
         textual_inversion(model, file)
     if args.lora:
         model = with_loras(model, dict(parse_lora(told) for told in args.lora))
-    return (model.to_int8() if args.int8 else model).to(_device(args))
+    return (model.to_int8() if args.int8 else model).to(device)
+
+
+def _wanted(args: Sample, beside: int = 0) -> Wanted:
+    height, width = _side(args) or (None, None)
+    batch = 1 if args.exact else min(args.batch, _total(args))
+    return Wanted(height, width, batch, args.guidance, beside, str(_device(args)))
 
 
 def _device(args: Sample) -> torch.device:

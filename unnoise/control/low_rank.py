@@ -217,12 +217,16 @@ class Adapted:
         if merged:
             self.merge()
 
-    @torch.no_grad()
     def merge(self) -> None:
         """Into the weights: no cost in sampling any more, but the memory of a second copy of the layers concerned, kept aside."""
+        self._merge(keep=True)
+
+    @torch.no_grad()
+    def _merge(self, keep: bool) -> None:
         for layer, hook in self._hung.items() if not self.merged else ():
             weight, bias = layer.weight, None if isinstance(layer, RMSNorm) else layer.bias
-            self._kept[layer] = weight, bias
+            if keep:
+                self._kept[layer] = weight, bias
             sums, offsets = weight.to(wide(weight)).clone(), weight.new_zeros(len(weight), dtype=wide(weight))
             for w, place, change in hook.terms:
                 rows = slice(place.start, place.start + place.rows)
@@ -235,8 +239,8 @@ class Adapted:
                 layer.bias = nn.Parameter(offsets.to(weight), weight.requires_grad)
 
     def settle(self) -> None:
-        """Merged for good: nothing hangs on the network any more, and the weights from before are let go."""
-        self.merge()
+        """Merged for good: nothing hangs on the network any more, and each layer's weights from before are let go at once."""
+        self._merge(keep=False)
         for hook in self._hung.values():
             hook.handle.remove()
         self._hung, self._kept, self._settled = {}, {}, True

@@ -99,7 +99,7 @@ def picture_prompt(
     file, network = Path(file), _image_prompt(Path(file))
     if not pictures:
         raise InputError(f"{file}: prompts with pictures; give at least one")
-    look = PictureEncoder(_encoder_near(file) if encoder is None else encoder)
+    look = PictureEncoder(encoder_near(file) if encoder is None else encoder)
     seen, nothing = look([read_picture(p) for p in pictures]), look.nothing()
     if network.projection.whole:
         return PicturePrompt(file.stem, network, seen.tokens, nothing.tokens, scale, interval)
@@ -147,7 +147,7 @@ def _image_prompt(file: Path) -> ImagePrompt:
         raise InputError(str(e) if str(file) in str(e) else f"{file}: {e}") from None
 
 
-def _encoder_near(file: Path) -> Path:
+def encoder_near(file: Path) -> Path:
     """The encoder's folder. InputError where there is none."""
     near = [folder / ENCODER for folder in (file.parent, file.parent.parent)]
     found = next((folder for folder in near if folder.is_dir()), None)

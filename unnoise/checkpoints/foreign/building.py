@@ -121,7 +121,8 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
     process, preconditioner, sampling = read_scheduler(_as_run(foreign), foreign.pipeline)
     usual = _usual(told, sampling)
     scale = usual.guidance if wanted.guidance is None else wanted.guidance
-    check_fits(foreign, network_config, codec.config, dtype, wanted, scale != 1 and not _is_told_scale(network_config))
+    sides = 1 if scale == 1 or _is_told_scale(network_config) else 2 if usual.picture_guidance == 1 else 3
+    check_fits(foreign, network_config, codec.config, dtype, wanted, sides)
     network = _network(part, network_config, family, dtype)
     conditioner_config = family.told(told)
     conditioner = conditioner_config.build()

@@ -5,6 +5,7 @@ package of llama.cpp knows how each is unpacked. Unpacked tensors are float32, a
 Rows are unpacked alone where they are made of whole blocks.
 """
 
+import errno
 import math
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,11 @@ class GGUFStore:
             told = reader.get_field("general.architecture")
             self.architecture = str(told.contents()) if told else ""
             fields = {n.removeprefix(_SHAPE): f.contents() for n, f in reader.fields.items() if n.startswith(_SHAPE)}
-        except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, OSError) as e:
+        except OSError as e:
+            if e.errno != errno.ENOMEM:
+                raise InputError(f"{path}: {e.strerror}") from e
+            raise InputError(f"{path}: more than memory and swap together; a smaller quantisation would fit") from e
+        except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as e:
             raise InputError(f"{path}: not whole as GGUF ({e}); it was truncated or is something else: fetch it again") from e
         self.shapes = Shapes(
             {name: tuple(fields.get(name, [int(n) for n in reversed(t.shape)])) for name, t in self._tensors.items()}

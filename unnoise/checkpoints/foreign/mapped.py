@@ -8,6 +8,7 @@ the pages out of the process again; they stay in the system's cache of files, an
 
 import json
 import mmap
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,22 @@ _DTYPES = {
     "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
     "BOOL": torch.bool,
 }  # fmt: skip
+_NO_RESERVE = 0x4000
+_COPIED: Mapping[str, int] = (
+    {"flags": mmap.MAP_PRIVATE | _NO_RESERVE, "prot": mmap.PROT_READ | mmap.PROT_WRITE}
+    if sys.platform == "linux"
+    else {"access": mmap.ACCESS_COPY}
+)
+"""How a file is mapped: what is written is the process's own. Without the flag (mman.h) Linux refuses files larger than its memory,
+as if all of them were to be written to."""
 
 
-def open_safetensors(path: Path) -> Any:
+def open_safetensors(path: Path, framework: str = "pt") -> Any:
     """safetensors' handle of a file: keys(), get_tensor(name), metadata(). InputError for a file that is missing or truncated."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        return safe_open(str(path), framework="pt")
+        return safe_open(str(path), framework=framework)
     except (OSError, SafetensorError) as e:
         raise InputError(f"{path}: not whole as safetensors ({e}); it was truncated or is something else: fetch it again") from e
 
@@ -44,10 +53,10 @@ class MappedFile(Mapping[str, Tensor]):
 
     def __init__(self, path: Path) -> None:
         """InputError for a file that is missing or truncated."""
-        self._library = open_safetensors(path)  # which has checked the header, and reads what torch has no name for
-        self.metadata: Mapping[str, str] = self._library.metadata() or {}
+        self._path = path
+        self.metadata: Mapping[str, str] = open_safetensors(path, "np").metadata() or {}  # and checked; "pt" maps it all
         with path.open("rb") as file:
-            self._memory = _Memory(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self._memory = _Memory(file.fileno(), 0, **_COPIED)
         start = 8 + int.from_bytes(self._memory[:8], "little")
         header: dict[str, Any] = json.loads(self._memory[8:start])
         header.pop("__metadata__", None)
@@ -59,7 +68,7 @@ class MappedFile(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         first, last = self._places[name]
         if (dtype := _DTYPES.get(self.dtypes[name])) is None or first == last:
-            return self._library.get_tensor(name)
+            return open_safetensors(self._path).get_tensor(name)  # what torch has no name for
         count = (last - first) // dtype.itemsize
         return torch.frombuffer(self._memory, dtype=dtype, count=count, offset=first).view(self.shapes[name])
 

@@ -46,13 +46,14 @@ class NetworkConfig(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """Pictures of height x width pixels, `batch` at once, with weights of this precision; guided: each goes twice through."""
+    """Pictures of height x width pixels, `batch` at once, with weights of this precision. passes: how often each goes through, two
+    with guidance to words, three with guidance to words and a picture."""
 
     height: int
     width: int
     dtype: torch.dtype = torch.float32
     batch: int = 1
-    guided: bool = True
+    passes: int = 2
 
     def __str__(self) -> str:
         some = "" if self.batch == 1 else f"{self.batch} x "
@@ -62,13 +63,15 @@ class Plan:
 @dataclass(frozen=True)
 class Wanted:
     """What a checkpoint is loaded for: pictures of height x width pixels (None: of its usual size), `batch` at once, guided by this
-    scale (None: its usual one); beside it are networks (ControlNets, IP-Adapters) of so many numbers together, see `numbers_at`."""
+    scale (None: its usual one), on this device; beside it are networks (ControlNets, IP-Adapters) of so many numbers together, see
+    `numbers_at`."""
 
     height: int | None = None
     width: int | None = None
     batch: int = 1
     guidance: float | None = None
     beside: int = 0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def estimate(
         latents = replace(codec, height=plan.height, width=plan.width).build()
         latents.autoencoder.to(plan.dtype)
         channels, rows, columns = latents.shape()
-        n = plan.batch * (2 if plan.guided else 1)
+        n = plan.batch * plan.passes
         x = torch.zeros(n, channels, rows, columns)
         cond = {"tokens": torch.zeros(n, tokens, network.token_dim)}  # what else it may be told takes little
         side = latents.tiling(1).side
@@ -214,8 +217,9 @@ def _listed(file: Path, pattern: str, unit: int = 1) -> int | None:
     return int(found[1]) * unit if found else None
 
 
-def check_memory(where: str, need: Callable[[Plan], Need], plan: Plan, free: int | None) -> None:
-    """InputError where a plan needs more than is free, with the nearest plan that fits. need: what a plan takes, see `estimate`."""
+def check_memory(where: str, need: Callable[[Plan], Need], plan: Plan, free: int | None, device: str = "cpu") -> None:
+    """InputError where a plan needs more than is free there, with the nearest plan that fits. need: what a plan takes, see
+    `estimate`."""
     if free is None or (now := need(plan)).total <= free:
         return
     fits = next(((p, n) for p in _smaller(plan) if (n := need(p).total) <= free), None)
@@ -232,26 +236,30 @@ def check_memory(where: str, need: Callable[[Plan], Need], plan: Plan, free: int
         instead = f"{fits[0]}{alone} would fit, with about {_gb(fits[1])} GB"
     else:
         instead = "no smaller picture fits either; a smaller or a quantised model would"
-    raise InputError(f"{where}: {plan} needs about {_gb(now.total)} GB ({told}), and {_gb(free)} GB are free; {instead}")
+    there = "" if device == "cpu" else f" on {device}"
+    raise InputError(f"{where}: {plan} needs about {_gb(now.total)} GB ({told}), and {_gb(free)} GB are free{there}; {instead}")
 
 
 def check_fits(
     foreign: Foreign, network: NetworkConfig, codec: LatentsConfig, dtype: torch.dtype, wanted: Wanted = Wanted(),
-    guided: bool = True,
+    passes: int = 2,
 ) -> None:  # fmt: skip
     """InputError where a checkpoint, with weights of this precision, will not fit into memory for what is wanted of it.
 
-    guided: whether it calls its network for two sides of guidance. Nothing is run where the weights are free and as much again for
-    every picture of the usual size: a step and a decode take less.
+    passes: see `Plan`. For a GPU its memory is asked for all of that, and the machine's for the weights, which go through it.
+    Nothing is run where the weights are free and as much again for every picture of the usual size: a step and a decode take less.
     """
     sizes = {name: numbers(part) for name, part in foreign.parts.items()}
     words = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
-    weights, free = (sum(sizes.values()) - words) * dtype.itemsize, free_memory()
-    plan = Plan(wanted.height or codec.height, wanted.width or codec.width, dtype, wanted.batch, guided)
+    weights, free = (sum(sizes.values()) - words) * dtype.itemsize, free_memory(wanted.device)
+    here, read = free_memory("cpu"), sum(sizes.values()) * dtype.itemsize + RUNTIME
+    if wanted.device != "cpu" and here is not None and read > here:
+        raise InputError(f"{foreign.where}: {_gb(read)} GB of weights go through this machine's memory, {_gb(here)} GB are free")
+    plan = Plan(wanted.height or codec.height, wanted.width or codec.width, dtype, wanted.batch, passes)
     pictures = max(1.0, plan.batch * plan.height * plan.width / (codec.height * codec.width))
     if free is not None and (1 + pictures) * weights + (words + wanted.beside) * dtype.itemsize + 2 * RUNTIME > free:
         try:
-            check_memory(foreign.where, lambda p: estimate(network, codec, p, words, wanted.beside), plan, free)
+            check_memory(foreign.where, lambda p: estimate(network, codec, p, words, wanted.beside), plan, free, wanted.device)
         except InputError:
             raise
         except ValueError as e:  # a size that the network has no positions for
