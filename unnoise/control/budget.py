@@ -67,7 +67,7 @@ class Way:
         how = self.sampling
         said = f"{how.steps} steps of {how.named()['sampler'] or type(how.sampler).__name__}"
         if how.caching is not None and isinstance(how.caching.when, Every):
-            said += f", deep features at every {how.caching.when.n}. call"
+            said += f", deep features at every {how.caching.when.n}. call{', followed' if how.caching.order else ''}"
         return said if self.precision is Precision.OWN else f"{said}, in {self.precision.value}"
 
 
@@ -78,17 +78,17 @@ def ways(usual: Way, forecasts: bool, precision: Precision) -> Iterator[Way]:
         yield Way(how, precision)
     forecasts = forecasts and how.inner is None and how.caching is None
     if forecasts:
-        yield from (Way(replace(how, caching=_every(n)), precision) for n in (2, 3))
+        yield from (Way(replace(how, caching=_every(n, order)), precision) for n, order in ((2, 0), (2, 1), (3, 1)))
     for steps in (n for n in STEPS if n < how.steps):
         for sampler in SAMPLERS:
             fewer = replace(how, steps=steps, sampler=sampler, caching=None)
             yield Way(fewer, precision)
             if forecasts and sampler == SAMPLERS[0]:
-                yield Way(replace(fewer, caching=_every(2)), precision)
+                yield Way(replace(fewer, caching=_every(2, 1)), precision)
 
 
-def _every(n: int) -> StepCaching:
-    return StepCaching(Every(n), order=1)
+def _every(n: int, order: int) -> StepCaching:
+    return StepCaching(Every(n), order)
 
 
 @dataclass(frozen=True)
