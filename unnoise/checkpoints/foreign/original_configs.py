@@ -3,7 +3,8 @@
 Shapes tell widths, depths and channels. What they do not tell follows the family's rule:
 
     U-Net        8 heads where the attention is entered by a convolution (SD 1), heads of 64 channels where by a linear layer
-                 (SD 2, SDXL); three of SDXL's size embeddings of 256 channels for each of two numbers, five numbers in the refiner
+                 (SD 2, SDXL), which some tools write as a convolution: SDXL is known by its sizes, SD 2 by the width of its words;
+                 three of SDXL's size embeddings of 256 channels for each of two numbers, five numbers in the refiner
     SD3, 3.5     as many heads, of 64 channels, as blocks (Esser et al. 2024, 2403.03206, section 5.3.2)
     FLUX         rotary axes of 1/8, 7/16 and 7/16 of a head
     autoencoder  32 groups
@@ -14,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from unnoise.checkpoints.diffusers_names import Table
 from unnoise.checkpoints.foreign.original_names import (
     CLIP,
     FLUX,
@@ -49,7 +51,8 @@ def unet(shapes: Shapes) -> tuple[Config, Layout]:
         "out_channels": shapes["out.2.weight"][0],
         "up_block_types": ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for _, attends in reversed(levels)],
     }
-    return {**config, **more}, Layout(unet_table(levels), dropped=("v_pred", "ztsnr"))
+    table = unet_table(levels)
+    return {**config, **more}, Layout(table, flat=_flat(config, table), dropped=("v_pred", "ztsnr"))
 
 
 def controlnet(shapes: Shapes) -> tuple[Config, Layout]:
@@ -59,7 +62,15 @@ def controlnet(shapes: Shapes) -> tuple[Config, Layout]:
         "_class_name": "ControlNetModel",
         "conditioning_embedding_out_channels": [shapes[f"input_hint_block.{i}.weight"][0] for i in (0, 4, 8, 12)],
     }
-    return {**config, **more}, Layout(controlnet_table(levels))
+    table = controlnet_table(levels)
+    return {**config, **more}, Layout(table, flat=_flat(config, table))
+
+
+def _flat(config: Config, table: Table) -> tuple[str, ...]:
+    """Modules that are linear layers, even where a tool wrote them as 1 x 1 convolutions (stable-diffusion.cpp does)."""
+    return (
+        tuple(module for module in table if module.endswith((".proj_in", ".proj_out"))) if config["use_linear_projection"] else ()
+    )
 
 
 def _way_down(shapes: Shapes) -> tuple[Config, tuple[tuple[int, bool], ...]]:
@@ -77,19 +88,21 @@ def _way_down(shapes: Shapes) -> tuple[Config, tuple[tuple[int, bool], ...]]:
     middle = _count(shapes, f"{attention}.transformer_blocks.")
     if middle == 0:
         raise InputError("it has no transformer in the middle: not Stable Diffusion's")
-    linear = len(shapes[f"{attention}.proj_in.weight"]) == 2
+    words = shapes[f"{attention}.transformer_blocks.0.attn2.to_k.weight"][1]
+    sized = "label_emb.0.0.weight" in shapes
+    linear = sized or words == _OPEN_CLIP_WIDTH or len(shapes[f"{attention}.proj_in.weight"]) == 2
     config: dict[str, Any] = {
         "in_channels": shapes["input_blocks.0.0.weight"][1],
         "block_out_channels": widths,
         "layers_per_block": per_level,
         "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
         "transformer_layers_per_block": [d or 1 for d in depths[:-1]] + [middle],
-        "cross_attention_dim": shapes[f"{attention}.transformer_blocks.0.attn2.to_k.weight"][1],
+        "cross_attention_dim": words,
         "attention_head_dim": [w // 64 for w in widths] if linear else 8,
         "use_linear_projection": linear,
         "norm_num_groups": 32,
     }
-    if "label_emb.0.0.weight" in shapes:
+    if sized:
         told = shapes["label_emb.0.0.weight"][1]
         config |= {
             "addition_embed_type": "text_time",
@@ -203,8 +216,8 @@ def open_clip_penultimate(shapes: Shapes) -> tuple[Config, Layout]:
     return config, Layout(OPEN_CLIP, width=config["hidden_size"], dropped=dropped)
 
 
-_OPEN_CLIP_H = 24
-"""Layers of the whole encoder."""
+_OPEN_CLIP_H, _OPEN_CLIP_WIDTH = 24, 1024
+"""Layers of the whole encoder of Stable Diffusion 2, and its width."""
 _CLIP_LEFT = ("logit_scale", "text_model.embeddings.position_ids", "embeddings.position_ids", "attn_mask")
 
 
