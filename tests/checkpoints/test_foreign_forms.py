@@ -5,20 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import foreign_originals as originals
+import numpy as np
 import pytest
 import torch
 from beside_diffusers import TIMES, close, randomised
 from torch import Tensor, nn
 
 from unnoise.checkpoints.diffusers_names import UNET_TABLE, translate, unet_config
+from unnoise.checkpoints.foreign.adapters import controlnet
 from unnoise.checkpoints.foreign.parts import Part
 from unnoise.checkpoints.foreign.single import open_single
+from unnoise.core.errors import InputError
 from unnoise.networks.embedding import size_features
 
 diffusers = pytest.importorskip("diffusers", reason="the networks to compare with are diffusers'")
 gguf = pytest.importorskip("gguf", reason="writes some of the files that are read")
 from checkpoints.test_foreign_gguf import written as written_gguf  # noqa: E402
-from checkpoints.test_foreign_single import unet, written  # noqa: E402
+from checkpoints.test_foreign_single import UNETS, unet, written  # noqa: E402
 
 SIZES = torch.tensor([[512.0, 512, 0, 0, 1024, 1024], [480, 640, 12, 0, 896, 1152], [64, 2048, 0, 700, 1536, 640]])
 
@@ -56,3 +59,53 @@ def test_linear_layers_that_are_written_as_convolutions(name: str, form: str, tm
     assert part.config["use_linear_projection"] == (name != "SD 1")
     assert {k: tuple(v.shape) for k, v in part.tensors.items()} == {k: tuple(v.shape) for k, v in theirs.state_dict().items()}
     same_answer(part, theirs)
+
+
+XL = {k: v for k, v in UNETS["SDXL"].items() if k != "up_block_types"}
+UNION = {"num_trans_channel": 64, "num_proj_channel": 64, "num_trans_head": 2, "num_trans_layer": 2, "num_control_type": 8}
+SMALL = {"down_block_types": ("DownBlock2D",) * 3, "mid_block_type": "UNetMidBlock2D", "cross_attention_dim": None}
+CONTROLS: dict[str, tuple[str, dict]] = {
+    "SD 1": ("ControlNetModel", {"cross_attention_dim": 768}),
+    "SD 2": ("ControlNetModel", {**UNETS["SD 2"], "cross_attention_dim": 1024}),
+    "SDXL": ("ControlNetModel", XL),
+    "SDXL, small": ("ControlNetModel", {**XL, **SMALL}),
+    "SDXL, several kinds": ("ControlNetUnionModel", {**XL, **UNION}),
+}
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_control_net_of_diffusers_without_its_configuration(name: str, tmp_path: Path) -> None:
+    """The same as with it, and what diffusers' own class says."""
+    kind, changed = CONTROLS[name]
+    sizes = {"block_out_channels": (32, 64, 64), "layers_per_block": 2, "conditioning_embedding_out_channels": (4, 6, 8, 10)}
+    down = ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
+    usual = {**sizes, "down_block_types": down, "cross_attention_dim": 24, "attention_head_dim": 8}
+    theirs = randomised(getattr(diffusers, kind)(**{**usual, **changed}), 0)
+    theirs.save_pretrained(tmp_path / "net")
+    (tmp_path / "controlnet").mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    mode = (3,) if "kinds" in name else ()
+    expected = controlnet(tmp_path / "net", picture, mode=mode).network
+    file = (tmp_path / "net/diffusion_pytorch_model.safetensors").rename(tmp_path / "controlnet/canny_full.safetensors")
+    ours = controlnet(file, picture, mode=mode).network
+    assert ours.config == expected.config
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), expected.state_dict().values(), strict=True))
+    if mode:
+        return  # beside theirs in test_control_net_for_several_kinds_of_pictures
+    x, shown, summary = torch.randn(3, 4, 8, 12), torch.rand(3, 3, 64, 96), torch.randn(3, 64)
+    tokens = torch.randn(3, 5, changed.get("cross_attention_dim") or 24)
+    cond = {"tokens": tokens, "vector": torch.cat([summary, size_features(SIZES, 256)], 1)} | ours.hint(shown, lambda x: x)
+    added = {"text_embeds": summary, "time_ids": SIZES}
+    with torch.no_grad():
+        down, middle = theirs(x, TIMES * 1000, tokens, shown, added_cond_kwargs=added, return_dict=False)
+        said = ours(x, TIMES, cond)
+    for a, b in zip([*said["skip"], *said["middle"]], [*down, middle], strict=True):
+        close(a, b)
+
+
+def test_a_control_net_that_lacks_a_part(tmp_path: Path) -> None:
+    tensors = {"controlnet_cond_embedding.conv_in.weight": torch.ones(4, 3, 3, 3), "conv_in.weight": torch.ones(8, 4, 3, 3)}
+    tensors["down_blocks.1.resnets.0.conv1.weight"] = torch.ones(8, 8, 3, 3)
+    for lacking, message in ((tensors, "lacks all of down_blocks.0"), ({k: tensors[k] for k in list(tensors)[:2]}, "lacks 'down_")):
+        with pytest.raises(InputError, match=f"cut.safetensors: the file {message}.*; it is incomplete"):
+            controlnet(written(tmp_path / "cut.safetensors", lacking), np.zeros((8, 8, 3), np.uint8))

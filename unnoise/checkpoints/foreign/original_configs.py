@@ -89,8 +89,7 @@ def _way_down(shapes: Shapes) -> tuple[Config, tuple[tuple[int, bool], ...]]:
     if middle == 0:
         raise InputError("it has no transformer in the middle: not Stable Diffusion's")
     words = shapes[f"{attention}.transformer_blocks.0.attn2.to_k.weight"][1]
-    sized = "label_emb.0.0.weight" in shapes
-    linear = sized or words == _OPEN_CLIP_WIDTH or len(shapes[f"{attention}.proj_in.weight"]) == 2
+    told = shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else 0
     config: dict[str, Any] = {
         "in_channels": shapes["input_blocks.0.0.weight"][1],
         "block_out_channels": widths,
@@ -98,18 +97,59 @@ def _way_down(shapes: Shapes) -> tuple[Config, tuple[tuple[int, bool], ...]]:
         "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
         "transformer_layers_per_block": [d or 1 for d in depths[:-1]] + [middle],
         "cross_attention_dim": words,
+        **_rules(widths, words, told, len(shapes[f"{attention}.proj_in.weight"]) == 2),
+    }
+    return config, tuple((per_level, depth > 0) for depth in depths)
+
+
+def _rules(widths: list[int], words: int | None, told: int, linear: bool) -> dict[str, Any]:
+    """What shapes do not tell of a U-Net or ControlNet. words: their width; told: that of the sizes and what is said beside, 0 for
+    none; linear: whether attention is entered by a linear layer, as far as the rank of its weights says it."""
+    linear = linear or bool(told) or words == _OPEN_CLIP_WIDTH
+    config: dict[str, Any] = {
         "attention_head_dim": [w // 64 for w in widths] if linear else 8,
         "use_linear_projection": linear,
         "norm_num_groups": 32,
     }
-    if sized:
-        told = shapes["label_emb.0.0.weight"][1]
+    if told:
         config |= {
             "addition_embed_type": "text_time",
             "addition_time_embed_dim": 256,
             "projection_class_embeddings_input_dim": told,
         }
-    return config, tuple((per_level, depth > 0) for depth in depths)
+    return config
+
+
+def controlnet_of_diffusers(shapes: Shapes) -> Config:
+    """What config.json would say of a ControlNet for Stable Diffusion under diffusers' names; of several kinds of pictures too."""
+    levels = range(_count(shapes, "down_blocks.") or 1)
+    widths = [shapes[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in levels]
+    depths = [_count(shapes, f"down_blocks.{i}.attentions.0.transformer_blocks.") for i in levels]
+    middle = _count(shapes, "mid_block.attentions.0.transformer_blocks.")
+    words = next((shape[1] for name, shape in shapes.items() if name.endswith(".attn2.to_k.weight")), None)
+    linear = any(len(shape) == 2 for name, shape in shapes.items() if name.endswith(".proj_in.weight"))
+    told = shapes["add_embedding.linear_1.weight"][1] if "add_embedding.linear_1.weight" in shapes else 0
+    hints = range(1, _count(shapes, "controlnet_cond_embedding.blocks."), 2)
+    config = {
+        "_class_name": "ControlNetModel",
+        "in_channels": shapes["conv_in.weight"][1],
+        "block_out_channels": widths,
+        "layers_per_block": _count(shapes, "down_blocks.0.resnets."),
+        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
+        "mid_block_type": "UNetMidBlock2DCrossAttn" if middle else "UNetMidBlock2D",
+        "transformer_layers_per_block": [d or 1 for d in depths[:-1]] + [middle or depths[-1] or 1],
+        "cross_attention_dim": words,
+        "conditioning_embedding_out_channels": [
+            shapes["controlnet_cond_embedding.conv_in.weight"][0],
+            *(shapes[f"controlnet_cond_embedding.blocks.{i}.weight"][0] for i in hints),
+        ],
+        **_rules(widths, words, told, linear),
+    }
+    if "task_embedding" in shapes:
+        kinds = shapes["task_embedding"][0]
+        config["num_trans_layer"] = _count(shapes, "transformer_layes.")  # so misspelt
+        config["addition_time_embed_dim"] = shapes["control_add_embedding.linear_1.weight"][1] // kinds
+    return config
 
 
 def sd3(shapes: Shapes) -> tuple[Config, Layout]:
