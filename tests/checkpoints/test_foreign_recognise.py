@@ -1,19 +1,23 @@
 """Files that are not run: named by the names that diffusers itself tells them by, and by networks of its own classes."""
 
+import inspect
 import re
 from pathlib import Path
 
 import foreign_originals as originals
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from unnoise.checkpoints.foreign.adapters import controlnet
 from unnoise.checkpoints.foreign.recognise import OTHERS, class_family, other_family
 from unnoise.checkpoints.foreign.single import open_single
 from unnoise.core.errors import InputError
 
 diffusers = pytest.importorskip("diffusers", reason="the families to recognise are diffusers'")
 single_file_utils = pytest.importorskip("diffusers.loaders.single_file_utils")
+peft = pytest.importorskip("diffusers.loaders.peft")
 
 MARKED = {
     "a ControlNet": (
@@ -102,6 +106,16 @@ def test_a_lora_in_place_of_a_model(names: list[str], tmp_path: Path) -> None:
     save_file({n: torch.ones(1) for n in names}, tmp_path / "lora.safetensors")
     with pytest.raises(InputError, match=r"lora.safetensors: this is a LoRA; it is no model; give it with"):
         open_single(tmp_path / "lora.safetensors")
+
+
+def test_a_control_lora(tmp_path: Path) -> None:
+    """By the tensor that diffusers, too, knows it by; a whole ControlNet is advised, not a configuration that would not help."""
+    names = ["lora_controlnet", "input_blocks.0.0.bias", "time_embed.0.up", "time_embed.0.down", "input_hint_block.0.weight"]
+    assert '"lora_controlnet" in state_dict' in inspect.getsource(peft.PeftAdapterMixin.load_lora_adapter)
+    save_file({n: torch.ones(1) for n in names}, tmp_path / "canny.safetensors")
+    for read in (open_single, lambda file: controlnet(file, np.zeros((8, 8, 3), np.uint8))):
+        with pytest.raises(InputError, match=r"canny.safetensors: this is a Control-LoRA; .* the whole ControlNet is run"):
+            read(tmp_path / "canny.safetensors")
 
 
 @pytest.mark.parametrize(

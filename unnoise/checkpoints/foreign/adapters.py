@@ -19,7 +19,7 @@ from unnoise.checkpoints.foreign.original_configs import controlnet as original_
 from unnoise.checkpoints.foreign.original_configs import controlnet_of_diffusers, part
 from unnoise.checkpoints.foreign.parts import MappedTensors, Part
 from unnoise.checkpoints.foreign.pieces import SafetensorsStore
-from unnoise.checkpoints.foreign.recognise import refuse_pickle
+from unnoise.checkpoints.foreign.recognise import refuse_pickle, refuse_unrun
 from unnoise.control.adapters import Control, PicturePrompt
 from unnoise.control.guidance import Interval
 from unnoise.core.errors import InputError
@@ -79,6 +79,7 @@ def _steering_part(path: Path) -> Part:
         if {f"{prefix}input_hint_block.0.weight", f"{prefix}input_blocks.0.0.weight"} <= set(store.shapes):
             read = part(store, prefix, original_controlnet, str(path))
             return replace(read, config={**read.config, "global_pool_conditions": "shuffle" in path.stem})  # no tensor says it
+    refuse_unrun(store.shapes, path)
     if (path.parent / "config.json").is_file():
         return read_part(path.parent, file=path.name)
     if "controlnet_cond_embedding.conv_in.weight" in store.shapes:

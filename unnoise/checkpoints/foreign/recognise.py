@@ -43,6 +43,11 @@ _OF_DIFFUSERS = Other(
 OTHERS = (
     # made for a model, not one
     Other(
+        "a Control-LoRA",
+        (("lora_controlnet",),),
+        "a ControlNet less the model it was made for, which is not put together here; the whole ControlNet is run (--control)",
+    ),
+    Other(
         "a ControlNet", (("control_model.time_embed.0",), ("controlnet_cond_embedding.conv_in",), ("controlnet_blocks.*",)), _GIVE
     ),
     Other(
@@ -210,6 +215,12 @@ def class_family(name: str) -> str | None:
 def refuse_other(names: Iterable[str], where: object) -> None:
     """InputError for a file of a family that is known but not run, and for a LoRA or the like."""
     if (other := other_family(names)) is not None:
+        raise InputError(f"{where}: this is {other.name}; {other.instead}")
+
+
+def refuse_unrun(names: Iterable[str], where: object) -> None:
+    """InputError for a file that cannot be run, with a model or without: `refuse_other`, but for what is given with a model."""
+    if (other := other_family(names)) is not None and other.instead != _GIVE:
         raise InputError(f"{where}: this is {other.name}; {other.instead}")
 
 
