@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from unnoise.checkpoints.foreign.adapters import controlnet
+from unnoise.checkpoints.foreign.adapters import controlnet, picture_prompt
 from unnoise.checkpoints.foreign.recognise import OTHERS, class_family, other_family
 from unnoise.checkpoints.foreign.single import open_single
 from unnoise.core.errors import InputError
@@ -18,6 +18,8 @@ from unnoise.core.errors import InputError
 diffusers = pytest.importorskip("diffusers", reason="the families to recognise are diffusers'")
 single_file_utils = pytest.importorskip("diffusers.loaders.single_file_utils")
 peft = pytest.importorskip("diffusers.loaders.peft")
+attention = pytest.importorskip("diffusers.models.attention_processor")
+redux = pytest.importorskip("diffusers.pipelines.flux.modeling_flux")
 
 MARKED = {
     "a ControlNet": (
@@ -116,6 +118,33 @@ def test_a_control_lora(tmp_path: Path) -> None:
     for read in (open_single, lambda file: controlnet(file, np.zeros((8, 8, 3), np.uint8))):
         with pytest.raises(InputError, match=r"canny.safetensors: this is a Control-LoRA; .* the whole ControlNet is run"):
             read(tmp_path / "canny.safetensors")
+
+
+def picture_prompts(kind: str) -> tuple[list[str], str]:
+    """Names of a file of this kind, and what it is called."""
+    if kind == "XLabs":
+        stream = "double_blocks.0.processor.ip_adapter_double_stream"
+        return ["ip_adapter_proj_model.proj.weight", f"{stream}_k_proj.weight", f"{stream}_v_proj.bias"], "an IP-Adapter for FLUX"
+    if kind == "InstantX":
+        return ["image_proj.proj.0.weight", *(f"ip_adapter.{i}.to_k_ip.weight" for i in range(3))], "an IP-Adapter for FLUX"
+    if kind == "SD3.5":
+        with torch.device("meta"):
+            own = attention.SD3IPAdapterJointAttnProcessor2_0(64, 64, 64, 32).state_dict()
+        return ["image_proj.latents", *(f"ip_adapter.0.{n}" for n in own)], "an IP-Adapter for Stable Diffusion 3.5"
+    with torch.device("meta"):
+        return [*redux.ReduxImageEncoder(8, 8).state_dict()], "FLUX.1 Redux"
+
+
+@pytest.mark.parametrize("kind", ["XLabs", "InstantX", "SD3.5", "Redux"])
+def test_picture_prompts_of_other_families(kind: str, tmp_path: Path) -> None:
+    """In one line, as a model and as what they are."""
+    names, called = picture_prompts(kind)
+    save_file({n: torch.ones(1) for n in names}, tmp_path / "ip.safetensors")
+    for read in (open_single, lambda file: picture_prompt(file, [np.zeros((8, 8, 3), np.uint8)])):
+        with pytest.raises(
+            InputError, match=rf"ip.safetensors: this is {called}.*; not run here; .* Stable Diffusion 1 and SDXL are"
+        ):
+            read(tmp_path / "ip.safetensors")
 
 
 @pytest.mark.parametrize(

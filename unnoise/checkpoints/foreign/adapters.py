@@ -148,8 +148,9 @@ def read_picture(picture: Picture, channels: int = 3) -> np.ndarray:
 def _image_prompt(file: Path) -> ImagePrompt:
     if file.suffix in PICKLED:
         raise InputError(f"{file}: {CONVERT}")
+    refuse_unrun(tensors := MappedTensors([file]), file)
     try:
-        return image_prompt(MappedTensors([file]))
+        return image_prompt(tensors)
     except ValueError as e:
         raise InputError(str(e) if str(file) in str(e) else f"{file}: {e}") from None
 

@@ -27,6 +27,7 @@ class Other:
 
 _GIVE = "it is no model; give it with the model it was made for (--lora, --control, --picture-prompt, --embedding)"
 _FOLDER = "give the folder in diffusers' layout"
+_PROMPTS = "not run here; IP-Adapters for Stable Diffusion 1 and SDXL are (--picture-prompt)"
 _BLOCKS = ("down_blocks.*.", "mid_block.", "up_blocks.*.")
 _DIFFUSERS = (
     *("conv_in", "patch_embed.proj", "pos_embed.proj", "transformer_blocks.*.attn.to_q", "transformer_blocks.*.attn1.to_q"),
@@ -56,8 +57,18 @@ OTHERS = (
         _GIVE,
     ),
     Other("a T2I-Adapter", (("body.*.in_conv",), ("body.*.block1",), ("adapter.body.*.resnets.*.block1",)), _GIVE),
+    Other("an IP-Adapter for Stable Diffusion 3.5", (("ip_adapter.*.norm_ip.linear",),), _PROMPTS),
+    Other(
+        "an IP-Adapter for FLUX",
+        (
+            ("double_blocks.*.processor.ip_adapter_double_stream_k_proj",),
+            ("ip_adapter_proj_model.proj",),
+            ("ip_adapter.0.to_k_ip",),
+        ),
+        _PROMPTS,  # those for a U-Net have odd numbers alone: of every two attentions the second sees the words
+    ),
+    Other("FLUX.1 Redux, a picture prompt for FLUX", (("redux_up", "redux_down"),), _PROMPTS),
     Other("an IP-Adapter", (("ip_adapter.*.to_k_ip",), ("image_proj.proj",), ("image_proj.latents",)), _GIVE),
-    Other("FLUX.1 Redux, an adapter", (("redux_up", "redux_down"),), _GIVE),
     Other("a textual inversion", (("emb_params",), ("clip_l", "clip_g"), ("string_to_param.*",)), _GIVE),
     Other("CLIP's image encoder", (("vision_model.embeddings.patch_embedding",), ("visual.conv1",)), _GIVE),
     Other(
