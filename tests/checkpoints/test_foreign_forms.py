@@ -9,19 +9,22 @@ import numpy as np
 import pytest
 import torch
 from beside_diffusers import TIMES, close, randomised
+from modalities.words import encoders
 from torch import Tensor, nn
 
 from unnoise.checkpoints.diffusers_names import UNET_TABLE, translate, unet_config
 from unnoise.checkpoints.foreign.adapters import controlnet
+from unnoise.checkpoints.foreign.building import _lent
 from unnoise.checkpoints.foreign.parts import Part
-from unnoise.checkpoints.foreign.single import open_single
+from unnoise.checkpoints.foreign.single import open_single, together
 from unnoise.core.errors import InputError
 from unnoise.networks.embedding import size_features
 
 diffusers = pytest.importorskip("diffusers", reason="the networks to compare with are diffusers'")
+transformers = pytest.importorskip("transformers", reason="the text encoders to compare with are transformers'")
 gguf = pytest.importorskip("gguf", reason="writes some of the files that are read")
 from checkpoints.test_foreign_gguf import written as written_gguf  # noqa: E402
-from checkpoints.test_foreign_single import UNETS, unet, written  # noqa: E402
+from checkpoints.test_foreign_single import UNETS, flux, unet, written  # noqa: E402
 
 SIZES = torch.tensor([[512.0, 512, 0, 0, 1024, 1024], [480, 640, 12, 0, 896, 1152], [64, 2048, 0, 700, 1536, 640]])
 
@@ -109,3 +112,48 @@ def test_a_control_net_that_lacks_a_part(tmp_path: Path) -> None:
     for lacking, message in ((tensors, "lacks all of down_blocks.0"), ({k: tensors[k] for k in list(tensors)[:2]}, "lacks 'down_")):
         with pytest.raises(InputError, match=f"cut.safetensors: the file {message}.*; it is incomplete"):
             controlnet(written(tmp_path / "cut.safetensors", lacking), np.zeros((8, 8, 3), np.uint8))
+
+
+def t5_named(state: Mapping[str, Tensor], blocks: int) -> dict[str, Tensor]:
+    """As llama.cpp names them, by its own table."""
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5ENCODER, blocks)
+    return {names.get_name(k, (".weight",)): v for k, v in state.items() if k != "encoder.embed_tokens.weight"}
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0"])
+def test_t5_as_gguf(kind: str, tmp_path: Path) -> None:
+    """Beside a FLUX, it is the text encoder that transformers makes of the weights that its numbers stand for."""
+    encoders.save_t5(tmp_path / "text_encoder_2", 2)  # for its tokenizer
+    sizes = {"vocab_size": 50, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 3}
+    theirs = transformers.T5EncoderModel(transformers.T5Config(**sizes, feed_forward_proj="gated-gelu")).eval()
+    state = {k: torch.randn(v.shape) * (0.3 if v.ndim > 1 else 1.0) for k, v in theirs.state_dict().items()}
+    state["encoder.embed_tokens.weight"] = state["shared.weight"]
+    packing, packed, meant = gguf.GGMLQuantizationType[kind], {}, dict(state)
+    for name, tensor in state.items():
+        if tensor.ndim == 2 and tensor.shape[1] % 32 == 0:
+            data = gguf.quantize(tensor.numpy(), packing)
+            packed[next(iter(t5_named({name: tensor}, 2)), "")] = (data, packing)
+            meant[name] = torch.from_numpy(gguf.dequantize(data, packing).astype(np.float32))
+    theirs.load_state_dict(meant)
+    t5 = open_single(written_gguf(tmp_path / "t5.gguf", t5_named(state, 2), packed, "t5encoder"))
+    network = open_single(written(tmp_path / "flux.safetensors", originals.flux(flux().state_dict())))
+    part = together(network, t5).parts["text_encoder_2"]
+    ids = torch.randint(0, 50, (2, 7))
+    for half in (False, True):
+        ours = _lent(f"{tmp_path}/t5.gguf/text_encoder_2", "T5EncoderModel", part, tmp_path / "tokenizer_2", "", half).network
+        with torch.no_grad():
+            expected = theirs.to(torch.bfloat16 if half else torch.float32)(ids).last_hidden_state
+            torch.testing.assert_close(ours(ids).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_umt5_is_not_taken_for_t5(tmp_path: Path) -> None:
+    """It is as T5 but for positions in every layer."""
+    sizes = {"vocab_size": 50, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 3}
+    state = dict(transformers.UMT5EncoderModel(transformers.UMT5Config(**sizes)).state_dict())
+    state["shared.weight"] = state.pop("encoder.embed_tokens.weight")
+    for file in (
+        written(tmp_path / "umt5.safetensors", state),
+        written_gguf(tmp_path / "umt5.gguf", t5_named(state, 2), {}, "t5encoder"),
+    ):
+        with pytest.raises(InputError, match=r"umt5.*: this is UMT5, which Wan reads"):
+            open_single(file)

@@ -225,8 +225,11 @@ def test_bad_files(state: dict[str, Tensor], tmp_path: Path) -> None:
         open_single(tmp_path / "no.gguf")
     with pytest.raises(InputError, match=r"no such file"):
         open_gguf(tmp_path / "absent.gguf")
+    encoder = written(tmp_path / "gemma.gguf", {"blk.0.attn_q.weight": torch.ones(4, 4)}, {}, "gemma2")
+    with pytest.raises(InputError, match=r"a gemma2 text encoder as GGUF"):
+        open_gguf(encoder)
     encoder = written(tmp_path / "t5.gguf", {"enc.blk.0.attn_q.weight": torch.ones(4, 4)}, {}, "t5encoder")
-    with pytest.raises(InputError, match=r"a t5encoder text encoder as GGUF"):
+    with pytest.raises(InputError, match=r"t5.gguf: the file lacks 'shared.weight'"):
         open_gguf(encoder)
     wan = {"head.modulation": torch.ones(2), "patch_embedding.weight": torch.ones(2, 2)}
     with pytest.raises(InputError, match=r"this is Wan"):

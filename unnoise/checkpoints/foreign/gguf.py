@@ -1,4 +1,4 @@
-"""Quantised networks in GGUF files: a transformer or U-Net under its original names, read tensor by tensor.
+"""Quantised networks in GGUF files, read tensor by tensor: a transformer or U-Net under its original names, T5 under llama.cpp's.
 
 Blocks of 32 or 256 weights share a scale (and an offset) of few bits (ggml's Q8_0, Q5_0/1, Q4_0/1 and Q2_K to Q6_K); the `gguf`
 package of llama.cpp knows how each is unpacked. Unpacked tensors are float32, as exact as they get; F16 and BF16 stay as they are.
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unnoise.checkpoints.foreign.original_configs import NETWORK_PREFIXES, NETWORKS, part
+from unnoise.checkpoints.foreign.original_configs import NETWORK_PREFIXES, NETWORKS, part, t5_of_gguf
 from unnoise.checkpoints.foreign.parts import Part
 from unnoise.checkpoints.foreign.pieces import Shapes
 from unnoise.checkpoints.foreign.recognise import refuse_other, unknown
@@ -24,7 +24,7 @@ _SHAPE = "comfy.gguf.orig_shape."  # ComfyUI stores some tensors flat, and their
 
 
 def open_gguf(path: Path) -> Part:
-    """The network of a GGUF file: FLUX, SD3, or a U-Net of Stable Diffusion.
+    """The network of a GGUF file: FLUX, SD3, a U-Net of Stable Diffusion, or T5's encoder.
 
     Raises InputError for a file that is missing, truncated or none, of a family that is not run here, and without the extra `gguf`.
     """
@@ -33,12 +33,15 @@ def open_gguf(path: Path) -> Part:
         for _, sign, reading in NETWORKS:
             if prefix + sign in store.shapes:
                 return part(store, prefix, reading, str(path))
+    if _T5 in store.shapes:
+        return part(store, "", t5_of_gguf, str(path))
     if store.architecture in _TEXT:
         raise InputError(f"{path}: a {store.architecture} text encoder as GGUF; take it as safetensors")
     refuse_other(store.shapes, path)
     raise unknown(store.shapes, path)
 
 
+_T5 = "enc.blk.0.attn_q.weight"
 _TEXT = ("t5", "t5encoder", "clip", "llama", "qwen2", "qwen2vl", "qwen3", "gemma2", "gemma3")
 
 

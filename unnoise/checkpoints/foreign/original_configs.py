@@ -21,6 +21,7 @@ from unnoise.checkpoints.foreign.original_names import (
     FLUX,
     OPEN_CLIP,
     T5,
+    T5_GGUF,
     VAE_FLAT,
     Layout,
     controlnet_table,
@@ -308,6 +309,8 @@ def t5(shapes: Shapes) -> tuple[Config, Layout]:
     """The encoder of a T5."""
     first = "encoder.block.0.layer.0.SelfAttention"
     words, width = shapes["shared.weight"]
+    if f"{first.replace('0', '1', 1)}.relative_attention_bias.weight" in shapes:
+        raise InputError("this is UMT5, which Wan reads; what is run here reads T5 1.1")
     buckets, heads = shapes[f"{first}.relative_attention_bias.weight"]
     gated = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight" in shapes
     config = {
@@ -327,6 +330,13 @@ def t5(shapes: Shapes) -> tuple[Config, Layout]:
         "tie_word_embeddings": False,
     }
     return config, Layout(T5, dropped=("encoder.embed_tokens", "decoder.", "lm_head", "logit_scale"))
+
+
+def t5_of_gguf(shapes: Shapes) -> tuple[Config, Layout]:
+    """The same under llama.cpp's names."""
+    layout = Layout(T5_GGUF, dropped=("dec.", "output."))
+    config, _ = t5(Shapes({name: piece.shape for name, piece in pieces(shapes, layout, "").items()}))
+    return config, layout
 
 
 def _count(shapes: Shapes, prefix: str) -> int:

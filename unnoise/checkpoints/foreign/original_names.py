@@ -302,6 +302,22 @@ T5: Table = {
     )
 }
 
+_T5_GGUF_LAYER = {
+    **{f"attn_{x}": f"layer.0.SelfAttention.{x}" for x in "qkvo"},
+    "attn_rel_b": "layer.0.SelfAttention.relative_attention_bias",
+    "attn_norm": "layer.0.layer_norm",
+    "ffn_gate": "layer.1.DenseReluDense.wi_0",
+    "ffn_up": "layer.1.DenseReluDense.wi_1",
+    "ffn_down": "layer.1.DenseReluDense.wo",
+    "ffn_norm": "layer.1.layer_norm",
+}
+T5_GGUF: Table = {
+    "token_embd": ("shared",),
+    "enc.output_norm": ("encoder.final_layer_norm",),
+    **{f"enc.blk.*.{a}": (f"encoder.block.*.{b}",) for a, b in _T5_GGUF_LAYER.items()},
+}
+"""As llama.cpp names a T5 with a gate, which all that pictures are drawn by have."""
+
 
 def star(name: str) -> str:
     """A name with "*" for every number."""

@@ -66,6 +66,8 @@ def open_single(path: Path) -> Foreign:
         raise InputError(f"{path}: no such file")
     if path.suffix.lower() == ".gguf":
         network = open_gguf(path)
+        if "model_type" in network.config:
+            return Foreign("", {_ALONE[_role(network)]: network}, {}, {}, str(path))
         return _model(network, [], _family(network, _predicts_v(network)), str(path))
     refuse_pickle(path)
     store = SafetensorsStore(path)
