@@ -41,6 +41,24 @@ def in_a_file_of_a_folder(network: Any, folder: Path) -> Path:
     return in_a_folder(network, folder) / WEIGHTS
 
 
+def in_gguf(network: Any, folder: Path) -> Path:
+    """Under diffusers' names, one of its tensors stored flat as ComfyUI's tools store convolutions."""
+    gguf = pytest.importorskip("gguf", reason="writes the file that is read")
+    writer = gguf.GGUFWriter(folder / "tuned.gguf", "sdxl")
+    for name, tensor in network.state_dict().items():
+        flat = name == "conv_in.weight"
+        if flat:
+            writer.add_array(f"comfy.gguf.orig_shape.{name}", tuple(tensor.shape))
+        writer.add_tensor(name, tensor.flatten().numpy() if flat else tensor.numpy())
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    return folder / "tuned.gguf"
+
+
+def in_gguf_of_a_folder(network: Any, folder: Path) -> Path:
+    return in_gguf(network, in_a_folder(network, folder))
+
+
 def under_original_names(network: Any, folder: Path) -> Path:
     tensors = originals.unet(network.state_dict(), 1)
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "tuned.safetensors")
@@ -68,6 +86,8 @@ def lcm(_: Any) -> Any:
 
 CASES: Mapping[str, tuple[Callable[[Path], Any], str, Callable[[Any], Any], Callable[[Any, Path], Path]]] = {
     "a U-Net in a file": (tiny.sdxl, "unet", other, in_a_file),
+    "a U-Net in GGUF": (tiny.sdxl, "unet", other, in_gguf),
+    "a U-Net in GGUF, its configuration beside it": (tiny.stable_diffusion, "unet", lcm, in_gguf_of_a_folder),
     "a U-Net that is built otherwise": (tiny.stable_diffusion, "unet", lcm, in_a_folder),
     "a U-Net under its makers' names": (usual_heads, "unet", other, under_original_names),
     "a transformer": (tiny.flux, "transformer", other, in_a_file),

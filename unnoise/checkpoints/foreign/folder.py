@@ -91,7 +91,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
 def read_part(folder: Path, variant: str | None = None, file: str | None = None) -> Part:
     """One network in its own folder. file: the one that holds its weights, where there are more. InputError as `read_diffusers`."""
-    config = _config_of(folder)
+    config = config_of(folder)
     files = [file] if file else weights_of([f.name for f in folder.iterdir()], variant, str(folder))
     return Part(config, MappedTensors([folder / name for name in files]), str(folder))
 
@@ -102,10 +102,11 @@ def _has(folder: Path, variant: str) -> bool:
 
 def _empty(folder: Path) -> Part:
     """What its config.json says alone."""
-    return Part(_config_of(folder), {}, str(folder))
+    return Part(config_of(folder), {}, str(folder))
 
 
-def _config_of(folder: Path) -> Mapping[str, Any]:
+def config_of(folder: Path) -> Mapping[str, Any]:
+    """What the config.json of a network says, and what its class takes beside. InputError where there is none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, though {INDEX} names a {folder.name}; fetch the model again, with this part")
     said = read_config(folder / "config.json")

@@ -9,9 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from unnoise.checkpoints.foreign.folder import NETWORKS, PARTS, TOKENIZERS, is_diffusers, read_config, read_diffusers, read_part
+from unnoise.checkpoints.foreign.folder import (
+    NETWORKS,
+    PARTS,
+    TOKENIZERS,
+    config_of,
+    is_diffusers,
+    read_config,
+    read_diffusers,
+    read_part,
+)
+from unnoise.checkpoints.foreign.gguf import GGUFStore
 from unnoise.checkpoints.foreign.hub import fetch, fetch_part, is_hub_name
 from unnoise.checkpoints.foreign.parts import Foreign, MappedTensors, Part
+from unnoise.checkpoints.foreign.pieces import as_they_are
 from unnoise.checkpoints.foreign.recognise import is_network_of_diffusers, refuse_pickle
 from unnoise.checkpoints.foreign.single import open_single, together
 from unnoise.core.errors import InputError
@@ -46,11 +57,11 @@ def open_foreign(source: str | Path, variant: str | None = None, beside: Sequenc
 
 
 class _Alone(NamedTuple):
-    """One network. names: of the parts whose place it may take. part: None for a file under diffusers' names, which does not say
-    how it is built: as the one whose place it takes. told: whether its own config.json says what its tensors do not."""
+    """One network. names: of the parts whose place it may take. part: its configuration is empty for a file under diffusers' names,
+    which does not say how it is built: as the one whose place it takes. told: whether a config.json says what tensors do not."""
 
     names: tuple[str, ...]
-    part: Part | None
+    part: Part
     where: str
     told: bool = True
 
@@ -64,13 +75,15 @@ def _alone(path: Path) -> _Alone:
         return _Alone(_places(part.kind, str(path)), part, str(path))
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder")
-    if path.suffix.lower() != ".gguf":
+    packed = path.suffix.lower() == ".gguf"
+    if not packed:
         refuse_pickle(path)
-        if is_network_of_diffusers(names := MappedTensors([path])):
-            if (beside := path.parent / "config.json").is_file() and "_class_name" in read_config(beside):
-                part = read_part(path.parent, file=path.name)
-                return _Alone(_places(part.kind, str(path)), part, str(path))
-            return _Alone((_VAE,) if "decoder.conv_in.weight" in names else NETWORKS, None, str(path))
+    tensors = as_they_are(GGUFStore(path)) if packed else MappedTensors([path])
+    if is_network_of_diffusers(tensors):
+        if (beside := path.parent / "config.json").is_file() and "_class_name" in read_config(beside):
+            part = Part(config_of(path.parent), tensors, str(path.parent))
+            return _Alone(_places(part.kind, str(path)), part, str(path))
+        return _Alone((_VAE,) if "decoder.conv_in.weight" in tensors else NETWORKS, Part({}, tensors, str(path)), str(path))
     parts = open_single(path).parts
     if len(parts) > 1:
         raise InputError(f"{path}: holds more than one network ({', '.join(parts)}): give it as the model, not beside another")
@@ -92,8 +105,8 @@ def _in_place(foreign: Foreign, other: _Alone) -> tuple[str, Part]:
     if name is None:
         raise InputError(f"{other.where}: {foreign.where} has no {' or '.join(other.names)} whose place it could take")
     own = foreign.parts[name]
-    if other.part is None:
-        return name, Part(own.config, MappedTensors([Path(other.where)]), other.where)
+    if not other.part.config:
+        return name, replace(other.part, config=own.config)
     if name in NETWORKS and other.part.kind != own.kind:
         raise InputError(f"{other.where}: a {other.part.kind}, where {foreign.where} has a {own.kind}: made for another model")
     unsaid = {} if other.told else {k: own.config[k] for k in _UNSAID if k in own.config}
@@ -121,7 +134,7 @@ def _whole(file: Path, beside: Sequence[Path], variant: str | None) -> Foreign:
         tokenizers = words | tokenizers
     foreign = replace(foreign, parts=parts, tokenizers=tokenizers)
     for other in map(_alone, instead):
-        if _VAE in other.names and _VAE not in parts and other.part is not None:
+        if _VAE in other.names and _VAE not in parts and other.part.config:
             parts[_VAE] = other.part
         else:
             parts |= [_in_place(foreign, other)]

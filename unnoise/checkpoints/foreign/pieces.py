@@ -74,6 +74,11 @@ class Cut(Mapping[str, Tensor]):
         return len(self._pieces)
 
 
+def as_they_are(store: Store) -> Cut:
+    """The tensors of a store whole, by its own names."""
+    return Cut(store, {name: Piece(name, ((0, shape[0] if shape else 1),), shape) for name, shape in store.shapes.items()})
+
+
 class And(Mapping[str, Tensor]):
     """Tensors of a file, and some that it has no need to store, which count where both have one."""
 
