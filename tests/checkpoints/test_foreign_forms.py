@@ -24,7 +24,7 @@ diffusers = pytest.importorskip("diffusers", reason="the networks to compare wit
 transformers = pytest.importorskip("transformers", reason="the text encoders to compare with are transformers'")
 gguf = pytest.importorskip("gguf", reason="writes some of the files that are read")
 from checkpoints.test_foreign_gguf import written as written_gguf  # noqa: E402
-from checkpoints.test_foreign_single import UNETS, flux, unet, written  # noqa: E402
+from checkpoints.test_foreign_single import UNETS, flux, text_config, unet, written  # noqa: E402
 
 SIZES = torch.tensor([[512.0, 512, 0, 0, 1024, 1024], [480, 640, 12, 0, 896, 1152], [64, 2048, 0, 700, 1536, 640]])
 
@@ -157,3 +157,25 @@ def test_umt5_is_not_taken_for_t5(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=r"umt5.*: this is UMT5, which Wan reads"):
             open_single(file)
+
+
+def test_the_text_half_of_a_whole_clip(tmp_path: Path) -> None:
+    """As openai/clip-vit-large-patch14 is published, given as the CLIP-L of a FLUX; the other half alone is no text encoder."""
+    sight = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 8}
+    words = text_config(hidden_act="quick_gelu").to_dict()
+    config = transformers.CLIPConfig(text_config=words, vision_config={**sight, "patch_size": 4}, projection_dim=64)
+    theirs = transformers.CLIPModel(config).eval()
+    randomised(theirs.text_model, 0)
+    state = theirs.state_dict() | {"vision_model.embeddings.position_ids": torch.arange(5)[None]}
+    assert {"logit_scale", "visual_projection.weight", "text_projection.weight", "vision_model.pre_layrnorm.weight"} <= set(state)
+    clip = open_single(written(tmp_path / "clip.safetensors", state))
+    network = open_single(written(tmp_path / "flux.safetensors", originals.flux(flux().state_dict())))
+    part = together(network, clip).parts["text_encoder"]
+    encoders.save_clip(tmp_path / "text_encoder", 1)  # for its tokenizer
+    ours = _lent(f"{tmp_path}/clip.safetensors/text_encoder", "CLIPTextModel", part, tmp_path / "tokenizer", "", False).network
+    ids = torch.randint(0, 98, (2, 9))
+    with torch.no_grad():
+        close(ours(ids).last_hidden_state, theirs.text_model(ids).last_hidden_state)
+    alone = {k: v for k, v in state.items() if k.startswith("visi")}
+    with pytest.raises(InputError, match="this is CLIP's image encoder"):
+        open_single(written(tmp_path / "vision.safetensors", alone))

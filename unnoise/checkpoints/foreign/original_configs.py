@@ -234,7 +234,7 @@ def clip_projected(shapes: Shapes) -> tuple[Config, Layout]:
 
 
 def clip_alone(shapes: Shapes) -> tuple[Config, Layout]:
-    """Either, in a file of its own: OpenCLIP's is the wider one."""
+    """Either, in a file of its own, or the text half of a whole CLIP: OpenCLIP's is the wider one."""
     wide = shapes["text_model.embeddings.token_embedding.weight"][1] >= 1280
     return clip_projected(shapes) if wide else clip(shapes)
 
@@ -259,7 +259,10 @@ def open_clip_penultimate(shapes: Shapes) -> tuple[Config, Layout]:
 
 _OPEN_CLIP_H, _OPEN_CLIP_WIDTH = 24, 1024
 """Layers of the whole encoder of Stable Diffusion 2, and its width."""
-_CLIP_LEFT = ("logit_scale", "text_model.embeddings.position_ids", "embeddings.position_ids", "attn_mask")
+_CLIP_LEFT = (
+    *("logit_scale", "text_model.embeddings.position_ids", "embeddings.position_ids", "attn_mask"),
+    *("vision_model.", "visual_projection"),  # of a whole CLIP
+)
 
 
 def _clip_config(shapes: Shapes, activation: str, projected: bool) -> dict[str, Any]:

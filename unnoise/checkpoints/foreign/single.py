@@ -71,7 +71,8 @@ def open_single(path: Path) -> Foreign:
         return _model(network, [], _family(network, _predicts_v(network)), str(path))
     refuse_pickle(path)
     store = SafetensorsStore(path)
-    refuse_other(store.shapes, path)
+    seen = "vision_model." if _WORDS in store.shapes else None  # of a whole CLIP the text half is read
+    refuse_other([name for name in store.shapes if seen is None or not name.startswith(seen)], path)
     places = [place for group in (_VAES, _ENCODERS) for place in group if place.prefix + place.sign in store.shapes]
     beside = [read.part(store, p.prefix, p.reading, str(path)) for p in places]
     for prefix in read.NETWORK_PREFIXES:
