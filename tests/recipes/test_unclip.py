@@ -19,6 +19,7 @@ from unnoise.modalities.conditioning import LabelsConfig
 from unnoise.modalities.image.data import InMemory, PictureData
 from unnoise.recipes.cascade import Cascade
 from unnoise.recipes.options import Options
+from unnoise.recipes.run import Preview, preview_samples
 from unnoise.recipes.sources import OpenPictures, PictureSource
 from unnoise.recipes.train import train
 from unnoise.recipes.unclip import unclip_prior
@@ -61,7 +62,7 @@ def test_the_prior_learns_a_mixture_of_gaussians() -> None:
         assert float((said - u).square().mean()) < 1.25 * float((best - u).square().mean())
 
 
-COLOURS = {"red": (230, 20, 20), "blue": (20, 20, 230)}
+COLOURS = {"red": (230, 20, 20), "blue (dark": (20, 20, 230)}  # a bracket of a name is no weight
 
 
 def test_prior_and_decoder_share_an_embedder_and_are_sampled_as_one(tmp_path: Path) -> None:
@@ -84,3 +85,7 @@ def test_prior_and_decoder_share_an_embedder_and_are_sampled_as_one(tmp_path: Pa
     assert made.data.shape == (4, 8, 8, 3)
     alone = Cascade((prior, decoder)).sample("red", sample_seeds=made.seeds[1:2])
     assert int((alone.data[0].int() - made.data[1].int()).abs().max()) <= 1
+    weighted = Cascade((prior, decoder)).sample("(red:1.5) [red::0.4]", sample_seeds=made.seeds[1:2])  # read by both
+    assert weighted.settings["then"] == [decoder.path or decoder.config.about.name]
+    opened = PictureSource(str(tmp_path / "set")).open(progress=False)
+    assert preview_samples(decoder, Preview(n=2), opened).data.shape == (2, 8, 8, 3)

@@ -23,6 +23,8 @@ from unnoise.core.errors import InputError
 from unnoise.core.objectives import LearnedUncertainty, PerSample
 from unnoise.loading import load
 from unnoise.modalities.image.enlarging import EnlargingConfig
+from unnoise.modalities.words.emphasis import Emphatic
+from unnoise.modalities.words.syntax import escaped
 from unnoise.model import DiffusionModel, ModelConfig
 from unnoise.recipes.sources import Opened, OpenPictures, PictureSource, TableSource
 from unnoise.recipes.task import DenoisingTask
@@ -171,6 +173,8 @@ def preview_samples(model: DiffusionModel, preview: Preview, opened: Opened) -> 
     """As many samples as are asked for; of a model that goes on from another, from what that would have made of real rows."""
     if isinstance(model.conditioner, Following):
         told, given = opened.before(model.conditioner, preview.n * max(1, len(preview.prompts)), preview.seed)
+        if isinstance(model.conditioner, Emphatic):
+            told = [t if t is None else escaped(t) for t in told]
         return model.sample(told, seed=preview.seed, given=given)
     return model.sample(list(preview.prompts) or None, preview.n, preview.seed)
 

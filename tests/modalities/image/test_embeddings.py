@@ -9,12 +9,17 @@ import torch
 from safetensors import safe_open
 from torch.nn.functional import normalize
 
+from unnoise.control.asking import in_stages, prepared
 from unnoise.core.codec import UnconditionalConfig
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
+from unnoise.modalities.conditioning import TextConfig
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.embeddings import EmbeddedConfig, EmbeddingsConfig, seen
+from unnoise.modalities.image.enlarging import EnlargingConfig
+from unnoise.modalities.words.syntax import escaped
 from unnoise.networks.contrastive import PictureTowerConfig
+from unnoise.networks.text import TextEncoderConfig
 
 TOWER = PictureTowerConfig(8, 8, 1, dim=6, features=16)
 
@@ -75,3 +80,35 @@ def test_written_with_what_they_were_made_from(tmp_path: Path) -> None:
     with safe_open(file, "pt") as f:
         torch.testing.assert_close(f.get_tensor("embeddings"), vectors)
         assert json.loads(f.metadata()["rows"]) == rows
+
+
+WORDS = TextConfig.of(["red apple", "blue pear"], TextEncoderConfig(width=12, depth=1, heads=2, buckets=32))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [EmbeddedConfig(WORDS, TOWER, 4, 12), EnlargingConfig(WORDS, PixelsConfig(8, 8, 1), 2, dim=4, inner_dim=12)],
+    ids=["decoder", "enlarger"],
+)
+def test_prompts_are_read_as_the_words_within_read_them(config: EmbeddedConfig | EnlargingConfig) -> None:
+    """A weight multiplies the tokens of its word and no other; brackets and changes are no words, escaped ones are."""
+    torch.manual_seed(0)
+    conditioner, rng = config.build().eval(), Streams.of(0, 1)
+
+    def told(prompt: str, step: int = 0) -> dict[str, torch.Tensor]:
+        said = [s for first, s, _ in in_stages(conditioner, [prompt], None, 10) if first <= step][-1]
+        return conditioner(prepared(conditioner, said, rng))
+
+    plain, weighted = told("red apple"), told("(red:1.5) apple")
+    share = torch.tensor([1.5, 1.0, 1.0])[:, None]  # red, apple, the end
+    torch.testing.assert_close(weighted["tokens"][0, :3], plain["tokens"][0, :3] * share)
+    assert torch.equal(weighted["mask"], plain["mask"])
+    assert not torch.equal(weighted["vector"], plain["vector"])
+    for step, same in ((3, "red"), (4, "blue")):
+        torch.testing.assert_close(told("[red:blue:0.4] apple", step)["tokens"], told(f"{same} apple")["tokens"])
+    with pytest.raises(InputError, match=r"'\(\)', which no training caption has"):
+        told(escaped("(red) apple"))
+    with pytest.raises(InputError, match="never closed"):
+        told("(red apple")
+    trained = conditioner(conditioner.prepare(["red apple"]))  # captions are told as they stand
+    torch.testing.assert_close(trained["tokens"], plain["tokens"])

@@ -8,6 +8,7 @@
 
 import json
 import math
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from unnoise.core.hashing import tensors_hash
 from unnoise.core.random import Streams
 from unnoise.core.state import Cond, State
 from unnoise.modalities.image.alpha import over, premultiplied
+from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
+from unnoise.modalities.words.syntax import Said
 from unnoise.networks.contrastive import PictureTowerConfig
 
 FILE = "embeddings.safetensors"
@@ -117,10 +120,11 @@ class EmbeddedConfig:
             raise InputError(f"withheld {self.withheld} is a share of the pictures: 0 to 1")
 
     def build(self) -> "Embedded":
-        return Embedded(self)
+        """One that reads the prompt language where the inner one does."""
+        return EmbeddedWords(self) if isinstance(self.inner, EmphaticConfig) else EmbeddedNames(self)
 
 
-class Embedded(Following):
+class Embedded(Following, ABC):
     """cond: vector (B, dim), and the inner conditioner's tokens and mask."""
 
     def __init__(self, config: EmbeddedConfig) -> None:
@@ -132,11 +136,8 @@ class Embedded(Following):
         self.told = nn.Linear(config.tower.dim, config.dim)
         self.words = nn.Linear(config.inner_dim, config.dim) if config.inner_dim else None
 
-    def prepare(self, raw: Sequence[str | None]) -> Cond:
-        return {**self.inner.prepare(raw), "embedding": torch.zeros(len(raw), self.config.tower.dim)}
-
-    def prepare_for(self, raw: Sequence[str | None], rng: Streams) -> Cond:
-        return {**self.inner.prepare_for(raw, rng), "embedding": torch.zeros(len(raw), self.config.tower.dim)}
+    def _nothing(self, n: int) -> Cond:
+        return {"embedding": torch.zeros(n, self.config.tower.dim)}
 
     def from_data(self, data: np.ndarray | Tensor, rng: Streams) -> Cond:
         withheld = rng.uniform("withheld") < self.config.withheld
@@ -164,3 +165,23 @@ class Embedded(Following):
         if self.words is not None and "vector" in cond:
             vector = vector + self.words(cond["vector"])
         return {**cond, "vector": vector}
+
+
+class EmbeddedNames(Embedded):
+    """Of class names, of nothing, or of words that are taken as they stand."""
+
+    def prepare(self, raw: Sequence[str | None]) -> Cond:
+        return {**self.inner.prepare(raw), **self._nothing(len(raw))}
+
+    def prepare_for(self, raw: Sequence[str | None], rng: Streams) -> Cond:
+        return {**self.inner.prepare_for(raw, rng), **self._nothing(len(raw))}
+
+
+class EmbeddedWords(Embedded, Emphatic):
+    inner: Emphatic
+
+    def prepare_said(self, said: Sequence[Said | None]) -> Cond:
+        return {**self.inner.prepare_said(said), **self._nothing(len(said))}
+
+    def prepare_away(self, said: Sequence[Said | None]) -> Cond:
+        return {**self.inner.prepare_away(said), **self._nothing(len(said))}

@@ -13,6 +13,7 @@ A convolutional model enlarges pictures of any size as well as of the one that i
 """
 
 import math
+from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ from unnoise.core.random import Streams
 from unnoise.core.state import Cond
 from unnoise.modalities.image.codec import Pixels, PixelsConfig
 from unnoise.modalities.image.latents import Latents
+from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
+from unnoise.modalities.words.syntax import Said
 from unnoise.networks.embedding import NoiseEmbedding, Sinusoidal
 
 
@@ -57,14 +60,12 @@ class EnlargingConfig:
                 raise InputError(f"{name} {getattr(self, name)} is outside 0 ... 1")
 
     def build(self) -> "Enlarging":
-        return Enlarging(self)
+        """One that reads the prompt language where the inner one does."""
+        return EnlargingWords(self) if isinstance(self.inner, EmphaticConfig) else EnlargingNames(self)
 
 
-class Enlarging(Following):
-    """cond: picture (B, C, H, W), vector (B, dim), and the inner conditioner's tokens and mask.
-
-    Told no words in training, it leaves prompts to the model before it.
-    """
+class Enlarging(Following, ABC):
+    """cond: picture (B, C, H, W), vector (B, dim), and the inner conditioner's tokens and mask."""
 
     def __init__(self, config: EnlargingConfig) -> None:
         super().__init__()
@@ -74,15 +75,6 @@ class Enlarging(Following):
         self.config, self.inner = config, inner
         self.pixels = config.large.build()
         self.told = NoiseEmbedding(Sinusoidal(), config.dim, config.dim, config.inner_dim)
-
-    def prepare(self, raw: Sequence[str | None]) -> Cond:
-        return {**self.inner.prepare(self._words(raw)), **self._nothing(len(raw))}
-
-    def prepare_for(self, raw: Sequence[str | None], rng: Streams) -> Cond:
-        return {**self.inner.prepare_for(self._words(raw), rng), **self._nothing(len(raw))}
-
-    def _words(self, raw: Sequence[str | None]) -> Sequence[str | None]:
-        return [None] * len(raw) if isinstance(self.inner, Unconditional) else raw
 
     def _nothing(self, n: int) -> Cond:
         return {"picture": torch.zeros(n, *self.pixels.shape()), "strength": torch.ones(n)}
@@ -135,6 +127,29 @@ class Enlarging(Following):
         cond = dict(self.inner({k: v for k, v in prepared.items() if k not in ("picture", "strength")}))
         vector = self.told(4 * prepared["strength"] - 2, cond.get("vector"))
         return {**cond, "picture": prepared["picture"], "vector": vector}
+
+
+class EnlargingNames(Enlarging):
+    """Of class names, or of nothing: told no words in training, it leaves prompts to the model before it."""
+
+    def prepare(self, raw: Sequence[str | None]) -> Cond:
+        return {**self.inner.prepare(self._words(raw)), **self._nothing(len(raw))}
+
+    def prepare_for(self, raw: Sequence[str | None], rng: Streams) -> Cond:
+        return {**self.inner.prepare_for(self._words(raw), rng), **self._nothing(len(raw))}
+
+    def _words(self, raw: Sequence[str | None]) -> Sequence[str | None]:
+        return [None] * len(raw) if isinstance(self.inner, Unconditional) else raw
+
+
+class EnlargingWords(Enlarging, Emphatic):
+    inner: Emphatic
+
+    def prepare_said(self, said: Sequence[Said | None]) -> Cond:
+        return {**self.inner.prepare_said(said), **self._nothing(len(said))}
+
+    def prepare_away(self, said: Sequence[Said | None]) -> Cond:
+        return {**self.inner.prepare_away(said), **self._nothing(len(said))}
 
 
 _NAMES = {1: "grey pictures", 3: "pictures in colour", 4: "transparent pictures"}
