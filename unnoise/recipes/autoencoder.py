@@ -149,7 +149,9 @@ class AutoencoderTask(Task):
         self.losses, self.factor, self.weight = losses, network.factor, network.bottleneck.weight
         self.autoencoder = network.build()
         self.features = features
-        self.side = min(losses.patch, *(n // 2 if losses.halved else n for n in (codec.height, codec.width)))
+        sides = (codec.height, codec.width)
+        halves = (-(-n // network.factor) // 2 * network.factor for n in sides)
+        self.side = min(losses.patch, *(halves if losses.halved else sides))
         shape = PictureShape(codec.channels, self.side, self.side)
         self.critic = PictureCriticConfig(shape, losses.critic_width).build() if losses.adversarial else None
 
@@ -169,7 +171,9 @@ class AutoencoderTask(Task):
         whole = len(x) - int(self.losses.halved * len(x))
         out = self._compared(self.autoencoder.picture(z[:whole]), x[:whole], rng[:whole])
         if whole < len(x):  # losses are means over pictures: each counts the same, whatever its size
-            half = self._compared(self.autoencoder.picture(avg_pool2d(z[whole:], 2)), avg_pool2d(x[whole:], 2), rng[whole:])
+            made = self.autoencoder.picture(avg_pool2d(z[whole:], 2))
+            halves = avg_pool2d(x[whole:], 2)[..., : made.shape[-2], : made.shape[-1]]  # without the last of an odd number of codes
+            half = self._compared(made, halves, rng[whole:])
             share = whole / len(x)
             out = {name: share * out[name] + (1 - share) * half[name] for name in out}
         if self.weight:
@@ -286,8 +290,7 @@ class _Sheets:
 
 
 def autoencoder(opened: OpenPictures, source: PictureSource, options: Options) -> AutoencoderRun:
-    factor = _factor(opened.pictures, options)
-    return autoencoder_run(opened, source, options, KLConfig(channels=16 if factor <= 8 else 32))
+    return autoencoder_run(opened, source, options, KLConfig(latent_channels(factor_of(opened.pictures, options))))
 
 
 def autoencoder_vq(opened: OpenPictures, source: PictureSource, options: Options) -> AutoencoderRun:
@@ -300,7 +303,7 @@ def autoencoder_fsq(opened: OpenPictures, source: PictureSource, options: Option
 
 def autoencoder_run(opened: OpenPictures, source: PictureSource, options: Options, bottleneck: BottleneckConfig) -> AutoencoderRun:
     data = opened.pictures
-    network: AutoencoderConfig = deep_compression(data.channels, _factor(data, options), bottleneck, options.width or 48)
+    network: AutoencoderConfig = deep_compression(data.channels, factor_of(data, options), bottleneck, options.width or 48)
     blocks_each = options.depth
     network = replace(network, blocks=tuple(blocks_each or min(i + 1, 2) for i in range(len(network.widths))))
     batch = options.batch or min(32, len(data))
@@ -324,8 +327,13 @@ def autoencoder_run(opened: OpenPictures, source: PictureSource, options: Option
     )
 
 
-def _factor(data: PictureData, options: Options) -> int:
+def factor_of(data: PictureData, options: Options) -> int:
     """Pixels along a side for one code: about 8 x 8 codes a picture, 32 pixels each at most."""
     if options.compression is not None:
         return options.compression
     return 2 ** min(5, max(1, round(math.log2(max(data.height, data.width) / 8))))
+
+
+def latent_channels(factor: int) -> int:
+    """Numbers a code of a KL autoencoder has, where it stands for factor x factor pixels."""
+    return 16 if factor <= 8 else 32

@@ -31,7 +31,7 @@ from unnoise.modalities.words.distilled import DistilledConfig
 from unnoise.model import ModelConfig
 from unnoise.networks.bottlenecks import KLConfig
 from unnoise.networks.transformer import DiffusionTransformerConfig
-from unnoise.recipes.autoencoder import AutoencoderRun, ReconstructionLosses, autoencoder_run
+from unnoise.recipes.autoencoder import AutoencoderRun, ReconstructionLosses, autoencoder_run, factor_of, latent_channels
 from unnoise.recipes.distil_text import DistilRun, distil_text
 from unnoise.recipes.latent import LatentRun, first_stage
 from unnoise.recipes.options import Options
@@ -50,7 +50,6 @@ SAMPLES = 3_000_000
 """Pictures that the transformer sees."""
 CODEC_SAMPLES = 160_000
 """Pictures that the autoencoder sees."""
-CHANNELS = 16
 
 
 def stickers(opened: OpenPictures, source: PictureSource, options: Options) -> LatentRun:
@@ -114,12 +113,12 @@ def stickers(opened: OpenPictures, source: PictureSource, options: Options) -> L
 
 def _first(opened: OpenPictures, source: PictureSource, options: Options) -> AutoencoderRun:
     """Flat colours and sharp edges are learnt from pixels and slopes alone."""
-    compression = options.compression or max(1, opened.pictures.height // 8)
+    factor = factor_of(opened.pictures, options)
     run = autoencoder_run(
         opened,
         source,
-        Options(seed=options.seed, compression=compression, batch=32, steps=CODEC_SAMPLES // 32),
-        KLConfig(CHANNELS, weight=1e-3),
+        Options(seed=options.seed, compression=factor, batch=32, steps=CODEC_SAMPLES // 32),
+        KLConfig(latent_channels(factor), weight=1e-3),
     )
     return replace(run, losses=ReconstructionLosses(features=0.0, turned=0.25, halved=0.125))
 
