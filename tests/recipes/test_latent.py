@@ -215,6 +215,24 @@ def test_codes_of_changed_pictures() -> None:
     assert torch.equal(ways[0], torch.arange(9).view(3, 3))
 
 
+@pytest.mark.parametrize(("n", "features"), [(49, 0.0), (50, 0.1)])
+def test_features_are_learnt_of_fifty_pictures_and_compared(n: int, features: float, tmp_path: Path, capsys) -> None:
+    """With fewer a run trains without them, and says so; asked for all the same, they are refused with what would help."""
+    (tmp_path / "set").mkdir()
+    for i in range(n):
+        Image.new("RGB", (8, 8), (5 * i, 0, 255 - 5 * i)).save(tmp_path / "set" / f"{i}.png")
+    given = Options(steps=1, batch=4, width=16, depth=1)
+    planned = plan(str(tmp_path / "set"), given, "autoencoder")
+    assert planned.run.losses.features == features
+    assert plan(str(tmp_path / "set"), given, "latent").run.first.losses.features == features
+    if not features:
+        assert start(planned, tmp_path / "run").shape()[1:] == (4, 4)
+        assert "Fewer than 50 pictures: they are compared without learnt features" in capsys.readouterr().out
+        asked = replace(planned, run=replace(planned.run, losses=ReconstructionLosses()))
+        with pytest.raises(InputError, match=r"49 pictures are too few .* weight of 0 \(losses.features\)"):
+            start(asked, tmp_path / "asked")
+
+
 def test_an_odd_number_of_codes_is_halved_without_the_last() -> None:
     """Codes that are means of 2 x 2 pixels have no loss on pictures of squares of 4 x 4, halved, nor where 10 pixels make 5."""
     task = AutoencoderTask(tiny(size=10), ReconstructionLosses(features=0.0, halved=0.5), None)

@@ -5,7 +5,8 @@ slopes keep edges sharp):
 
     loss = w1 |x^ - x| + w2 (x^ - x)^2 + w3 |grad x^ - grad x| + w4 features(x^, x) + w5 adversary(x^, x) + bottleneck
 
-features   distance in a frozen network that learned from these pictures themselves (see `evaluation.encoders`)
+features   distance in a frozen network that learned from these pictures themselves (see `evaluation.encoders`); of fewer than 50
+           none is learnt
 adversary  the relativistic game (`core.adversarial`) about patches, each reconstructed one against the real one of the same place
 Transparent pictures are compared over a random background, the same for both, and in their opacity; in `features` premultiplied.
 
@@ -29,6 +30,7 @@ from unnoise.checkpoints.codec import load_codec, save_codec
 from unnoise.core.adversarial import relativistic
 from unnoise.core.codec import Unconditional
 from unnoise.core.errors import InputError
+from unnoise.core.measure import FEWEST
 from unnoise.core.random import Streams
 from unnoise.evaluation.encoders import NetworkEncoder, train_self_supervised
 from unnoise.modalities.image.alpha import over
@@ -98,7 +100,9 @@ class AutoencoderRun(AnyRun):
         task = AutoencoderTask(self.codec, self.losses, self._features(pictures, out)).to(device())
         data = pictures.training(PixelsConfig(self.codec.height, self.codec.width, self.codec.channels).build(), Unconditional())
         if first_process() and not resume:
-            print(account(self.train, opened, f"{self.codec.autoencoder.factor}x autoencoder", task, data), flush=True)
+            said = account(self.train, opened, f"{self.codec.autoencoder.factor}x autoencoder", task, data)
+            few = f" Fewer than {FEWEST} pictures: they are compared without learnt features." if len(pictures) < FEWEST else ""
+            print(said + few, flush=True)
         result = fit(task, data, self.train, out, [_Sheets(self, opened, out)], resume)
         codec = self.codec.build().eval()
         if first_process():
@@ -118,6 +122,11 @@ class AutoencoderRun(AnyRun):
     def _features(self, pictures: PictureData, out: Path) -> PictureFeatures | None:
         if not self.losses.features:
             return None
+        if len(pictures) < FEWEST:
+            raise InputError(
+                f"{len(pictures)} pictures are too few to learn features from: {FEWEST} are the least; give the loss of features a "
+                "weight of 0 (losses.features)"
+            )
         encoder = train_self_supervised(Pictures.read(pictures), self.train.seed, progress=first_process(), folder=out / "features")
         assert isinstance(encoder, NetworkEncoder)
         assert isinstance(encoder.network, PictureFeatures)
@@ -312,6 +321,7 @@ def autoencoder_run(opened: OpenPictures, source: PictureSource, options: Option
     return AutoencoderRun(
         data=source,
         codec=LatentsConfig(data.height, data.width, data.channels, network),
+        losses=ReconstructionLosses() if len(opened.kept()) >= FEWEST else ReconstructionLosses(features=0.0),
         train=TrainConfig(
             steps=steps,
             batch=batch,
