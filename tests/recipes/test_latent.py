@@ -15,6 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from unnoise.checkpoints.codec import load_codec, save_codec
+from unnoise.cli.terminal import parse
+from unnoise.cli.train import Train
 from unnoise.core.codec import Unconditional
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
@@ -30,6 +32,7 @@ from unnoise.networks.sd_unet import SDUNetConfig
 from unnoise.recipes.autoencoder import AutoencoderTask, ReconstructionLosses, _shown, psnr, turned
 from unnoise.recipes.latent_cache import cached_latents
 from unnoise.recipes.options import Options
+from unnoise.recipes.runs import load_run, save_run
 from unnoise.recipes.train import average, override, plan, resume, start
 
 N = 16
@@ -215,6 +218,43 @@ def test_codes_of_changed_pictures() -> None:
     assert torch.equal(ways[0], torch.arange(9).view(3, 3))
 
 
+@pytest.mark.parametrize(
+    ("recipe", "options", "channels"),
+    [
+        ("autoencoder", {}, 4), ("autoencoder-vq", {}, 4), ("latent", {}, 4), ("latent-unet", {}, 4), ("pictures", {}, 3),
+        ("latent", {"alpha": False}, 3), ("latent", {"background": "red"}, 3), ("pictures", {"alpha": True}, 4),
+    ],
+)  # fmt: skip
+def test_transparency_is_kept_through_codes_unless_it_is_not_wanted(
+    recipe: str, options: dict[str, object], channels: int, stickers: Path, tmp_path: Path
+) -> None:
+    """And the run, when it is read again, reads the pictures as they were; what is said of them says so."""
+    planned = plan(str(stickers), Options(width=16, depth=1, **options), recipe)
+    assert planned.opened.pictures.channels == channels
+    assert planned.opened.account().startswith(
+        f"16 pictures (png) in {stickers}, all with transparency, which is "
+        + ("kept" if channels == 4 else f"laid over {options.get('background', 'white')}")
+    )
+    save_run(planned.run, tmp_path, planned.opened.fingerprint())
+    run, fingerprint = load_run(tmp_path)
+    assert run.data.open(progress=False).fingerprint() == fingerprint
+
+
+def test_a_codec_says_whether_transparency_is_kept(run: Path, stickers: Path, tmp_path: Path) -> None:
+    given = Options(size=8, width=16, depth=1)
+    assert plan(str(stickers), replace(given, codec=str(run / "autoencoder")), "latent").opened.pictures.channels == 4
+    save_codec(tiny(3).build(), tmp_path / "opaque", "# A codec\n")
+    assert plan(str(stickers), replace(given, codec=str(tmp_path / "opaque")), "latent").opened.pictures.channels == 3
+    assert plan("scenes", Options(size=32), "autoencoder").opened.pictures.channels == 3
+    with pytest.raises(InputError, match="stickers are transparent"):
+        plan(f"stickers:{stickers}", Options(alpha=False))
+
+
+@pytest.mark.parametrize(("argv", "alpha"), [([], None), (["--alpha"], True), (["--no-alpha"], False)])
+def test_the_option_has_three_values(argv: list[str], alpha: bool | None) -> None:
+    assert parse(Train, ["data", *argv], "unnoise train").alpha is alpha
+
+
 @pytest.mark.parametrize(("n", "features"), [(49, 0.0), (50, 0.1)])
 def test_features_are_learnt_of_fifty_pictures_and_compared(n: int, features: float, tmp_path: Path, capsys) -> None:
     """With fewer a run trains without them, and says so; asked for all the same, they are refused with what would help."""
@@ -305,7 +345,7 @@ def test_latents_of_another_codec_or_other_pictures_are_refused(stickers: Path, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 8}, "for pictures of colour and transparency (--alpha), and these have colour"),
+        ({"size": 8, "alpha": False}, "for pictures of colour and transparency (--alpha), and these have colour"),
         ({"size": 12, "alpha": True}, "for 8 x 8 pixels, and these pictures have 12 x 12: read them with --size 8"),
     ],
 )

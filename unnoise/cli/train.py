@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -24,6 +25,8 @@ class Train(Options):
     Every field of the run can be given as a dotted option: --train.batch 32, --model.process.schedule.shift 3 ...
     """
 
+    alpha: Annotated[bool | None, tyro.conf.arg(constructor=bool)] = None
+    """Keep transparency of pictures, instead of laying them over the background. Not given: in latent models and autoencoders."""
     data: tyro.conf.Positional[Path | None] = None
     """A folder of pictures (sub-folders are class names; name.txt beside name.png is its caption; or metadata.jsonl/.csv), a zip of
     such, an npz of images with labels, or a csv table; or the word `scenes`, for captioned scenes without end, or

@@ -24,8 +24,8 @@ class Options:
     """Blocks of the network."""
     background: str = "white"
     """What transparent pictures are laid over: a colour name or #rrggbb."""
-    alpha: bool = False
-    """Keep the transparency of pictures, instead of laying them over the background."""
+    alpha: bool | None = None
+    """Keep transparency of pictures, instead of laying them over the background. Not given: in latent models and autoencoders."""
     buckets: int | None = None
     """For pictures of several shapes: train each at the nearest of a few sizes of one area, their sides multiples of this."""
     flip: bool = False

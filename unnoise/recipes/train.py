@@ -15,7 +15,7 @@ from unnoise.modalities.image.data import InMemory, PictureData, PictureOptions
 from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.image.recaption import Recaption
 from unnoise.modalities.image.scenes.source import WORD as SCENES
-from unnoise.modalities.image.scenes.source import read_scenes
+from unnoise.modalities.image.scenes.source import are_scenes, read_scenes
 from unnoise.modalities.image.sticker_set import are_stickers
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.modalities.table.columns import Categorical, Table
@@ -24,7 +24,7 @@ from unnoise.model import DiffusionModel
 from unnoise.recipes.autoencoder import autoencoder, autoencoder_fsq, autoencoder_vq
 from unnoise.recipes.cascade import super_resolution
 from unnoise.recipes.distil_text import distil_text
-from unnoise.recipes.latent import GivenCodec, LatentRun, latent, latent_joint, latent_unet
+from unnoise.recipes.latent import GivenCodec, LatentRun, codec_at, latent, latent_joint, latent_unet
 from unnoise.recipes.options import Options
 from unnoise.recipes.pictures import ddpm, edm, edm2, pictures, unet
 from unnoise.recipes.retrieval import retrieval
@@ -61,6 +61,7 @@ RECIPES: Mapping[str, Callable[[Any, Any, Options], AnyRun]] = {
 FITS: Mapping[str, type[Source]] = {"tables": TableSource}
 """Recipes for other data than pictures. The first that fits is what such data is trained with where no recipe is named."""
 LATENT = ("latent", "latent-unet", "latent-joint")
+AUTOENCODERS = ("autoencoder", "autoencoder-vq", "autoencoder-fsq")
 BUCKETED = ("pictures", "unet", "ddpm", "edm", "edm2", *LATENT)
 """Recipes whose batches may each be of another shape."""
 _READING = ("pictures", "unet", "ddpm", "edm", *LATENT)
@@ -70,7 +71,7 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "spelling": _READING,
     "text_encoder": (*_READING, *_UNCLIP, "stickers", "distil-text"),
     "codec": (*LATENT, "stickers"),
-    "compression": ("autoencoder", "autoencoder-vq", "autoencoder-fsq", *LATENT, "stickers"),
+    "compression": (*AUTOENCODERS, *LATENT, "stickers"),
     "transport": ("pictures", "unet", "ddpm", "edm", "edm2", *LATENT, "unclip-decoder"),
     "embedder": _UNCLIP,
     "factor": ("super-resolution",),
@@ -99,12 +100,14 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} {value}: must be at least 1")
+    if options.alpha is False and are_stickers(data):
+        raise InputError("--no-alpha: stickers are transparent; leave it out")
     source = source_of(
         data,
         PictureOptions(
             size=options.size,
             background=options.background,
-            alpha=options.alpha,
+            alpha=options.alpha is True,
             buckets=options.buckets,
             flip=options.flip,
             recaption=Recaption() if options.recaption else None,
@@ -125,8 +128,17 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
         raise InputError(
             "--buckets: a codec is trained on pictures of one size; train it first (--recipe autoencoder), then --codec"
         )
+    if isinstance(source, PictureSource) and options.alpha is None and _keeps_transparency(name, data, options):
+        source = replace(source, options=replace(source.options, alpha=True))
     opened = source.open(progress=first_process())
     return Plan(name, _asked(name, opened, source, options), opened)
+
+
+def _keeps_transparency(recipe: str, data: str, options: Options) -> bool:
+    """Where nothing is said of it: what goes through codes keeps it, as far as a codec can; a background is to be seen."""
+    if recipe not in (*LATENT, *AUTOENCODERS) or are_scenes(data) or options.background != Options().background:
+        return False
+    return options.codec is None or codec_at(options.codec).config.channels == 4
 
 
 def _check_options(recipe: str, options: Options) -> None:
