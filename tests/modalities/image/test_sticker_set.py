@@ -93,6 +93,8 @@ def test_options_of_pictures(folder):
     for options in (PictureOptions(flip=True), PictureOptions(buckets=8), PictureOptions(weights={"flags": 0.5})):
         with pytest.raises(InputError, match="leave out flip, buckets, recaption and weights"):
             read_stickers([folder], 32, MIX, options)
+    with pytest.raises(InputError, match="background red: stickers stay transparent"):
+        read_stickers([folder], 32, MIX, PictureOptions(background="red"))
 
 
 def test_a_folder_without_names_is_refused(tmp_path):

@@ -113,6 +113,8 @@ def read_stickers(folders: Sequence[Path], size: int, mix: Mix = Mix(), options:
     if options.flip or options.buckets is not None or options.recaption is not None or options.weights:
         own = "stickers have one size, words on signs, and captions and weights of their own"
         raise InputError(f"{own}: leave out flip, buckets, recaption and weights")
+    if options.background != PictureOptions().background:
+        raise InputError(f"background {options.background}: stickers stay transparent, and lie over none; leave it out")
     if not 16 <= size <= 512:
         raise InputError(f"stickers of {size} x {size} pixels: 16 to 512, and 64 is usual")
     found = [_found(f, mix.holds_out) for f in folders]

@@ -67,7 +67,13 @@ def test_training_sees_more_of_what_is_learnt_last():
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [(PictureOptions(size=16), "32 to 512"), (PictureOptions(flip=True), "mirrored"), (PictureOptions(alpha=True), "of their own")],
+    [
+        (PictureOptions(size=16), "32 to 512"),
+        (PictureOptions(flip=True), "mirrored"),
+        (PictureOptions(alpha=True), "of their own"),
+        (PictureOptions(buckets=16), "one size"),
+        (PictureOptions(background="red"), "lay over a background"),
+    ],
 )
 def test_options_that_would_spoil_scenes_are_refused(options, says):
     with pytest.raises(InputError, match=says):
