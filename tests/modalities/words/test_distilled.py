@@ -100,6 +100,28 @@ def test_weights_scale_tokens_and_their_share_of_the_vector(make) -> None:
     torch.testing.assert_close(weighted["vector"], tokens.mean(1))
 
 
+@pytest.mark.parametrize("make", [distilled, told_apart])
+def test_a_break_starts_a_new_window(make) -> None:
+    """Each part is read as it is alone, in places of its own; one of no words says nothing; the vector is the first one's."""
+    model = make()
+    first, second, nothing = (model(model.prepare([text])) for text in ("a red", "unhappy (cats", None))
+    both = model(model.prepare_said([read(r"a red BREAK unhappy \(cats").at(0, 1), None]))
+    tokens, mask = both["tokens"][0], both["mask"][0]
+    torch.testing.assert_close(tokens[:2], first["tokens"][0])
+    torch.testing.assert_close(tokens[6:], second["tokens"][0])
+    assert mask.tolist() == [True] * 2 + [False] * 4 + [True] * (len(mask) - 6)
+    torch.testing.assert_close(both["vector"][0], first["vector"][0])
+    empty = model(model.prepare_said([read("BREAK a (red:1.5)").at(0, 1)]))
+    torch.testing.assert_close(empty["tokens"][0, :1], nothing["tokens"][0])
+    torch.testing.assert_close(empty["tokens"][0, 6:], first["tokens"][0] * torch.tensor([1.0, 1.5])[:, None])
+    torch.testing.assert_close(empty["vector"], nothing["vector"])
+    long = "red " * 8  # more than a window before the break
+    parted = model(model.prepare_said([read(f"{long} BREAK a red").at(0, 1)]))
+    torch.testing.assert_close(parted["tokens"][0, 12:], first["tokens"][0])
+    with pytest.raises(InputError, match="has 11 pieces of words in 11 windows; this model reads 60 at most, in 10 windows"):
+        model.prepare_said([read(" BREAK ".join(["a"] * 11)).at(0, 1)])
+
+
 def test_it_is_saved_but_stays_as_it_is() -> None:
     model = distilled()
     assert not any(p.requires_grad for p in model.parameters())

@@ -58,7 +58,8 @@ class Distilled(Emphatic):
     def prepare_said(self, said: Sequence[Said | None]) -> Cond:
         """-> ids (B, L) int64, padded to the longest prompt, and where a word has a weight, weights (B, L).
 
-        Words that no piece of the vocabulary fits are one unknown. InputError for a prompt of too many pieces.
+        A BREAK starts a new window. Words that no piece of the vocabulary fits are one unknown. InputError for a prompt of too many
+        pieces.
         """
         told = [self._told(s) for s in said]
         longest = max(map(len, told), default=1)
@@ -69,14 +70,17 @@ class Distilled(Emphatic):
         return {"ids": ids} if bool((weights == 1).all()) else {"ids": ids, "weights": weights}
 
     def _told(self, said: Said | None) -> list[tuple[int, float]]:
-        spans = [] if said is None else [span for chunk in said.chunks for span in chunk]
-        told = [(i, weight) for text, weight in spans for i in self.pieces.ids(text)] or [(1, 1.0)]
-        most = self.config.most * self.config.encoder.length
-        if len(told) > most:
+        """Pieces and their weights; each chunk but the last fills its windows with padding, and one of no words says nothing."""
+        length, told = self.config.encoder.length, list[tuple[int, float]]()
+        for chunk in ((),) if said is None else said.chunks:
+            told += [(0, 1.0)] * (-len(told) % length)
+            told += [(i, weight) for text, weight in chunk for i in self.pieces.ids(text)] or [(1, 1.0)]
+        if len(told) > self.config.most * length:
             start = said.text[:37] + "..." if said else ""
-            raise InputError(
-                f"the prompt {start!r} has {len(told):,} pieces of words; this model reads {most:,} at most: shorten it"
-            )
+            pieces, windows = sum(i > 0 for i, _ in told), -(-len(told) // length)
+            parted = f" in {windows} windows" if said and len(said.chunks) > 1 else ""
+            most = f"{self.config.most * length:,} at most{f', in {self.config.most} windows' if parted else ''}"
+            raise InputError(f"the prompt {start!r} has {pieces:,} pieces of words{parted}; this model reads {most}: shorten it")
         return told
 
     def forward(self, prepared: Cond) -> Cond:
