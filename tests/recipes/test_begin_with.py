@@ -26,12 +26,13 @@ def folder(place: Path, seed: int, size: int = 8) -> str:
 
 
 def options(**more: object) -> Options:
-    return Options(steps=2, batch=2, width=16, depth=1, **more)
+    network = {} if "begin_with" in more else {"width": 16, "depth": 1}
+    return Options(steps=2, batch=2, **network, **more)
 
 
 def test_a_run_begins_with_the_weights_of_a_model_and_its_network(tmp_path: Path) -> None:
     old = start(plan(folder(tmp_path / "a", 0), options()), tmp_path / "old")
-    planned = plan(folder(tmp_path / "b", 1), replace(options(begin_with=str(tmp_path / "old")), width=32))
+    planned = plan(folder(tmp_path / "b", 1), options(begin_with=str(tmp_path / "old")))
     assert isinstance(planned.run, Run)
     assert planned.run.model.network == old.config.network
     model, _ = planned.run.task(planned.run.model.build)
@@ -63,5 +64,8 @@ def test_what_cannot_be_gone_on_from_is_refused(tmp_path: Path) -> None:
         plan(folder(tmp_path / "d", 0), options(begin_with=str(tmp_path / "old")), "autoencoder")
     with pytest.raises(InputError, match=r"--codec and --begin-with: the one brings what the other asks for"):
         plan(folder(tmp_path / "f", 0), replace(options(begin_with=str(tmp_path / "old")), codec=str(tmp_path / "old")), "latent")
+    for name in ("width", "depth", "spelling"):  # the model brings its network and its words
+        with pytest.raises(InputError, match=f"--begin-with and --{name}: the one brings what the other asks for along"):
+            plan(str(tmp_path / "f"), replace(options(begin_with=str(tmp_path / "old")), **{name: 1}))
     with pytest.raises(InputError, match="this model's codec is Pixels, no autoencoder's"):
         plan(folder(tmp_path / "e", 0), options(codec=str(tmp_path / "old")), "latent")

@@ -8,6 +8,7 @@ from typing import Any
 from unnoise.checkpoints.foreign.hub import is_hub_name
 from unnoise.checkpoints.foreign.lora import parse_lora
 from unnoise.cli.adapters import parse_adapter, with_mode
+from unnoise.core.errors import option
 from unnoise.core.random import derive
 
 _TOLD = ("variant", "beside", "lora", "embedding", "control", "guess", "picture_prompt", "picture_encoder")
@@ -49,23 +50,23 @@ def command(meta: Mapping[str, Any]) -> str:
         words += ["--sample-seeds", *(str(s) for s in seeds)]
     for key in _ONE:
         if meta.get(key) is not None:
-            words += [_option(key), str(meta[key])]
+            words += [option(key), str(meta[key])]
     for key in _SEVERAL:
         if meta.get(key):
-            words += [_option(key), *(str(v) for v in meta[key])]
+            words += [option(key), *(str(v) for v in meta[key])]
     for key in _REPEATED:
         for value in meta.get(key) or ():
-            words += [_option(key), value]
+            words += [option(key), value]
     for key in _OWN:
         if paths := _paths(meta, key):
-            words += [_option(key), *paths]
-    words += [_option(key) for key in _FLAGS if meta.get(key)]
+            words += [option(key), *paths]
+    words += [option(key) for key in _FLAGS if meta.get(key)]
     return shlex.join([*words, "--out", "again"])
 
 
 def files(meta: Mapping[str, Any]) -> list[str]:
     """The files, beside models, that the command reads again, as they were given."""
-    shown = {key: [p for told in meta.get(key) or () for p in parse_adapter(_option(key), told).pictures] for key in _SHOWN}
+    shown = {key: [p for told in meta.get(key) or () for p in parse_adapter(option(key), told).pictures] for key in _SHOWN}
     return [
         *(path for key in _OWN for path in _paths(meta, key)),
         *(str(parse_lora(told)[0]) for told in meta.get("lora") or ()),
@@ -91,10 +92,6 @@ def unsaid(meta: Mapping[str, Any]) -> list[str]:
 def missing(paths: Sequence[str]) -> list[str]:
     """Those that are not where the command would look for them from here."""
     return [path for path in paths if not Path(path).exists()]
-
-
-def _option(key: str) -> str:
-    return f"--{key.replace('_', '-')}"
 
 
 def _paths(meta: Mapping[str, Any], key: str) -> list[str]:

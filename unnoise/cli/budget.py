@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from unnoise.control.budget import Way
-from unnoise.core.errors import InputError
+from unnoise.core.errors import InputError, option
 from unnoise.model import DiffusionModel
 
 CHOSEN = ("steps", "sampler", "cache", "cache_within", "exact")
@@ -19,7 +19,7 @@ def check_beside(args: Any) -> None:
     """InputError where they stand beside what they choose, or what makes another walk than they measure."""
     asked = [f"--{name}" for name in ("budget", "error") if getattr(args, name) is not None]
     given = {name: getattr(args, name) for name in (*CHOSEN, *LONGER)}
-    beside = [f"--{name.replace('_', '-')}" for name, v in given.items() if v is not None and v is not False and v != ()]
+    beside = [option(name) for name, v in given.items() if v is not None and v is not False and v != ()]
     if asked and beside:
         raise InputError(
             f"{' and '.join(asked)} with {', '.join(beside)}: they choose steps, sampler and caching of a plain walk; leave one out"

@@ -1,4 +1,4 @@
-"""The one exception that means "what you gave me cannot be right", and which names were perhaps meant."""
+"""The one exception that means "what you gave me cannot be right", which names were perhaps meant, and how options are spelt."""
 
 import re
 from collections.abc import Iterable
@@ -7,6 +7,11 @@ from difflib import SequenceMatcher
 
 class InputError(ValueError):
     """Bad input: one line that says what, where, and what would be right. The command line prints it and exits with 2."""
+
+
+def option(field: str) -> str:
+    """A field of options as the command line spells it: begin_with -> --begin-with."""
+    return f"--{field.replace('_', '-')}"
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:

@@ -16,7 +16,7 @@ from unnoise.checkpoints.card import About
 from unnoise.control.sampling import Sampling
 from unnoise.core.codec import Buildable, UnconditionalConfig
 from unnoise.core.coupling import Independent, OptimalTransport
-from unnoise.core.errors import InputError
+from unnoise.core.errors import InputError, option
 from unnoise.core.losses import SquaredError
 from unnoise.core.objectives import Denoising, DenoisingTwice, PerSample
 from unnoise.core.preconditioning import EDM as EDMPreconditioner
@@ -271,9 +271,9 @@ def _told(data: PictureData, options: Options) -> Told:
     """Words where there are any (class names are words too), class numbers where there are only numbers."""
     captions = {c for several in data.captions for c in several}
     if (data.classes and all(c.isdigit() for c in data.classes)) or not captions:
-        for option in ("spelling", "text_encoder"):
-            if getattr(options, option):
-                raise InputError(f"--{option.replace('_', '-')}: nothing is said of these pictures in words; leave it out")
+        for name in ("spelling", "text_encoder"):
+            if getattr(options, name):
+                raise InputError(f"{option(name)}: nothing is said of these pictures in words; leave it out")
         return Told(LabelsConfig(data.classes, 192), 192, 0) if data.classes else Told(UnconditionalConfig(), 0, 0)
     folder = None
     if options.text_encoder is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unnoise.core.errors import InputError, nearest
+from unnoise.core.errors import InputError, nearest, option
 from unnoise.loading import load
 from unnoise.modalities.image.data import InMemory, PictureData, PictureOptions
 from unnoise.modalities.image.latents import Latents
@@ -79,7 +79,10 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
 }
 """Options that all other recipes refuse, so that nobody waits for what does not come."""
 _OF_PICTURES = ("size", "background", "alpha", "buckets", "flip", "recaption", "weights")
-_TOGETHER = (("codec", "begin_with"), ("codec", "compression"), ("begin_with", "text_encoder"), ("begin_with", "compression"))
+_TOGETHER = (
+    ("codec", "begin_with"), ("codec", "compression"),
+    *(("begin_with", theirs) for theirs in ("width", "depth", "text_encoder", "spelling", "compression")),
+)  # fmt: skip
 """Of each two the first has decided what the second asks for; with --begin-with the model has."""
 
 
@@ -145,18 +148,16 @@ def _check_options(recipe: str, options: Options) -> None:
     """InputError for options that the recipe would not look at."""
     usual = Options()
     given = [f.name for f in fields(Options) if getattr(options, f.name) != getattr(usual, f.name)]
-    for option in given:
-        if recipe in FITS and option in _OF_PICTURES:
-            raise InputError(f"{_said(option)}: for pictures; recipe {recipe!r} has none")
-        if recipe not in (takers := TAKEN_BY.get(option, (recipe,))):
-            raise InputError(f"{_said(option)}: not for recipe {recipe!r}; those that take it are {', '.join(takers)}")
+    for name in given:
+        if recipe in FITS and name in _OF_PICTURES:
+            raise InputError(f"{option(name)}: for pictures; recipe {recipe!r} has none")
+        if recipe not in (takers := TAKEN_BY.get(name, (recipe,))):
+            raise InputError(f"{option(name)}: not for recipe {recipe!r}; those that take it are {', '.join(takers)}")
     for first, second in _TOGETHER:
         if first in given and second in given:
-            raise InputError(f"{_said(first)} and {_said(second)}: the one brings what the other asks for along; give one of them")
-
-
-def _said(option: str) -> str:
-    return f"--{option.replace('_', '-')}"
+            raise InputError(
+                f"{option(first)} and {option(second)}: the one brings what the other asks for along; give one of them"
+            )
 
 
 @contextmanager
