@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from unnoise.cli.main import main
 from unnoise.core.errors import InputError
-from unnoise.recipes.sections import shares
+from unnoise.loading import load
+from unnoise.recipes.evaluate import _source
+from unnoise.recipes.sections import Options, shares
+from unnoise.recipes.train import train
 
 
 def write(folder: Path, seed: int, n: int, side: int = 8) -> Path:
@@ -92,6 +95,25 @@ def test_a_table(tmp_path: Path) -> None:
     assert share["value"] == pytest.approx(sum(k == "a" for *_, k in rows[160:]) / 80)
     assert share["low"] < share["value"] < share["high"]
     assert found["Of table alone"]
+
+
+def test_a_model_of_wide_pictures_is_measured_by_wide_ones(tmp_path: Path) -> None:
+    """Against pictures of its own shape and of larger ones, which Pillow crops alike."""
+    rng = np.random.default_rng(0)
+    for name, height, width in (("own", 8, 12), ("larger", 20, 24)):
+        (tmp_path / name).mkdir()
+        for i in range(30):
+            Image.fromarray(rng.integers(0, 256, (height, width), dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
+    train(tmp_path / "own", tmp_path / "run", steps=1, batch=4, width=16, depth=1)
+    model = load(tmp_path / "run" / "model")
+    for name in ("own", "larger"):
+        source, _ = _source(tmp_path / "run" / "model", str(tmp_path / name), model, Options())
+        data = source.open(progress=False).pictures
+        file = tmp_path / name / data.names[3]
+        cropped = ImageOps.fit(Image.open(file), (12, 8), method=Image.Resampling.LANCZOS)
+        np.testing.assert_array_equal(data.pictures([3])[0, ..., 0], np.asarray(cropped))
+    argv = [str(tmp_path / "run" / "model"), "--data", str(tmp_path / "larger"), "-n", "4", "--steps", "1", "--only", "own"]
+    assert evaluated(argv, tmp_path / "report")["Of pictures alone"]
 
 
 def test_what_makes_no_sense_is_said_and_the_rest_is_measured(tmp_path: Path) -> None:

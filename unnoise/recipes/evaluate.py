@@ -106,7 +106,10 @@ def _source(subject: Path, data: str, model: DiffusionModel | None, options: Opt
     source = source_of(data)
     codec = model.config.codec if model is not None else None
     if isinstance(source, PictureSource) and isinstance(codec, PixelsConfig | LatentsConfig):
-        return replace(source, options=PictureOptions(size=max(codec.height, codec.width), alpha=codec.channels == 4)), 0.0
+        as_drawn = PictureOptions(alpha=codec.channels == 4)
+        if codec.height == codec.width:
+            return replace(source, options=replace(as_drawn, size=codec.height)), 0.0
+        return replace(source, options=replace(as_drawn, shape=(codec.height, codec.width))), 0.0
     return source, 0.0
 
 

@@ -28,6 +28,8 @@ class PictureOptions:
 
     size: int | None = None
     """Side of the training pictures in pixels; None: the pictures' own size, or what suits the set, up to `largest`."""
+    shape: tuple[int, int] | None = None
+    """Height and width of the training pictures in pixels, in place of a square of `size`."""
     largest: int = 64
     """The largest side that is chosen without being asked for."""
     pad: bool = False
@@ -58,6 +60,8 @@ class PictureOptions:
     def __post_init__(self) -> None:
         if self.size is not None and not 4 <= self.size <= 4096:
             raise InputError(f"picture size {self.size} is outside 4 to 4096 pixels")
+        if self.shape is not None and (self.size is not None or not all(4 <= side <= 4096 for side in self.shape)):
+            raise InputError(f"picture shape {self.shape}: a height and a width of 4 to 4096 pixels, in place of a size")
         if not 4 <= self.largest <= 4096:
             raise InputError(f"largest picture size {self.largest} is outside 4 to 4096 pixels")
         if self.buckets is not None and self.buckets < 4:

@@ -208,12 +208,13 @@ def _none_left(path: Path, skipped: Sequence[Skipped]) -> InputError:
 
 
 def _choose_size(sizes: Sequence[tuple[int, int]], options: PictureOptions) -> tuple[int, int, str]:
-    """(height, width, why): all pictures' own size if that is one and small, or else a square."""
+    """(height, width, why): the shape asked for; all pictures' own size if that is one and small; or else a square."""
     kinds = Counter(sizes)
     if len(kinds) == 1:
         h, w = sizes[0]
         of = f"all {w} x {h} pixels"
-        if (options.size in (None, h) and max(h, w) <= options.largest) or options.size == h == w:
+        small = options.shape is None and options.size in (None, h) and max(h, w) <= options.largest
+        if small or options.size == h == w or options.shape == (h, w):
             return h, w, f"{of}, trained as they are"
     else:
         (h, w), count = kinds.most_common(1)[0]
@@ -221,12 +222,13 @@ def _choose_size(sizes: Sequence[tuple[int, int]], options: PictureOptions) -> t
         of = f"{len(kinds):,} sizes (shorter sides {sides[0]} to {sides[-1]} pixels, most often {w} x {h}: {count:,})"
     median = int(np.median([min(s) for s in sizes]))
     side = options.size or max((s for s in _SIZES if s <= min(median, options.largest)), default=_SIZES[0])
-    shape = (
-        "" if all(h == w for h, w in kinds) else ", padded to a square" if options.pad else ", cropped to a square about the centre"
-    )
-    enlarged = sum(n for s, n in kinds.items() if min(s) < side)
+    height, width = options.shape or (side, side)
+    whole = "to a square" if height == width else "to that shape"
+    cut = f", padded {whole}" if options.pad else f", cropped {whole} about the centre"
+    shape = "" if all(h * width == w * height for h, w in kinds) else cut
+    enlarged = sum(n for (h, w), n in kinds.items() if h < height or w < width)
     larger = f"; {enlarged:,} of them are smaller and were enlarged" if enlarged else ""
-    return side, side, f"{of}, trained at {side} x {side} (antialiased Lanczos{shape}){larger}"
+    return height, width, f"{of}, trained at {width} x {height} (antialiased Lanczos{shape}){larger}"
 
 
 def _square(target: Target, size: int | None, step: int, chosen: str) -> tuple[Target, str]:

@@ -113,6 +113,8 @@ def read_stickers(folders: Sequence[Path], size: int, mix: Mix = Mix(), options:
     if options.flip or options.buckets is not None or options.recaption is not None or options.weights:
         own = "stickers have one size, words on signs, and captions and weights of their own"
         raise InputError(f"{own}: leave out flip, buckets, recaption and weights")
+    if options.shape is not None:
+        raise InputError(f"stickers are square: a size in place of the shape {options.shape}")
     if options.background != PictureOptions().background:
         raise InputError(f"background {options.background}: stickers stay transparent, and lie over none; leave it out")
     if not 16 <= size <= 512:

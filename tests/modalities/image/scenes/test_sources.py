@@ -72,6 +72,7 @@ def test_training_sees_more_of_what_is_learnt_last():
         (PictureOptions(flip=True), "mirrored"),
         (PictureOptions(alpha=True), "of their own"),
         (PictureOptions(buckets=16), "one size"),
+        (PictureOptions(shape=(32, 48)), "square"),
         (PictureOptions(background="red"), "lay over a background"),
     ],
 )

@@ -36,6 +36,8 @@ def read_scenes(path: str, options: PictureOptions = PictureOptions(), rows: int
         raise InputError("scenes say what is left and right and have words on signs: they cannot be mirrored")
     if options.alpha or options.recaption is not None or options.weights:
         raise InputError("scenes have backgrounds, captions and weights of their own: leave out alpha, recaption and weights")
+    if options.shape is not None:
+        raise InputError(f"scenes are square: a size in place of the shape {options.shape}")
     if options.buckets is not None or options.background != PictureOptions().background:
         raise InputError("scenes have one size, and nothing transparent to lay over a background: leave out buckets and background")
     if rows < 1:
