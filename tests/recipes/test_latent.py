@@ -274,21 +274,21 @@ def test_features_are_learnt_of_fifty_pictures_and_compared(n: int, features: fl
 
 
 def test_an_odd_number_of_codes_is_halved_without_the_last() -> None:
-    """Codes that are means of 2 x 2 pixels have no loss on pictures of squares of 4 x 4, halved, nor where 10 pixels make 5."""
-    task = AutoencoderTask(tiny(size=10), ReconstructionLosses(features=0.0, halved=0.5), None)
+    """Codes that are means of 4 x 4 pixels have no loss on pictures of squares of 8 x 8, halved, where 12 pixels make 3 codes."""
+    task = AutoencoderTask(tiny(size=12), ReconstructionLosses(features=0.0, halved=0.5), None)
 
     class Means(torch.nn.Module):
         bottleneck = KLConfig(4).build()
 
         def code(self, x: torch.Tensor, noise: torch.Tensor) -> Code:
-            return Code(torch.nn.functional.avg_pool2d(x, 2), torch.zeros(len(x)))
+            return Code(torch.nn.functional.avg_pool2d(x, 4), torch.zeros(len(x)))
 
         def picture(self, z: torch.Tensor) -> torch.Tensor:
-            return z.repeat_interleave(2, -1).repeat_interleave(2, -2)
+            return z.repeat_interleave(4, -1).repeat_interleave(4, -2)
 
     task.autoencoder = Means()
     torch.manual_seed(0)
-    x = (torch.rand(4, 4, 3, 3) * 2 - 1).repeat_interleave(4, -1).repeat_interleave(4, -2)[..., :10, :10]
+    x = (torch.rand(4, 4, 2, 2) * 2 - 1).repeat_interleave(8, -1).repeat_interleave(8, -2)[..., :12, :12]
     assert float(task({"x": x}, Streams.of(0, 4))["loss"]) == pytest.approx(0, abs=1e-6)
 
 
