@@ -102,6 +102,38 @@ def test_original_names_of_sdxl_as_diffusers_converts_them(tmp_path: Path) -> No
     assert set(alphas.values()) == {2.0}
 
 
+def test_layers_named_twice_are_changed_once(tmp_path: Path) -> None:
+    """As diffusers reads such files: of both namings its own, whatever the other says."""
+    theirs, ours = networks("SDXL")
+    some, other = (pairs(theirs, r"attn\d\.to|conv1", seed=seed) for seed in (5, 6))
+    tensors = kohya(some) | kohya({m: p for m, p in other.items() if "blocks.1" in m}, rename=sgm, alpha=7.0)
+    mapped = converters._maybe_map_sgm_blocks_to_diffusers(dict(tensors), SimpleNamespace(layers_per_block=2))
+    assert len(mapped) == 3 * len(some) < len(tensors)
+    low_rank(model_of(ours), {written(tmp_path, tensors): 1.0})
+    expected, got = theirs_says("SDXL", merged(theirs, some, 2 / 3)), ours_says("SDXL", ours)
+    low_rank(model_of(ours), {})
+    close(got, expected)
+
+
+@pytest.mark.parametrize("first", ["transformer.", "lora_transformer_"])
+def test_layers_of_flux_named_twice_are_changed_once(tmp_path: Path, first: str) -> None:
+    """Queries alone under diffusers' names, beside joined layers under the original ones, and the same name spelt twice."""
+    theirs, ours = networks("FLUX")
+    some = pairs(theirs, r"\d\.attn\.to_(q|out)")
+    which = r"qkv|linear1|img_attn.proj" if first == "transformer." else "qkv|linear1"
+    table = {k: m for k, m in flux_originals(2, 2).items() if re.search(which, k)}
+    originals, _ = joined(pairs(theirs, ".", seed=6), {k: m for k, m in table.items() if "txt" not in k})
+    tensors = (peft if first == "transformer." else kohya)(some, first) | kohya(originals)
+    if first == "transformer.":
+        tensors |= kohya(pairs(theirs, r"\d\.attn\.to_(q|out)", seed=9), "lora_transformer_", alpha=7.0)
+    converted = unpacked(converters._convert_kohya_flux_lora_to_diffusers(dict(tensors)), "transformer.")
+    assert converted.keys() == some.keys()
+    low_rank(model_of(ours), {written(tmp_path, tensors): 1.0})
+    expected, got = theirs_says("FLUX", merged(theirs, converted, 1.0)), ours_says("FLUX", ours)
+    low_rank(model_of(ours), {})
+    close(got, expected)
+
+
 def test_every_name_of_kohyas_flux_as_diffusers_converts_it() -> None:
     """At full size, nothing of the network allocated: where each pair lies, and with what factor."""
     with torch.device("meta"):

@@ -118,7 +118,10 @@ def _adapter(file: LoraFile, network: nn.Module, groups: Mapping[str, Group], na
     """mine: what the network is called. InputError if some of the changes have no place in it."""
     changes: list[tuple[Place, Change]] = []
     odd = []
+    copies = _copies(groups, names)
     for module, group in groups.items():
+        if module in copies:
+            continue
         places = names.get(module)
         if places is None:
             odd += [] if group.nought() else [group.key]
@@ -133,6 +136,20 @@ def _adapter(file: LoraFile, network: nn.Module, groups: Mapping[str, Group], na
         shapes = ", ".join(f"{key!r} {file.keys[key]}" for key in odd[:3])
         raise InputError(f"{file.where}: a LoRA for {called_by(file.keys)}; {mine} has no place for {shapes}")
     return Adapter(changes)
+
+
+def _copies(groups: Mapping[str, Group], names: Names) -> set[str]:
+    """Modules whose rows the file names a second time, by a name that comes first in `names`: diffusers reads the file so."""
+    taken: dict[str, list[Place]] = {}
+    out = set()
+    for module in (m for m in names if m in groups):
+        places = [p for p in names[module] if p is not None]
+        if any(p.start < q.start + q.rows and q.start < p.start + p.rows for p in places for q in taken.get(p.layer, ())):
+            out.add(module)
+        else:
+            for p in places:
+                taken.setdefault(p.layer, []).append(p)
+    return out
 
 
 def _placed(network: nn.Module, places: tuple[Place | None, ...], group: Group, alpha: Alpha) -> list[tuple[Place, Change]]:

@@ -7,14 +7,14 @@ with the matrices b (r, rows) and a (r, in) the factors B = b^T (rows, r) and A 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from unnoise.checkpoints.foreign.lora_names import NETWORK, flat, name_of
+from unnoise.checkpoints.foreign.lora_names import NETWORK, flat, name_of, preferred, spelling
 from unnoise.checkpoints.foreign.mapped import open_safetensors
 from unnoise.control.low_rank import Change, Decomposed, Hadamard, Kronecker, LowRank, Replaced, Whole
 from unnoise.core.errors import InputError
@@ -64,16 +64,19 @@ class LoraFile:
         if path.is_dir():
             path = next((path / name for name in IN_FOLDERS if (path / name).is_file()), path / IN_FOLDERS[0])
         tensors, metadata = read_tensors(path)
-        parts: dict[str, dict[str, Group]] = {}
+        spelt: dict[tuple[str, str], dict[str, Group]] = {}
         for key in sorted(tensors, key=lambda k: k.endswith(".alpha")):  # these say little in messages
             try:
                 name = name_of(key)
             except InputError as e:
                 raise InputError(f"{path}: {e}") from None
-            groups = parts.setdefault(name.belongs, {})
-            groups.setdefault(name.module, Group(key, name.belongs, name.module)).tensors[name.role] = tensors[key]
-        if not parts:
+            groups = spelt.setdefault((name.belongs, name.module), {})
+            groups.setdefault(spelling(key), Group(key, name.belongs, name.module)).tensors[name.role] = tensors[key]
+        if not spelt:
             raise InputError(f"{path}: holds no tensors")
+        parts: dict[str, dict[str, Group]] = {}
+        for (belongs, module), groups in spelt.items():
+            parts.setdefault(belongs, {})[module] = _one(groups)
         return cls(str(path), parts, {k: tuple(t.shape) for k, t in tensors.items()}, _settings(path, metadata))
 
     def alpha(self, group: Group) -> Alpha:
@@ -85,6 +88,16 @@ class LoraFile:
                 value = particular
         value = group.tensors.get("alpha", value)
         return Alpha(None if value is None else float(value), bool(told.get("use_rslora")))
+
+
+def _one(groups: Mapping[str, Group]) -> Group:
+    """Of the spellings of one module: a second copy of the same tensors is left out, other tensors are added."""
+    first = groups[preferred(groups)]
+    tensors = dict(first.tensors)
+    for group in groups.values():
+        if not group.tensors.keys() & first.tensors.keys():
+            tensors |= group.tensors
+    return replace(first, tensors=tensors)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

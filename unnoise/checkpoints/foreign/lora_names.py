@@ -16,7 +16,7 @@ So modules are looked up by their names with all dots as underscores, under ever
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -96,12 +96,27 @@ def name_of(key: str) -> Name:
     return Name(belongs, flat(module.replace(".processor.", ".")), role)
 
 
+def spelling(key: str) -> str:
+    """A key without its role: as this file spells a module, beside other spellings of the same."""
+    tail = max((t for t in _ROLES if key.endswith(t)), key=len, default="")
+    return key.removesuffix(tail)
+
+
+_FIRST = ("transformer.", "unet.", "text_encoder.", "text_encoder_2.", "text_encoder_3.", "lora_transformer_")
+"""What keys of diffusers' begin with, the ones it prefers first; it reads no others of a file where there are these as well."""
+
+
+def preferred(spellings: Iterable[str]) -> str:
+    """Of several spellings of one module the one that diffusers reads."""
+    return min(spellings, key=lambda s: next((i for i, first in enumerate(_FIRST) if s.startswith(first)), len(_FIRST)))
+
+
 def flat(module: str) -> str:
     return module.replace(".", "_")
 
 
 Names = Mapping[str, tuple[Place | None, ...]]
-"""Flat name of a module -> where its rows lie, in order; None for rows that nothing reads."""
+"""Flat name of a module -> where its rows lie, in order; None for rows that nothing reads. diffusers' names come first."""
 
 
 @dataclass(frozen=True)
