@@ -69,7 +69,7 @@ def files(meta: Mapping[str, Any]) -> list[str]:
     shown = {key: [p for told in meta.get(key) or () for p in parse_adapter(option(key), told).pictures] for key in _SHOWN}
     return [
         *(path for key in _OWN for path in _paths(meta, key)),
-        *(str(parse_lora(told)[0]) for told in meta.get("lora") or ()),
+        *(path for told in meta.get("lora") or () if not is_hub_name(path := str(parse_lora(told)[0]))),
         *(meta.get("embedding") or ()),
         *(path for path in meta.get("beside") or () if not is_hub_name(path)),
         *(with_mode(picture)[0] for picture in shown["control"]),

@@ -137,7 +137,8 @@ class Sample:
     """For an open checkpoint in a single file: files and folders with what it lacks: text encoders, tokenizers, an autoencoder. For
     one in a folder: networks in place of its own, such as the U-Net of SDXL-Lightning or of LCM, a tuned transformer, TAESD."""
     lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A LoRA for an open checkpoint: FILE, FILE:0.7 (its weight), FILE:0.7:0.3 (the network's and the words'); may be repeated."""
+    """A LoRA for an open checkpoint: FILE, FILE:0.7 (its weight), FILE:0.7:0.3 (the network's and the words'). A
+    folder of one, or its name on the hub, may stand for FILE. May be repeated."""
     embedding: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """A textual inversion for an open checkpoint, whose word prompts may then use; may be repeated."""
     control: tyro.conf.UseAppendAction[tuple[str, ...]] = ()

@@ -7,7 +7,7 @@ not fetched again, and goes on where it was broken off. HF_HUB_OFFLINE=1 takes w
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,7 +31,7 @@ def fetch(name: str, variant: str | None = None, without: Collection[str] = ()) 
     without: parts whose weights are not needed. Raises InputError for a model that is not on the hub, or needs a licence to be
     accepted first, and when it cannot be reached.
     """
-    return _fetched(name, INDEX, lambda names: needed_files(names, variant, name, without))
+    return _fetched(name, [INDEX], lambda names: needed_files(names, variant, name, without))
 
 
 def fetch_part(name: str) -> Path:
@@ -43,23 +43,34 @@ def fetch_part(name: str) -> Path:
             raise InputError(f"{name}: has no {CONFIG} on the hub, and is no network by itself; {_by_hand(here)}")
         return [CONFIG, *weights_of(here, None, name)]
 
-    return _fetched(name, CONFIG, needed)
+    return _fetched(name, [CONFIG], needed)
 
 
-def _by_hand(names: Collection[str]) -> str:
+def fetch_first(name: str, files: Sequence[str], beside: Sequence[str]) -> Path:
+    """As `fetch`, the folder with the first of these files that is there, such as a LoRA's, and what is there of those beside."""
+
+    def needed(names: list[str]) -> list[str]:
+        if (first := next((f for f in files if f in names), None)) is None:
+            raise InputError(f"{name}: has no {' or '.join(files)} on the hub; {_by_hand(names, 'such files')}")
+        return [first, *(f for f in beside if f in names)]
+
+    return _fetched(name, files, needed)
+
+
+def _by_hand(names: Collection[str], fetched: str = "models in the layout of diffusers") -> str:
     single = [n for n in names if n.endswith((".safetensors", ".gguf")) and "/" not in n]
-    return f"fetch {single[0]} and give its path" if single else "only models in the layout of diffusers are fetched"
+    return f"fetch {single[0]} and give its path" if single else f"only {fetched} are fetched"
 
 
-def _fetched(name: str, sign: str, needed: Callable[[list[str]], list[str]]) -> Path:
-    """sign: the file that must be there. needed: of the names of all files, those that are read."""
+def _fetched(name: str, signs: Sequence[str], needed: Callable[[list[str]], list[str]]) -> Path:
+    """signs: one of these files must be there. needed: of the names of all files, those that are read."""
     try:
         import huggingface_hub as hub
         from huggingface_hub import constants, errors
     except ImportError as e:
         raise InputError(f'{name} would be fetched from the hub, which needs huggingface_hub: pip install "unnoise[text]"') from e
     if constants.HF_HUB_OFFLINE:
-        return _cached(hub, name, sign, "HF_HUB_OFFLINE is set")
+        return _cached(hub, name, signs, "HF_HUB_OFFLINE is set")
     try:
         wanted = needed([f.rfilename for f in hub.HfApi().model_info(name).siblings or []])
         return Path(hub.snapshot_download(name, allow_patterns=wanted))
@@ -68,13 +79,13 @@ def _fetched(name: str, sign: str, needed: Callable[[list[str]], list[str]]) -> 
         why = "asks for its licence to be accepted on its page" if gated else "is no folder here, and no public model on the hub"
         raise InputError(f"{name} {why}; for one that you may read, log in first: hf auth login") from e
     except (errors.HTTPError, OSError) as e:
-        return _cached(hub, name, sign, f"the hub could not be reached ({_first_line(e)})")
+        return _cached(hub, name, signs, f"the hub could not be reached ({_first_line(e)})")
 
 
-def _cached(hub: Any, name: str, sign: str, why: str) -> Path:
+def _cached(hub: Any, name: str, signs: Sequence[str], why: str) -> Path:
     """The model as it was fetched before: not all of its files, so that the client's own snapshots would call it incomplete."""
-    found = hub.try_to_load_from_cache(name, sign)
-    if not isinstance(found, str):
+    found = next((f for sign in signs if isinstance(f := hub.try_to_load_from_cache(name, sign), str)), None)
+    if found is None:
         raise InputError(f"{name}: no such folder, not in the cache of the hub, and {why}")
     return Path(found).parent
 

@@ -68,7 +68,7 @@ class AdaptedModel:
 
 
 def low_rank(model: Model, files: Mapping[str | Path, Weight]) -> AdaptedModel:
-    """The model under these LoRA files, in place of those before; no files take all away.
+    """The model under these LoRA files (or folders, or names on the hub), in place of those before; no files take all away.
 
     A weight of 0 for the words leaves the text encoders' part of a file unread. A model that is saved is saved without them, but
     for what is merged into its network.

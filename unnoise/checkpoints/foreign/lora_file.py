@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from unnoise.checkpoints.foreign.hub import fetch_first, is_hub_name
 from unnoise.checkpoints.foreign.lora_names import NETWORK, flat, name_of, preferred, spelling
 from unnoise.checkpoints.foreign.mapped import open_safetensors
 from unnoise.control.low_rank import Change, Decomposed, Hadamard, Kronecker, LowRank, Replaced, Whole
@@ -22,6 +23,7 @@ from unnoise.core.errors import InputError
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 IN_FOLDERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 """What diffusers and PEFT call the file in a folder."""
+_PEFT_SETTINGS = "adapter_config.json"
 
 
 @dataclass
@@ -60,7 +62,9 @@ class LoraFile:
 
     @classmethod
     def read(cls, path: Path) -> "LoraFile":
-        """InputError for what is no LoRA in safetensors."""
+        """A file, a folder with one, or a name on the hub. InputError for what is no LoRA in safetensors."""
+        if not path.exists() and is_hub_name(str(path)) and path.suffix not in PICKLES:
+            path = fetch_first(str(path), IN_FOLDERS, [_PEFT_SETTINGS])
         if path.is_dir():
             path = next((path / name for name in IN_FOLDERS if (path / name).is_file()), path / IN_FOLDERS[0])
         tensors, metadata = read_tensors(path)
@@ -113,7 +117,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """diffusers' metadata, whose names begin with what they belong to, or PEFT's file beside adapter_model.safetensors."""
-    beside = path.with_name("adapter_config.json")
+    beside = path.with_name(_PEFT_SETTINGS)
     try:
         if path.name == IN_FOLDERS[1] and beside.is_file():
             return {NETWORK: json.loads(beside.read_text(encoding="utf-8"))}

@@ -36,8 +36,9 @@ def open_foreign(source: str | Path, variant: str | None = None, beside: Sequenc
     """The checkpoint at a path, or of a name on the hub (OWNER/NAME); None for a path that is none, or no diffusers folder.
 
     variant: which of its weights, such as "fp16". beside: for a single file, files and folders that hold what it lacks: text
-    encoders, their tokenizers, an autoencoder. For a folder, networks in place of its own: a U-Net or transformer, an autoencoder,
-    each a file, a folder with its config.json, or a name on the hub; the folder's own weights of these are not read, nor fetched.
+    encoders, their tokenizers, an autoencoder; or such a network's name on the hub. For a folder, networks in place of its own: a
+    U-Net or transformer, an autoencoder, each a file, a folder with its config.json, or a name on the hub; the folder's own
+    weights of these are not read, nor fetched.
     Raises InputError for what is missing, truncated, pickled or not known here.
     """
     path = Path(source)
@@ -68,13 +69,10 @@ class _Alone(NamedTuple):
 
 def _alone(path: Path) -> _Alone:
     """InputError for what is no network that may take another's place."""
-    if not path.exists() and is_hub_name(str(path)):
-        path = fetch_part(str(path))
+    path = _here(path)
     if path.is_dir():
         part = read_part(path)
         return _Alone(_places(part.kind, str(path)), part, str(path))
-    if not path.is_file():
-        raise InputError(f"{path}: no such file or folder")
     packed = path.suffix.lower() == ".gguf"
     if not packed:
         refuse_pickle(path)
@@ -89,6 +87,15 @@ def _alone(path: Path) -> _Alone:
         raise InputError(f"{path}: holds more than one network ({', '.join(parts)}): give it as the model, not beside another")
     (part,) = parts.values()
     return _Alone(_places(part.kind, str(path)), part, str(path), told=False)
+
+
+def _here(path: Path) -> Path:
+    """A file or folder as it is, of a network's name on the hub the folder that was fetched. InputError for what is none."""
+    if not path.exists() and is_hub_name(str(path)):
+        return fetch_part(str(path))
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    return path
 
 
 def _places(kind: str, where: str) -> tuple[str, ...]:
@@ -116,8 +123,7 @@ def _in_place(foreign: Foreign, other: _Alone) -> tuple[str, Part]:
 def _whole(file: Path, beside: Sequence[Path], variant: str | None) -> Foreign:
     """A single file with what lies beside it. Folders of parts fill in what no file holds; a network alone takes the place of the
     file's own, so an autoencoder that lies beside is the one that is used. InputError for what is of no use."""
-    if missing := [p for p in beside if not p.exists()]:
-        raise InputError(f"{missing[0]}: no such file or folder")
+    beside = [_here(p) for p in beside]
     foreign = open_single(file)
     instead = [p for p in beside if _is_instead(p, foreign)]
     if files := [open_single(p) for p in beside if p.is_file() and p not in instead]:
