@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import refused
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -79,3 +80,6 @@ def test_the_picture_is_diffusers_and_the_command_lines(tmp_path: Path, capsys: 
     with pytest.raises(SystemExit):
         main(["sample", str(folder), PROMPT, "--lora", "missing.safetensors", "--out", str(tmp_path / "no")])
     assert "missing.safetensors: no such file" in capsys.readouterr().err
+    twice = ["--lora", loras[1], "--lora", f"{tmp_path}/net.safetensors:0.3"]
+    said = refused(["sample", str(folder), PROMPT, *twice, "--out", str(tmp_path / "no")], capsys)
+    assert said.endswith("net.safetensors: given twice, with weights -0.5 and 0.3; give it once, with the weight it is to have")

@@ -12,7 +12,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from unnoise.checkpoints.foreign.lora import parse_lora
+from unnoise.checkpoints.foreign.lora import parse_loras
 from unnoise.checkpoints.foreign.memory import Wanted
 from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
 from unnoise.checkpoints.shipped import FOLDER, shipped, suited
@@ -249,12 +249,13 @@ def _total(args: Sample) -> int:
 
 def _opened(args: Sample, bf16: bool) -> DiffusionModel:
     """The model with what is merged into its weights."""
+    loras = parse_loras(args.lora)
     device, wanted = _device(args), _wanted(args, numbers_of(args.control, args.picture_prompt, args.picture_encoder, bf16))
     model = load(args.model, torch.bfloat16 if bf16 else None, args.variant, args.beside, wanted)
     for file in args.embedding:
         textual_inversion(model, file)
-    if args.lora:
-        model = with_loras(model, dict(parse_lora(told) for told in args.lora))
+    if loras:
+        model = with_loras(model, loras)
     return (model.to_int8() if args.int8 else model).to(device)
 
 

@@ -9,7 +9,7 @@ makes. Where PEFT keeps the alphas beside the tensors, they are read there.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -223,3 +223,16 @@ def parse_lora(text: str) -> tuple[Path, Weight]:
     if len(weights) > 2:
         raise InputError(f"{text}: at most two weights, of the network and of the words")
     return Path(file), (weights[0], weights[1]) if len(weights) == 2 else (weights or [1.0])[0]
+
+
+def parse_loras(texts: Iterable[str]) -> dict[str | Path, Weight]:
+    """Several as `parse_lora` reads each. InputError too for a file that is named twice, whose weight is one of two."""
+    out: dict[str | Path, Weight] = {}
+    for text in texts:
+        file, weight = parse_lora(text)
+        if file in out:
+            raise InputError(
+                f"{file}: given twice, with weights {out[file]} and {weight}; give it once, with the weight it is to have"
+            )
+        out[file] = weight
+    return out
