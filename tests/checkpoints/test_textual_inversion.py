@@ -1,7 +1,10 @@
 """Learnt words against diffusers' load_textual_inversion: the same tokens, the same embeddings."""
 
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -78,6 +81,33 @@ def test_words_of_one_encoder(hub: Path, tmp_path: Path, form: str, n: int) -> N
     close(told(read_encoder(str(tmp_path / "text_encoder")).build(), *PROMPTS)["tokens"], expected)
     close(after["tokens"][3], before["tokens"][3])
     assert torch.equal(told(twin, *PROMPTS)["tokens"], before["tokens"]), "another model has not learnt it"
+
+
+@pytest.mark.parametrize("form", ["diffusers", "web UI"])
+def test_the_command_that_converts_pickles(hub: Path, tmp_path: Path, form: str) -> None:
+    """What diffusers reads of the pickle itself, against what is read here once the command that the refusal tells was run."""
+    from diffusers import StableDiffusionPipeline
+    from transformers import AutoTokenizer, CLIPTextModel
+
+    learnt, file = 3 * vectors(2, 16), tmp_path / ("<toy>.pt" if form == "web UI" else "learned_embeds.bin")
+    told_of = {"string_to_token": {"*": 265}, "name": "<toy>", "step": 9, "sd_checkpoint": None, "sd_checkpoint_name": None}
+    whole = torch.nn.Parameter(vectors(4, 16))  # of which the vectors are a part, as of a table
+    with torch.no_grad():
+        whole[:2] = learnt
+    torch.save({"<toy>": whole[:2]} if form == "diffusers" else {**told_of, "string_to_param": {"*": whole[:2]}}, file)
+    ours = read_encoder(str(hub / "text_encoder")).build()
+    with pytest.raises(InputError, match="a pickle, which runs code when it is read; convert it: python -c ") as e:
+        textual_inversion(model_of(ours), file)
+    python, *arguments = shlex.split(str(e.value).partition("convert it: ")[2])
+    assert python == "python"
+    subprocess.run([sys.executable, *arguments], cwd=tmp_path, check=True)
+    assert textual_inversion(model_of(ours), file.with_suffix(".safetensors")) == ("<toy>",)
+    encoder, tokenizer = CLIPTextModel.from_pretrained(hub / "text_encoder"), AutoTokenizer.from_pretrained(hub / "tokenizer")
+    pipeline = StableDiffusionPipeline(None, encoder, tokenizer, None, None, None, None, requires_safety_checker=False)
+    pipeline.load_textual_inversion(tmp_path, weight_name=file.name)
+    with torch.no_grad():
+        expected = torch.cat([pipeline.encode_prompt(p, torch.device("cpu"), 1, False)[0] for p in PROMPTS])
+    close(told(ours, *PROMPTS)["tokens"], expected)
 
 
 def test_words_of_several_encoders(hub: Path, tmp_path: Path) -> None:

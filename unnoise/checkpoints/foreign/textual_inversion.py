@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from unnoise.checkpoints.foreign.lora import Model
-from unnoise.checkpoints.foreign.lora_file import read_tensors
+from unnoise.checkpoints.foreign.lora_file import PICKLES, read_tensors
 from unnoise.core.errors import InputError
 from unnoise.core.hashing import tensors_hash
 from unnoise.modalities.words.frozen import Frozen, encoders_of
@@ -33,6 +33,7 @@ def textual_inversion(model: Model, file: str | Path, word: str | None = None) -
     path, encoders = Path(file), encoders_of(model.conditioner)
     if not encoders:
         raise InputError(f"{path}: this model has no text encoder that could learn a word")
+    _refuse_pickle(path)
     tensors, _ = read_tensors(path)
     if word is not None and len(tensors) > 1 and not set(tensors) <= set(ENCODERS):
         raise InputError(f"{path}: holds {len(tensors)} words; one name cannot be given to all")
@@ -53,6 +54,18 @@ def textual_inversion(model: Model, file: str | Path, word: str | None = None) -
     for encoder, named, vectors in found:
         _teach(encoder, named, vectors)
     return tuple(dict.fromkeys(named for _, named, _ in found))
+
+
+def _refuse_pickle(path: Path) -> None:
+    """InputError with a command that converts what diffusers and the web UI write: there the vectors lie beside other values."""
+    if path.suffix.lower() in PICKLES:
+        new = path.with_suffix(".safetensors").name
+        raise InputError(
+            f"{path}: a pickle, which runs code when it is read; convert it: python -c "
+            f"\"import torch, safetensors.torch as s; d = torch.load('{path.name}', map_location='cpu', weights_only=True); "
+            f"d = {{'emb_params': next(iter(d['string_to_param'].values()))}} if 'string_to_param' in d else d; "
+            f"s.save_file({{k: v.detach().clone().contiguous() for k, v in d.items()}}, '{new}')\""
+        )
 
 
 def width(encoder: Frozen) -> int:
