@@ -230,9 +230,17 @@ def test_files_that_are_no_lora(tmp_path: Path) -> None:
         (written(tmp_path, half, "half"), "stands alone: 'up' of the same layer is missing"),
         (written(tmp_path, networks("SD 1")[0].state_dict(), "model"), r"'.*' is no part of a LoRA"),
         (written(tmp_path, {}, "empty"), "holds no tensors"),
+        (written(tmp_path, {"unet.conv_norm_out.diff": torch.ones(9)}, "wide"), r"no place for 'unet.conv_norm_out.diff' \(9,\)"),
+        (
+            written(tmp_path, {"unet.conv_norm_out.diff_b": torch.ones(9)}, "off"),
+            r"no place for 'unet.conv_norm_out.diff_b' \(9,\)",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             low_rank(model_of(ours), {path: 1.0})
+    offset = {"transformer.transformer_blocks.0.attn.norm_q.diff_b": torch.ones(16)}
+    with pytest.raises(InputError, match=r"no place for '.*norm_q.diff_b' \(16,\)"):
+        low_rank(model_of(networks("FLUX")[1]), {written(tmp_path, offset, "offset"): 1.0})
     with pytest.raises(InputError, match="weight nan; a number is wanted"):
         low_rank(model_of(ours), {tmp_path / "lora.safetensors": float("nan")})
     zeros = some | {"unet.no.such.layer.lora_A.weight": torch.ones(1, 2), "unet.no.such.layer.lora_B.weight": torch.zeros(2, 1)}

@@ -262,6 +262,51 @@ def _metadata(file: Path) -> dict[str, str]:
         return f.metadata()
 
 
+@pytest.mark.parametrize("kind", ["SD 1", "SDXL"])
+@pytest.mark.parametrize("naming", ["LyCORIS", "ComfyUI"])
+def test_differences_of_normalisations(hub: Path, tmp_path: Path, kind: str, naming: str) -> None:
+    """Of every group and layer normalisation, words included: theirs with the differences added to weights and offsets."""
+    theirs, ours = networks(kind)
+    pipeline, conditioner, rng = pipeline_of(hub, kind, theirs), conditioner_of(hub, kind), torch.Generator().manual_seed(2)
+    lycoris, tensors, weight = naming == "LyCORIS", {}, 0.7
+    parts = {"text_encoder": pipeline.text_encoder, "unet": pipeline.unet}
+    for part, network in parts.items():
+        for name, layer in network.named_modules():
+            if not isinstance(layer, nn.LayerNorm | nn.GroupNorm):
+                continue
+            if part == "unet":
+                original = sgm_norm(name) if kind == "SDXL" else name
+                key = f"diffusion_model.{original}" if not lycoris else f"lora_unet_{name.replace('.', '_')}"
+            else:
+                module = name if name.startswith("text_model.") else f"text_model.{name}"
+                key = f"lora_te1_{module.replace('.', '_')}" if lycoris else f"text_encoders.clip_l.transformer.{module}"
+            for p, role in ((layer.weight, "w_norm" if lycoris else "diff"), (layer.bias, "b_norm" if lycoris else "diff_b")):
+                difference = torch.randn(len(p), generator=rng)
+                p.data += weight * difference
+                tensors[f"{key}.{role}"] = difference
+    model, plain = model_of(ours, conditioner), ours_says(kind, ours)
+    words, before = dict(conditioner(conditioner.prepare([PROMPT])))["tokens"], {k: v.clone() for k, v in ours.state_dict().items()}
+    adapted = low_rank(model, {written(tmp_path, tensors): weight})
+    expected = theirs_says(kind, pipeline.unet)
+    for act in (adapted.merge, adapted.unmerge):
+        close(ours_says(kind, ours), expected)
+        close(conditioner(conditioner.prepare([PROMPT]))["tokens"], told(pipeline))
+        act()
+    assert all(torch.equal(v, before[k]) for k, v in ours.state_dict().items())
+    low_rank(model, {})
+    assert torch.equal(ours_says(kind, ours), plain)
+    assert torch.equal(conditioner(conditioner.prepare([PROMPT]))["tokens"], words)
+    assert float((expected - plain).std() / plain.std()) > 0.1
+
+
+def sgm_norm(module: str) -> str:
+    if module == "conv_norm_out":
+        return "out.0"
+    resnet = {"norm1": "in_layers.0", "norm2": "out_layers.0"}
+    head, _, last = module.rpartition(".")
+    return f"{sgm(f'{head}.conv1').removesuffix('.in_layers.2')}.{resnet[last]}" if ".resnets." in module else sgm(module)
+
+
 @pytest.mark.parametrize("kind", ["SD 1", "FLUX"])
 def test_saved_adapters_are_loaded_by_diffusers(hub: Path, tmp_path: Path, kind: str) -> None:
     """From a file of another naming, joined layers and convolutions among it; the scale multiplied in."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from unnoise.control.low_rank import Adapted, Adapter, Change, Decomposed, Hadamard, Kronecker, LowRank, Place, Replaced, Whole
 from unnoise.core.errors import InputError
 from unnoise.networks.layers import RMSNorm
+from unnoise.networks.norm import GroupNorm
 
 
 class Small(nn.Module):
@@ -239,3 +240,28 @@ def test_a_normalisations_weights_are_replaced_whatever_the_weight() -> None:
         adapted.unmerge()
     adapted.set({"a": (change, 0.0)})
     assert torch.equal(network(x), before)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("norm", [GroupNorm(2, 6), nn.GroupNorm(3, 6), nn.LayerNorm(5)], ids=["ours", "groups", "layer"])
+def test_differences_of_normalisations(norm: nn.GroupNorm | nn.LayerNorm, layout: torch.memory_format) -> None:
+    """Against another with weight and offset w D further; and so are the slopes of D, w times theirs."""
+    torch.manual_seed(4)
+    network, x = nn.Sequential(copy.deepcopy(norm)), torch.randn(2, 6, 4, 5).contiguous(memory_format=layout).requires_grad_()
+    for p in network.parameters():
+        p.data = torch.randn_like(p)
+    before, twin = copy.deepcopy(network.state_dict()), copy.deepcopy(network)
+    rows = len(norm.weight)
+    change, weight = Whole(torch.randn(rows), torch.randn(rows)), 0.7
+    for p, d in zip(twin.parameters(), change.parameters()):
+        p.data += weight * d.data
+    adapted = Adapted.of(network)
+    adapted.set({"a": (Adapter([(Place("0", 0, rows), change)]), weight)})
+    torch.testing.assert_close(network(x), twin(x))
+    mine = torch.autograd.grad(network(x).pow(3).sum(), [*change.parameters()])
+    _, *theirs = torch.autograd.grad(twin(x).pow(3).sum(), [x, *twin.parameters()])  # without x torch crashes in channels_last
+    torch.testing.assert_close(mine, tuple(weight * g for g in theirs))
+    adapted.merge()
+    torch.testing.assert_close(network(x), twin(x))
+    adapted.unmerge()
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())

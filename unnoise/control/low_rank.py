@@ -22,13 +22,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, linear
+from torch.nn.functional import conv2d, group_norm, layer_norm, linear
 
 from unnoise.core.errors import InputError
 from unnoise.networks.layers import RMSNorm, rms_normalise, wide
 
-Layer = nn.Linear | nn.Conv2d | RMSNorm
-"""A normalisation's weights multiply entry by entry; it has no offset."""
+Layer = nn.Linear | nn.Conv2d | RMSNorm | nn.LayerNorm | nn.GroupNorm
+"""A normalisation's weights multiply entry by entry; an RMSNorm has no offset."""
 
 
 class Change(nn.Module, ABC):
@@ -271,7 +271,7 @@ class Hung:
         assert isinstance(layer, Layer)
         if self.owner.merged:
             return
-        x, channels = inputs[0], 1 if isinstance(layer, nn.Conv2d) else -1
+        x, channels = inputs[0], 1 if isinstance(layer, nn.Conv2d | nn.GroupNorm) else -1
         for weight, place, change in self.terms:
             rows = out.narrow(channels, place.start, place.rows)
             own = layer.weight[place.start : place.start + place.rows]
@@ -287,6 +287,11 @@ def _applied(layer: Layer, weight: Tensor, x: Tensor) -> Tensor:
         return linear(x, weight)
     if isinstance(layer, RMSNorm):
         return rms_normalise(x, layer.eps) * weight
+    if isinstance(layer, nn.LayerNorm):
+        return layer_norm(x, layer.normalized_shape, weight, None, layer.eps)
+    if isinstance(layer, nn.GroupNorm):
+        plain = group_norm(x, layer.num_groups, None, None, layer.eps)  # of weights alone torch crashes in the derivative
+        return plain * weight.reshape(-1, *(1,) * (x.ndim - 2))
     assert layer.padding_mode == "zeros"
     assert layer.groups == 1
     return conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation)

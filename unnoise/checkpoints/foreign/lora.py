@@ -38,6 +38,7 @@ from unnoise.core.errors import InputError
 from unnoise.core.files import atomically
 from unnoise.modalities.words.frozen import Frozen, encoders_of
 from unnoise.networks.int8 import in_int8
+from unnoise.networks.layers import RMSNorm
 
 Weight = float | tuple[float, float]
 """Of network and words alike, or of each."""
@@ -161,6 +162,8 @@ def _placed(network: nn.Module, places: tuple[Place | None, ...], group: Group, 
     assert isinstance(layer, Layer)
     if isinstance(layer, nn.Conv2d) and layer.groups > 1:
         raise ValueError("a convolution of each channel by itself")
+    if isinstance(layer, RMSNorm) and "diff_b" in group.tensors:
+        raise ValueError("a normalisation that has no offset")
     sizes = [known[0].rows if p is None else p.rows for p in places]
     whole = change_of(roomy(network, known[0], group), alpha, (sum(sizes), *layer.weight.shape[1:]))
     first, ends = known[0], [p.start + p.rows for p in known[:-1]]

@@ -156,8 +156,8 @@ def _change(t: Mapping[str, Tensor], alpha: Alpha, shape: tuple[int, ...]) -> Ch
     if "values" in t:
         _check(rows, len(t["values"]))
         return Replaced(t["values"])
-    if not inputs and ("diff" not in t or "diff_b" in t):
-        raise ValueError("a normalisation: differences of its weights are known, and other weights in their place")
+    if not inputs and not {"diff", "diff_b"} >= t.keys() - {"alpha"}:
+        raise ValueError("a normalisation: differences of its weights and offsets are known, and other weights in their place")
     if "up" in t or "down" in t:
         down, up = t["down"], t["up"].flatten(1)
         scale = alpha.scale(len(down))

@@ -63,6 +63,8 @@ _LYCORIS = (
 )
 _ROLES = {
     **{f".{role}{more}": role for role in _LYCORIS for more in ("", ".default", ".weight")},
+    ".w_norm": "diff",  # LyCORIS's, of normalisations
+    ".b_norm": "diff_b",
     **{f"{stem}.{a}.weight": a for stem in (".lora", "_lora", ".lora_linear_layer", "") for a in ("down", "up")},
     **{f".lora_{role}.weight": role for role in ("down", "up", "mid")},
     **{f".lora_{a}{more}.weight": role for a, role in (("A", "down"), ("B", "up")) for more in ("", ".default")},
@@ -185,7 +187,7 @@ def naming(network: nn.Module) -> Naming:
 
 
 def places_of(network: nn.Module) -> dict[str, Place]:
-    """Where the layers of theirs, by diffusers' names, lie in ours."""
+    """Where the layers of theirs, by diffusers' names, lie in ours; normalisations are such too."""
     kind, out = naming(network), dict[str, Place]()
     table = kind.table(network)
     for name, layer in network.named_modules():
@@ -229,7 +231,7 @@ def names_of_encoder(network: nn.Module) -> Names:
     """All names of the layers of a CLIP or T5 of transformers, which has called some of them otherwise at times."""
     out: dict[str, tuple[Place | None, ...]] = {}
     for name, layer in network.named_modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear | nn.LayerNorm):
             for alias in (name, encoder_key(name), name.removeprefix("text_model.")):
                 place = (Place(name, 0, len(layer.weight)),)
                 out[flat(alias)] = out[re.sub(r"_([qkv]|out)_proj$", r"_to_\1", flat(alias))] = place
@@ -238,7 +240,7 @@ def names_of_encoder(network: nn.Module) -> Names:
 
 def encoder_key(module: str) -> str:
     """A module's name in files, where CLIP's transformer always lies in text_model."""
-    return f"text_model.{module}" if module.startswith("encoder.layers.") else module
+    return f"text_model.{module}" if module.startswith(("encoder.layers.", "final_layer_norm")) else module
 
 
 def convolutions(network: nn.Module) -> tuple[str, ...]:
