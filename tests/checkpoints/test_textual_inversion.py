@@ -5,15 +5,19 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from lora_files import kohya, merged, networks, ours_says, pairs, theirs_says, written
+from lora_files import model_of as lora_model
 from modalities.words import encoders
 from safetensors.torch import save_file
 from torch import Tensor
 
+from unnoise.checkpoints.foreign.lora import low_rank
 from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
 from unnoise.core.codec import UnconditionalConfig
 from unnoise.core.errors import InputError
@@ -165,6 +169,42 @@ def test_words_of_t5(hub: Path, tmp_path: Path) -> None:
     expected = told(ours, "cat")["tokens"]
     textual_inversion(model_of(ours), tmp_path / "<new>.safetensors")
     close(told(ours, "<new>")["tokens"], expected)
+
+
+def test_words_in_a_lora(hub: Path, tmp_path: Path) -> None:
+    """As OneTrainer writes them: the LoRA is read without them, and says so; the words are learnt of the same file."""
+    theirs, ours = networks("SDXL")
+    some = pairs(theirs, r"attn2\.to")
+    words = {"<toy>.clip_l": vectors(2, 16), "<toy>.clip_g": vectors(2, 24), "v1.0.clip_l": vectors(1, 16, seed=1)}
+    both = written(tmp_path, kohya(some) | {f"bundle_emb.{k}": v for k, v in words.items()})
+    conditioner = sdxl(*(read_encoder(str(hub / n)) for n in ("text_encoder", "text_encoder_2"))).build()
+    model = lora_model(ours, conditioner)
+    with pytest.warns(UserWarning, match=r"lora.safetensors: its learnt words \(<toy>, v1.0\) are left aside; give it as an --emb"):
+        low_rank(model, {both: 1.0})
+    close(ours_says("SDXL", ours), theirs_says("SDXL", merged(theirs, some, 2 / 3)))
+    with pytest.raises(InputError, match="holds 2 words; one name cannot be given to all"):
+        textual_inversion(model, both, "<cat>")
+    assert set(textual_inversion(model, both)) == {"<toy>", "v1.0"}
+    for name, key, learnt in (
+        ("text_encoder", "<toy>", words["<toy>.clip_l"]),
+        ("text_encoder_2", "<toy>", words["<toy>.clip_g"]),
+        ("text_encoder", "v1.0", words["v1.0.clip_l"]),
+    ):
+        encoder = encoders_of(conditioner)[name]
+        assert isinstance(encoder, CLIPText)
+        ids = ids_of(encoder, key)
+        assert torch.equal(encoder.opened.network.get_input_embeddings().weight[ids], learnt)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        low_rank(model, {both: 1.0})
+    low_rank(model, {})
+    alone = {"bundle_emb.toy.string_to_param.*": vectors(2, 16)}
+    with pytest.raises(InputError, match="holds no tensors of a LoRA, but a textual inversion: --embedding"):
+        low_rank(model, {written(tmp_path, alone, "alone"): 1.0})
+    assert textual_inversion(model, tmp_path / "alone.safetensors") == ("toy",)
+    for name, key in (("answers", "clip_l_out"), ("bundled", "bundle_emb.other.clip_l_out")):
+        with pytest.raises(InputError, match="'clip_l_out' takes the place of what a text encoder answers"):
+            textual_inversion(model, written(tmp_path, {key: vectors(2, 16)}, name))
 
 
 def test_what_is_refused(hub: Path, tmp_path: Path) -> None:

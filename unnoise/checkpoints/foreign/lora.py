@@ -9,6 +9,7 @@ makes. Where PEFT keeps the alphas beside the tensors, they are read there.
 """
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ class AdaptedModel:
 def low_rank(model: Model, files: Mapping[str | Path, Weight]) -> AdaptedModel:
     """The model under these LoRA files (or folders, or names on the hub), in place of those before; no files take all away.
 
+    Words that OneTrainer has put into a file are for `textual_inversion`: a warning says so where the model knows them not.
     A weight of 0 for the words leaves the text encoders' part of a file unread. A model that is saved is saved without them, but
     for what is merged into its network.
     InputError for a file that is no LoRA, or one for another family of models; then nothing has changed. One that follows pictures
@@ -84,6 +86,9 @@ def low_rank(model: Model, files: Mapping[str | Path, Weight]) -> AdaptedModel:
         if not (math.isfinite(of_network) and math.isfinite(of_words)):
             raise InputError(f"{path}: weight {weight}; a number is wanted, 1 is the LoRA as it was trained")
         file = LoraFile.read(Path(path))
+        if unknown := [word for word in file.words if not any(word in e.taught for e in encoders.values())]:
+            told = f"{path}: its learnt words ({', '.join(unknown)}) are left aside; give it as an --embedding too"
+            warnings.warn(told, stacklevel=2)
         for belongs, groups in file.parts.items():
             if belongs == NETWORK:
                 ours[str(path)] = (

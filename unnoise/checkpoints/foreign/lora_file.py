@@ -6,6 +6,7 @@ with the matrices b (r, rows) and a (r, in) the factors B = b^T (rows, r) and A 
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,13 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 IN_FOLDERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 """What diffusers and PEFT call the file in a folder."""
 _PEFT_SETTINGS = "adapter_config.json"
+_BUNDLED = re.compile(r"bundle_emb\.(.+?)\.(string_to_param\.\*|[^.]+)")
+"""OneTrainer's keys of textual inversions in a LoRA file: a word, and the key that it would have in a file of its own."""
+
+
+def bundled(key: str) -> tuple[str, str] | None:
+    """The word, and its key in a file of its own (see `textual_inversion`), of a textual inversion in a LoRA file."""
+    return (found[1], found[2]) if (found := _BUNDLED.fullmatch(key)) else None
 
 
 @dataclass
@@ -53,12 +61,14 @@ class Alpha(NamedTuple):
 
 @dataclass(frozen=True)
 class LoraFile:
-    """parts: by what they belong to, then by module. keys: all, with their tensors' shapes. settings: PEFT's, likewise."""
+    """parts: by what they belong to, then by module. keys: theirs, with their tensors' shapes. settings: PEFT's, by what they
+    belong to. words: of textual inversions beside them, which are no part of the LoRA."""
 
     where: str
     parts: Mapping[str, Mapping[str, Group]]
     keys: Mapping[str, tuple[int, ...]]
     settings: Mapping[str, Mapping[str, Any]]
+    words: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> "LoraFile":
@@ -68,6 +78,8 @@ class LoraFile:
         if path.is_dir():
             path = next((path / name for name in IN_FOLDERS if (path / name).is_file()), path / IN_FOLDERS[0])
         tensors, metadata = read_tensors(path)
+        words = {key: word for key in tensors if (word := bundled(key))}
+        tensors = {key: t for key, t in tensors.items() if key not in words}
         spelt: dict[tuple[str, str], dict[str, Group]] = {}
         for key in sorted(tensors, key=lambda k: k.endswith(".alpha")):  # these say little in messages
             try:
@@ -77,11 +89,12 @@ class LoraFile:
             groups = spelt.setdefault((name.belongs, name.module), {})
             groups.setdefault(spelling(key), Group(key, name.belongs, name.module)).tensors[name.role] = tensors[key]
         if not spelt:
-            raise InputError(f"{path}: holds no tensors")
+            raise InputError(f"{path}: holds no tensors{' of a LoRA, but a textual inversion: --embedding' if words else ''}")
         parts: dict[str, dict[str, Group]] = {}
         for (belongs, module), groups in spelt.items():
             parts.setdefault(belongs, {})[module] = _one(groups)
-        return cls(str(path), parts, {k: tuple(t.shape) for k, t in tensors.items()}, _settings(path, metadata))
+        shapes = {k: tuple(t.shape) for k, t in tensors.items()}
+        return cls(str(path), parts, shapes, _settings(path, metadata), tuple(dict.fromkeys(word for word, _ in words.values())))
 
     def alpha(self, group: Group) -> Alpha:
         """Of a module: its own tensor, else what PEFT's settings say of it, else of all."""

@@ -5,6 +5,7 @@
 A file holds one of   {word: (width,) or (n, width)}                     diffusers
                       {"emb_params": (n, width)}                         the web UI (A1111); the word is the file's name
                       {"clip_l": (n, 768), "clip_g": (n, 1280)}          the same for models of several encoders (SDXL, SD3)
+                      {"bundle_emb.WORD.clip_l": (n, 768), ...}          OneTrainer, in a LoRA file, whose other tensors are let be
 A word of n vectors stands for n tokens, one after another.
 """
 
@@ -15,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from unnoise.checkpoints.foreign.lora import Model
-from unnoise.checkpoints.foreign.lora_file import PICKLES, read_tensors
+from unnoise.checkpoints.foreign.lora_file import PICKLES, bundled, read_tensors
 from unnoise.core.errors import InputError
 from unnoise.core.hashing import tensors_hash
 from unnoise.modalities.words.frozen import Frozen, encoders_of
 
 NAMELESS = ("emb_params", "string_to_param.*")
 ENCODERS = {"clip_l": "clip_l", "clip_g": "clip_g", "t5xxl": "t5xxl", "t5": "t5xxl"}
+_ANSWERS = tuple(f"{name}_out" for name in ENCODERS)
+"""OneTrainer's keys of what is learnt behind a text encoder."""
 
 
 def textual_inversion(model: Model, file: str | Path, word: str | None = None) -> tuple[str, ...]:
@@ -35,11 +38,19 @@ def textual_inversion(model: Model, file: str | Path, word: str | None = None) -
         raise InputError(f"{path}: this model has no text encoder that could learn a word")
     _refuse_pickle(path)
     tensors, _ = read_tensors(path)
-    if word is not None and len(tensors) > 1 and not set(tensors) <= set(ENCODERS):
-        raise InputError(f"{path}: holds {len(tensors)} words; one name cannot be given to all")
+    if any(bundled(key) for key in tensors):
+        read = [(*pair, vectors) for key, vectors in tensors.items() if (pair := bundled(key))]
+    else:
+        read = [(path.stem if k in NAMELESS or k in (*ENCODERS, *_ANSWERS) else k, k, vectors) for k, vectors in tensors.items()]
+    if word is not None and len(words := {name for name, _, _ in read}) > 1:
+        raise InputError(f"{path}: holds {len(words)} words; one name cannot be given to all")
     found = []
-    for key, vectors in tensors.items():
-        named = word or (path.stem if key in NAMELESS or key in ENCODERS else key)
+    for told, key, vectors in read:
+        named = word or told
+        if key in _ANSWERS:
+            raise InputError(
+                f"{path}: {key!r} takes the place of what a text encoder answers; vectors of its first table are known"
+            )
         encoder = encoders.get(ENCODERS[key]) if key in ENCODERS else _of_width(encoders, vectors.shape[-1] if vectors.ndim else 0)
         widths = ", ".join(f"{width(e):,}" for e in dict.fromkeys(encoders.values()))
         if encoder is None or vectors.ndim not in (1, 2) or vectors.shape[-1] != width(encoder):
