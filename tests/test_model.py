@@ -46,6 +46,11 @@ def test_exact_is_bitwise_in_any_company(model: DiffusionModel, sampler: str) ->
     assert len({x.numpy().tobytes() for x in together}) == 8, "different seeds make different samples"
 
 
+def test_exact_is_in_float32(model: DiffusionModel) -> None:
+    with pytest.raises(InputError, match="exact, which is in float32, with bfloat16"):
+        model.sample(["one"], exact=True, bf16=True)
+
+
 def test_without_exact_it_is_the_same_to_rounding(model: DiffusionModel) -> None:
     seeds = list(range(8))
     together = states(model, PROMPTS, seeds)

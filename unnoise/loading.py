@@ -47,8 +47,9 @@ def load(
     if foreign := open_foreign(folder, variant, beside):
         model = _imported(foreign, dtype or torch.float32, wanted, [Path(b).name for b in beside])
     elif folder.is_dir():
-        if beside:
-            raise InputError(f"{folder}: a model of unnoise's own, which has all its parts; --beside is for open checkpoints")
+        if beside or variant:
+            given = "--beside" if beside else "--variant"
+            raise InputError(f"{folder}: a model of unnoise's own, which has all its parts; {given} is for open checkpoints")
         model = _read(folder)
     else:
         raise InputError(

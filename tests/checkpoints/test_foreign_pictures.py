@@ -424,3 +424,5 @@ def test_a_single_file_with_a_tokenizer_beside_it(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: holds nothing that tiny\.safetensors lacks"):
         unnoise.load(tmp_path / "tiny.safetensors", beside=[tmp_path / "empty"])
+    with pytest.raises(InputError, match=r"tiny\.safetensors: --variant fp16: it chooses among the files of a folder"):
+        unnoise.load(tmp_path / "tiny.safetensors", variant="fp16")

@@ -186,6 +186,8 @@ def test_what_has_no_place(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     with pytest.raises(InputError, match="own: a model of unnoise's own, which has all its parts"):
         unnoise.load(tmp_path / "own", beside=[net])
+    with pytest.raises(InputError, match="--variant is for open checkpoints"):
+        unnoise.load(tmp_path / "own", variant="fp16")
 
 
 def test_what_is_replaced_is_not_fetched() -> None:

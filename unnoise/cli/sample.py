@@ -183,6 +183,10 @@ def run(argv: list[str]) -> None:
     check_beside(args)
     args = replace(args, bf16=args.bf16 or args.int8)
     seconds = None if args.budget is None else parse_seconds(args.budget)
+    rule, caching = None if args.rule is None else find_rule(args.rule), _caching(args)
+    for path in (*args.start, *args.fill, *args.mask, *args.change, *args.follow):  # what may take minutes to load comes after
+        if not path.is_file():
+            raise InputError(f"{path}: not readable as a picture: no such file")
     model = _opened(args, args.bf16).attached(*read_adapters(args.control, args.guess, args.picture_prompt, args.picture_encoder))
     dtype = torch.bfloat16 if args.bf16 else None
     device, away = _device(args), args.negative
@@ -195,14 +199,12 @@ def run(argv: list[str]) -> None:
             away = None  # meant for those that refine: the first model is led away from nothing
         for before, stage in zip([model, *later], later):
             check_follows(stage, before.codec)  # refuse what cannot before any work
-    rule = find_rule(args.rule) if args.rule is not None else None
     inner = chosen(model.config.sampling.inner, args.inner, args.inner_scale, args.inner_interval, args.blocks)
     weaker = (
         Weaker(load(args.weaker, dtype, wanted=_wanted(args)).to(device), args.weaker_scale) if args.weaker is not None else None
     )
     prompts, n, total = args.prompts or None, _each(args), _total(args)
     start, given = _begun(args, model, total), _filled(args, model, total)
-    caching = _caching(args)
     if seconds is not None or args.error is not None:
         settings: dict[str, Any] = {
             "grid": args.grid, "guidance": args.guidance, "interval": args.interval, "rescale": args.rescale, "rule": rule,

@@ -51,6 +51,10 @@ PROMPTS = (
 )  # fmt: skip
 
 
+SAMPLES = 140_000
+"""Pictures that the network sees: as many as the model that ships has seen."""
+
+
 def scenes(opened: OpenPictures, source: PictureSource, options: Options) -> Run:
     """InputError for pictures that no world drew."""
     data = opened.kept()
@@ -74,7 +78,8 @@ def scenes(opened: OpenPictures, source: PictureSource, options: Options) -> Run
         prompts: tuple[str, ...] = PROMPTS
     else:  # of things that these sprites are of
         prompts = tuple(data.captions[row][0] for row in range(len(PROMPTS)))
-    steps, batch = options.steps or 6000, options.batch or 8
+    batch = options.batch or 8
+    steps = options.steps or SAMPLES // batch
     return Run(
         data=source,
         model=ModelConfig(

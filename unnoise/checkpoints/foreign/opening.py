@@ -124,6 +124,8 @@ def _whole(file: Path, beside: Sequence[Path], variant: str | None) -> Foreign:
     """A single file with what lies beside it. Folders of parts fill in what no file holds; a network alone takes the place of the
     file's own, so an autoencoder that lies beside is the one that is used. InputError for what is of no use."""
     beside = [_here(p) for p in beside]
+    if variant and not any(p.is_dir() for p in beside):
+        raise InputError(f"{file}: --variant {variant}: it chooses among the files of a folder, and this is a file; leave it out")
     foreign = open_single(file)
     instead = [p for p in beside if _is_instead(p, foreign)]
     if files := [open_single(p) for p in beside if p.is_file() and p not in instead]:
