@@ -365,7 +365,8 @@ class DiffusionModel:
         """InputError for what this model cannot be sampled by, and what does not go together."""
         name = self.config.about.name
         if exact and (self.in_int8 or bf16):
-            raise InputError(f"exact, which is in float32, with {'int8' if self.in_int8 else 'bfloat16'}: one or the other")
+            other = "a model in int8" if self.in_int8 else "bfloat16"
+            raise InputError(f"exact, which is in float32, with {other}: one or the other")
         if exact and how.caching is not None:
             raise InputError("step caching with exact, which cuts batches up: a sample comes out the same with one or the other")
         if negative is not None and within(self.conditioner, ToldGuidance) is not None:
