@@ -45,6 +45,7 @@ from unnoise.checkpoints.foreign.vae_names import read_autoencoder
 from unnoise.control.step_caching import Every, StepCaching
 from unnoise.core.allocator import keep_freed_memory
 from unnoise.core.random import Streams
+from unnoise.modalities.words.frozen import encoders_of
 from unnoise.model import DiffusionModel
 from unnoise.networks import int8
 
@@ -273,10 +274,6 @@ def cold(folder: str, side: int, steps: int, rounds: int) -> None:
         print(f"{name:42} {min(each):8.2f} {statistics.median(each):8.2f} {ratio:16.2f} {wall:13.2f} {peak:9.2f} {own:8.2f}")
 
 
-PROMPTS = "abcdefghijklmnopqrstuvwxyz"
-"""One for every round, letters being the words that the pipelines know."""
-
-
 def pictures(folder: str, side: int, steps: int, device: torch.device) -> dict[str, Row]:
     """Whole pictures, words and decoding with them; the reference first."""
     import diffusers
@@ -289,13 +286,17 @@ def pictures(folder: str, side: int, steps: int, device: torch.device) -> dict[s
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, safety_checker=None).to(device)
         pipeline.set_progress_bar_config(disable=True)
         how = {"num_inference_steps": steps, "guidance_scale": 7.5, "latents": noise.to(dtype), "output_type": "np"}
-        prompts = iter(PROMPTS)  # a new one for every call, for what was encoded before is kept
-        return lambda: torch.from_numpy((pipeline(next(prompts), **how, **size).images * 255).round()) / 255
+        return lambda: torch.from_numpy((pipeline("a", **how, **size).images * 255).round()) / 255
 
     def draw(model: DiffusionModel, caching: StepCaching | None = None) -> Row:
         how = {"sample_seeds": [1], "steps": steps, "sampler": "ddim", "guidance": 7.5, "caching": caching}
-        prompts = iter(PROMPTS)
-        return lambda: model.sample(next(prompts), **how, **size).data / 255
+
+        def row() -> Tensor:
+            for encoder in encoders_of(model.conditioner).values():
+                encoder.apart()  # what was encoded before is forgotten, as diffusers does
+            return model.sample("a", **how, **size).data / 255
+
+        return row
 
     rows = {
         "diffusers, float32": call(torch.float32),

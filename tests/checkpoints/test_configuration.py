@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from unnoise.checkpoints.config import allow, decode, encode
+from unnoise.control.step_caching import Every, StepCaching
 from unnoise.core.errors import InputError
+from unnoise.loading import MODEL_CLASSES
 from unnoise.recipes.runs import load_run, save_run
 from unnoise.recipes.train import RECIPES, example_run
 
@@ -78,3 +80,11 @@ def test_what_does_not_fit_is_named(data: object, message: str) -> None:
 def test_only_data_is_encoded() -> None:
     with pytest.raises(TypeError, match="cannot hold a function"):
         encode(Outer(3, maybe=there_and_back))  # type: ignore[arg-type]
+
+
+def test_what_earlier_versions_wrote_is_read() -> None:
+    """A model with step caching of a version whose `Every` said how many calls come first."""
+    caching = StepCaching(Every(2), 1)
+    written = encode(caching)
+    written["when"]["first"] = 2
+    assert decode(StepCaching, written, MODEL_CLASSES, "here") == caching

@@ -222,7 +222,7 @@ def test_codes_of_changed_pictures() -> None:
     ("recipe", "options", "channels"),
     [
         ("autoencoder", {}, 4), ("autoencoder-vq", {}, 4), ("latent", {}, 4), ("latent-unet", {}, 4), ("pictures", {}, 3),
-        ("latent", {"alpha": False}, 3), ("latent", {"background": "red"}, 3), ("pictures", {"alpha": True}, 4),
+        ("latent", {"alpha": False}, 3), ("latent", {"background": "white"}, 3), ("pictures", {"alpha": True}, 4),
     ],
 )  # fmt: skip
 def test_transparency_is_kept_through_codes_unless_it_is_not_wanted(

@@ -95,6 +95,10 @@ def _decode_tuple(args: tuple, data: Any, allowed: Mapping[str, type], where: st
     return tuple(decode(a, d, allowed, f"{where}[{i}]") for i, (a, d) in enumerate(zip(args, data)))
 
 
+RETIRED: Mapping[str, tuple[str, ...]] = {"step_caching.Every": ("first",)}
+"""Fields that earlier versions wrote, by class, and nothing reads any more: what they said follows from the rest."""
+
+
 def _decode_class(kind: Any, data: dict, allowed: Mapping[str, type], where: str) -> Any:
     name = data["class"]
     cls = allowed.get(name) if isinstance(name, str) else None
@@ -104,6 +108,7 @@ def _decode_class(kind: Any, data: dict, allowed: Mapping[str, type], where: str
         )
     if isinstance(kind, type) and not issubclass(cls, kind):
         raise InputError(f"{where}: a {name} stands where a {_name(kind)} belongs")
+    data = {k: v for k, v in data.items() if k not in RETIRED.get(name, ())}
     hints = get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     extra = sorted(set(data) - set(fields) - {"class"})

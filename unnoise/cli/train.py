@@ -26,7 +26,8 @@ class Train(Options):
     """
 
     alpha: Annotated[bool | None, tyro.conf.arg(constructor=bool)] = None
-    """Keep transparency of pictures, instead of laying them over the background. Not given: in latent models and autoencoders."""
+    """Keep transparency of pictures, instead of laying them over the background. Not given: in latent models and autoencoders,
+    unless a background is."""
     data: tyro.conf.Positional[Path | None] = None
     """A folder of pictures (sub-folders are class names; name.txt beside name.png is its caption; or metadata.jsonl/.csv), a zip of
     such, an npz of images with labels, or a csv table; or the word `scenes`, for captioned scenes without end, or

@@ -22,10 +22,11 @@ class Options:
     """Width of the network."""
     depth: int | None = None
     """Blocks of the network."""
-    background: str = "white"
-    """What transparent pictures are laid over: a colour name or #rrggbb."""
+    background: str | None = None
+    """What transparent pictures are laid over: a colour name or #rrggbb. Not given: white."""
     alpha: bool | None = None
-    """Keep transparency of pictures, instead of laying them over the background. Not given: in latent models and autoencoders."""
+    """Keep transparency of pictures, instead of laying them over the background. Not given: in latent models and autoencoders,
+    unless a background is."""
     buckets: int | None = None
     """For pictures of several shapes: train each at the nearest of a few sizes of one area, their sides multiples of this."""
     flip: bool = False

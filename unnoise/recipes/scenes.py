@@ -79,7 +79,7 @@ def scenes(opened: OpenPictures, source: PictureSource, options: Options) -> Run
     else:  # of things that these sprites are of
         prompts = tuple(data.captions[row][0] for row in range(len(PROMPTS)))
     batch = options.batch or 8
-    steps = options.steps or SAMPLES // batch
+    steps = options.steps or max(1, SAMPLES // batch)
     return Run(
         data=source,
         model=ModelConfig(

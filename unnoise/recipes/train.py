@@ -109,7 +109,7 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
         data,
         PictureOptions(
             size=options.size,
-            background=options.background,
+            background=options.background or PictureOptions().background,
             alpha=options.alpha is True,
             buckets=options.buckets,
             flip=options.flip,
@@ -139,7 +139,7 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
 
 def _keeps_transparency(recipe: str, data: str, options: Options) -> bool:
     """Where nothing is said of it: what goes through codes keeps it, as far as a codec can; a background is to be seen."""
-    if recipe not in (*LATENT, *AUTOENCODERS) or are_scenes(data) or options.background != Options().background:
+    if recipe not in (*LATENT, *AUTOENCODERS) or are_scenes(data) or options.background is not None:
         return False
     return options.codec is None or codec_at(options.codec).config.channels == 4
 

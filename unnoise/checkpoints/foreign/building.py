@@ -258,7 +258,7 @@ def _lent(source: str, architecture: str, part: Part, beside: Path | None, token
     file, _, name = source.rpartition("/")
     near = Path(file).parent / name.replace("text_encoder", "tokenizer")
     beside = near if beside is None and near.is_dir() else beside
-    packed = part.where.endswith(".gguf")  # unpacked all at once, T5-XXL would be 19 GB of float32
+    packed = part.where.lower().endswith(".gguf")  # unpacked all at once, T5-XXL would be 19 GB of float32
     tensors = AsType(part.tensors, torch.bfloat16) if half and packed else part.tensors
     opened = lend(source, architecture, part.config, tensors, str(beside or tokenizer), half)
     if beside is None and part.config.get("hidden_act") == "gelu":  # OpenCLIP's pad with their first token

@@ -63,7 +63,7 @@ class GGUFStore:
             fields = {n.removeprefix(_SHAPE): f.contents() for n, f in reader.fields.items() if n.startswith(_SHAPE)}
         except OSError as e:
             if e.errno != errno.ENOMEM:
-                raise InputError(f"{path}: {e.strerror}") from e
+                raise InputError(f"{path}: {e.strerror or e}") from e
             raise InputError(f"{path}: more than memory and swap together; a smaller quantisation would fit") from e
         except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as e:
             raise InputError(f"{path}: not whole as GGUF ({e}); it was truncated or is something else: fetch it again") from e

@@ -67,7 +67,9 @@ class MappedFile(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         first, last = self._places[name]
-        if (dtype := _DTYPES.get(self.dtypes[name])) is None or first == last:
+        if (dtype := _DTYPES.get(self.dtypes[name])) is not None and first == last:
+            return torch.empty(self.shapes[name], dtype=dtype)
+        if dtype is None:
             return open_safetensors(self._path).get_tensor(name)  # what torch has no name for
         count = (last - first) // dtype.itemsize
         return torch.frombuffer(self._memory, dtype=dtype, count=count, offset=first).view(self.shapes[name])

@@ -108,7 +108,7 @@ class Enlarging(Following, ABC):
         if channels != self.config.large.channels:
             raise InputError(
                 f"this model enlarges {_NAMES[self.config.large.channels]}; the model before it makes "
-                f"{_NAMES.get(channels, 'none')}"
+                f"{_NAMES.get(channels, 'none')}: train both with --alpha, or both with --no-alpha"
             )
 
     def kept(self, given: Cond) -> Cond:
