@@ -178,7 +178,8 @@ class DiffusionModel:
     def attached(self, *more: Attachment) -> "DiffusionModel":
         """This model with ControlNets, T2I-Adapters and IP-Adapters beside it, and those that it has already.
 
-        They act when it is sampled, and are not saved with it. All weights are shared, and the model itself stays as it is.
+        They act when it is sampled, and are not saved with it. All weights are shared, and the model itself stays as it is; the
+        adapters are brought to its device and precision, for every model that has them.
         Raises InputError for an adapter of another family.
         """
         other = copy(self)
