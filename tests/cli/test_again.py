@@ -15,6 +15,7 @@ from unnoise.cli.sample import Sample
 from unnoise.cli.terminal import parse
 from unnoise.control.sampling import Start
 from unnoise.control.step_caching import Every, StepCaching, Within
+from unnoise.modalities.image.show import read_meta
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,14 @@ def test_every_option_that_decides_is_read_again_as_it_was_given() -> None:
     same = {"fill": "f.png", "mask": "k.png", "change": "c.png", "follow": "e.png"}
     assert two == {"start": ["s", "r"], **{name: [path] * 2 for name, path in same.items()}}
     assert not unsaid(meta)
+
+
+@pytest.mark.parametrize(("how", "order"), [(["--cache", "2"], 0), (["--cache-within", "0.1"], 1)])
+def test_features_are_followed_where_their_error_is_watched(how: list[str], order: int, model: Path, tmp_path: Path) -> None:
+    """Kept as they were otherwise: where steps lie far apart a course followed ends far off."""
+    main(["sample", str(model), "one", "-n", "1", "--steps", "3", *how, "--out", str(tmp_path / "out")])
+    (file,) = (tmp_path / "out").glob("0000*.png")
+    assert read_meta(file)["cache_order"] == order
 
 
 def test_what_was_given_in_python_is_told_to_be_no_part_of_the_command() -> None:

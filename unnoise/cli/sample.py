@@ -92,8 +92,9 @@ class Sample:
     """Faster: compute the network's deep features at every n-th call alone, and forecast them in between. 2 or 3 are usual."""
     cache_within: float | None = None
     """In place of --cache: compute them anew once what the network says is off by this share, as estimated; such as 0.03."""
-    cache_order: int = 1
-    """Of --cache and --cache-within: 0 reuses the features, 1 and 2 follow their course."""
+    cache_order: int | None = None
+    """Of --cache and --cache-within: 0 reuses the features, 1 and 2 follow their course, for many steps that lie close. Not given:
+    0 with --cache, where nothing watches over it, and 1 with --cache-within."""
     weaker: Path | None = None
     """A model or run to lead away from: the same kind, trained less or smaller (autoguidance); best with --guidance 1."""
     weaker_scale: float = 2.0
@@ -286,8 +287,8 @@ def _caching(args: Sample) -> StepCaching | None:
     if args.cache is not None and args.cache_within is not None:
         raise InputError("--cache and --cache-within: one of the two says when features are computed")
     if args.cache_within is not None:
-        return StepCaching(Within(args.cache_within), args.cache_order)
-    return None if args.cache is None else StepCaching(Every(args.cache), args.cache_order)
+        return StepCaching(Within(args.cache_within), 1 if args.cache_order is None else args.cache_order)
+    return None if args.cache is None else StepCaching(Every(args.cache), args.cache_order or 0)
 
 
 def _sized(args: Sample, model: DiffusionModel) -> Codec:
