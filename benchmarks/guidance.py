@@ -243,7 +243,9 @@ class Patches(nn.Module):
         alpha, sigma = (a[:, None, None] for a in (PROCESS.schedule.alpha(t), PROCESS.schedule.sigma(t)))
         x_t = x.double() * torch.hypot(alpha, sigma)
         silent = torch.zeros_like(x_t)[:, None]
-        mean = self.blocks[0].attend(silent, silent, x_t[:, None])[:, 0]  # type: ignore[operator]
+        block = self.blocks[0]
+        assert isinstance(block, SelfAttending)
+        mean = block.attend(silent, silent, x_t[:, None])[:, 0]
         together, apart = (alpha * v / (alpha**2 * v + sigma**2) for v in (TOGETHER, APART))
         return (apart * x_t + (together - apart) * mean).to(x)
 

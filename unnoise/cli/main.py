@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     except InputError as e:
         print(f"unnoise: {e}", file=sys.stderr)
         raise SystemExit(2) from None
-    except Exception as e:
-        if type(e).__name__ != "OutOfMemoryError":  # torch's, which is not loaded for --help
+    except Exception as e:  # torch's, by its name: torch is not loaded for --help
+        if type(e).__name__ != "OutOfMemoryError":
             raise
         print(f"unnoise: the GPU's memory is full: {str(e).splitlines()[0]} Fewer at once (--batch) need less.", file=sys.stderr)
         raise SystemExit(2) from None

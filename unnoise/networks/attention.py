@@ -29,11 +29,11 @@ def by_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The same without a mask, a head and a block of its queries after another, so that their scores stay in the cache.
 
     Scores are rounded to the dtype of q, which spoils the largest the most, and those decide. So about the largest score of each
-    query, found among some 256 of its keys, is taken off inside the product, whose sums are exact to float32: softmax does not
-    see it, and what is left of the scores that count is small, and rounded as finely. That costs less precision than rounding q
-    and k does (tests), whatever all keys have in common. Written without in-place operations, for torch.func.
+    query, found among a sixteenth of its keys, 256 at most, is taken off inside the product, whose sums are exact to float32:
+    softmax does not see it, and what is left of the scores that count is small, and rounded as finely. That costs less precision
+    than rounding q and k does (tests), whatever all keys have in common. Written without in-place operations, for torch.func.
     """
-    rows, some = max(1, BLOCK // k.shape[-2]), -(-k.shape[-2] // 256)
+    rows, some = max(1, BLOCK // k.shape[-2]), max(16, -(-k.shape[-2] // 256))
     q, k, v = (
         q * q.shape[-1] ** -0.5,
         torch.cat([k, torch.ones_like(k[..., :1])], -1).transpose(-2, -1).contiguous(),
@@ -87,14 +87,14 @@ def _plain(q: Tensor, k: Tensor) -> bool:
 def _in_blocks(q: Tensor, k: Tensor) -> bool:
     """Whether two matrix products by blocks beat the fused kernel, forward alone.
 
-    In bfloat16 on an EPYC with its instructions (AVX-512), one thread, ms of the fused kernel / by blocks (batch 2, 8 heads):
-        4096 tokens of 40: 722 / 552    1024 of 80: 72 / 51    256 of 160: 8.7 / 6.4;    heads padded to 48: 737, to 64: 928
-    and 714 / 627 for the first where other programs share its cache. The fused kernel's products run at a quarter of the rate of
-    torch's others there; in float32 they do not (671 / 841). With AMX it has products of its own, and its cheaper exponentials
-    count for more: it stays.
+    In bfloat16 on an EPYC with its instructions (AVX-512), two threads, ms of the fused kernel / by blocks (batch 2, 8 heads):
+        4096 tokens of 40: 332 / 265    1024 of 80: 34 / 25    256 of 160: 5.4 / 6.0
+    where no other program shares its cores; heads padded to 48 or 64 are slower than either. The fused kernel's products run at a
+    quarter of the rate of torch's others there; in float32 they do not (671 / 841). With AMX it has products of its own, and its
+    cheaper exponentials count for more: it stays.
     """
     training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
-    long = min(q.shape[-2], k.shape[-2]) >= 256 and len(q) > 0
+    long = min(q.shape[-2], k.shape[-2]) >= 512 and len(q) > 0
     usual = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not training and not torch.compiler.is_compiling()
     return long and usual and _fast_bfloat16_without_amx()
 

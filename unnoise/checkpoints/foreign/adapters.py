@@ -19,7 +19,7 @@ from unnoise.checkpoints.foreign.original_configs import controlnet as original_
 from unnoise.checkpoints.foreign.original_configs import controlnet_of_diffusers, part
 from unnoise.checkpoints.foreign.parts import MappedTensors, Part
 from unnoise.checkpoints.foreign.pieces import SafetensorsStore
-from unnoise.checkpoints.foreign.recognise import refuse_pickle, refuse_unrun
+from unnoise.checkpoints.foreign.recognise import converting, refuse_pickle, refuse_unrun
 from unnoise.control.adapters import Control, PicturePrompt
 from unnoise.control.guidance import Interval
 from unnoise.core.errors import InputError
@@ -31,10 +31,8 @@ Picture = str | Path | np.ndarray
 """A file, or uint8 (H, W, 1 or 3)."""
 ENCODER = "image_encoder"
 """The folder beside an IP-Adapter, or beside the folder it lies in, that holds the encoder of pictures it was trained with."""
-CONVERT = (
-    "a pickle, which can run code when it is opened; take the .safetensors of the same name, or write one where you trust it: "
-    "save_file({f'{a}.{k}': v for a, part in torch.load(FILE, weights_only=True).items() for k, v in part.items()}, NEW_FILE)"
-)
+_NESTED = "{f'{a}.{k}': v for a, part in d.items() for k, v in part.items()}"
+"""The tensors of a pickled IP-Adapter, for `converting`."""
 
 
 def controlnet(
@@ -147,7 +145,10 @@ def read_picture(picture: Picture, channels: int = 3) -> np.ndarray:
 
 def _image_prompt(file: Path) -> ImagePrompt:
     if file.suffix in PICKLED:
-        raise InputError(f"{file}: {CONVERT}")
+        raise InputError(
+            f"{file}: a pickle, which can run code when it is opened; take the .safetensors of the same name, or convert it: "
+            f"{converting(file, _NESTED)}"
+        )
     refuse_unrun(tensors := MappedTensors([file]), file)
     try:
         return image_prompt(tensors)

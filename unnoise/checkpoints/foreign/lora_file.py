@@ -18,6 +18,7 @@ from torch import Tensor
 from unnoise.checkpoints.foreign.hub import fetch_first, is_hub_name
 from unnoise.checkpoints.foreign.lora_names import NETWORK, flat, name_of, preferred, spelling
 from unnoise.checkpoints.foreign.mapped import open_safetensors
+from unnoise.checkpoints.foreign.recognise import converting
 from unnoise.control.low_rank import Change, Decomposed, Hadamard, Kronecker, LowRank, Replaced, Whole
 from unnoise.core.errors import InputError
 
@@ -121,8 +122,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file. InputError for a file that is none."""
     if path.suffix in PICKLES:
         raise InputError(
-            f"{path}: a pickle, which runs code when it is read; convert it, where you trust it, by "
-            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'NEW.safetensors')"
+            f"{path}: a pickle, which runs code when it is read; convert it, where you trust it: {converting(path, 'd')}"
         )
     file = open_safetensors(path)
     return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118  # it is no mapping

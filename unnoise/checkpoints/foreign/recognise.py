@@ -261,12 +261,16 @@ def refuse_pickle(path: Path) -> None:
     looks = start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
     if start[8:9] == b"{" or not (looks or path.suffix.lower() in _PICKLES):  # a safetensors header begins so, whatever its length
         return
+    told = converting(path, "d.get('state_dict', d)")
+    raise InputError(f"{path}: a pickle, which may run anything when it is opened; take its safetensors, or convert it: {told}")
+
+
+def converting(path: Path, tensors: str) -> str:
+    """The command that writes a pickle's tensors as safetensors beside it. tensors: where they are, d being what is pickled."""
     new = path.with_suffix(".safetensors").name
-    raise InputError(
-        f"{path}: a pickle, which may run anything when it is opened; take its safetensors, or convert it: python -c "
-        f"\"import torch, safetensors.torch as s; d = torch.load('{path.name}', map_location='cpu', weights_only=True); "
-        f"d = d.get('state_dict', d); d = {{k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}}; "
-        f"s.save_file(d, '{new}')\""
+    return (
+        f"python -c \"import torch, safetensors.torch as s; d = torch.load('{path.name}', map_location='cpu', weights_only=True); "
+        f"d = {tensors}; s.save_file({{k: v.detach().clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}}, '{new}')\""
     )
 
 

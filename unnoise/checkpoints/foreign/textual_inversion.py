@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unnoise.checkpoints.foreign.lora import Model
 from unnoise.checkpoints.foreign.lora_file import PICKLES, bundled, read_tensors
+from unnoise.checkpoints.foreign.recognise import converting
 from unnoise.core.errors import InputError
 from unnoise.core.hashing import tensors_hash
 from unnoise.modalities.words.frozen import Frozen, encoders_of
@@ -70,13 +71,8 @@ def textual_inversion(model: Model, file: str | Path, word: str | None = None) -
 def _refuse_pickle(path: Path) -> None:
     """InputError with a command that converts what diffusers and the web UI write: there the vectors lie beside other values."""
     if path.suffix.lower() in PICKLES:
-        new = path.with_suffix(".safetensors").name
-        raise InputError(
-            f"{path}: a pickle, which runs code when it is read; convert it: python -c "
-            f"\"import torch, safetensors.torch as s; d = torch.load('{path.name}', map_location='cpu', weights_only=True); "
-            f"d = {{'emb_params': next(iter(d['string_to_param'].values()))}} if 'string_to_param' in d else d; "
-            f"s.save_file({{k: v.detach().clone().contiguous() for k, v in d.items()}}, '{new}')\""
-        )
+        vectors = "{'emb_params': next(iter(d['string_to_param'].values()))} if 'string_to_param' in d else d"
+        raise InputError(f"{path}: a pickle, which runs code when it is read; convert it: {converting(path, vectors)}")
 
 
 def width(encoder: Frozen) -> int:
