@@ -41,6 +41,8 @@ _WRONG, _PATCH = 50.0, 3
 """Something is missed in a thing that stands alone where every pixel of a patch, so many a side, is wrong by so much."""
 _MOST = 4
 """Things that lie together, at most: more of them are left as they were found."""
+_MOST_GROUPS = 3
+"""Places of a picture that are searched, at most: scenes have one; what has more is no scene, and stays as it was found."""
 _ROUNDS = 4
 """Times that each thing is settled, at most."""
 _PROMISING = 2
@@ -62,13 +64,13 @@ def explained(things: Sequence[Thing], picture: np.ndarray, sprites: Sprites, si
     pieces = tuple(piece(t, canvas.side) for t in things)
     for i in range(len(pieces)):
         pieces = canvas.nudged(pieces, i)
-    left, out = canvas.left(pieces), []
+    left = canvas.left(pieces)
     wrong = -max_pool2d(-torch.from_numpy(left)[None], _PATCH, 1, _PATCH // 2)[0].numpy() > _WRONG  # the least of each patch
-    for group in _touching(things):
-        boxes = [_about(t.box, canvas.side) for t in things]
-        if len(group) > _MOST or (len(group) == 1 and not wrong[boxes[group[0]]].any()):
-            out += [things[i] for i in group]
-            continue
+    boxes = [_about(t.box, canvas.side) for t in things]
+    unsure = [g for g in _touching(things) if len(g) <= _MOST and (len(g) > 1 or bool(wrong[boxes[g[0]]].any()))]
+    searched = unsure if len(unsure) <= _MOST_GROUPS else []
+    out = [t for i, t in enumerate(things) if not any(i in group for group in searched)]
+    for group in searched:
         elsewhere = [i for i in range(len(things)) if i not in group]
         enough = CLEAR + sum(float(left[boxes[i]].sum()) for i in elsewhere)
         search = _Search(canvas, tuple(pieces[i] for i in elsewhere), enough)
