@@ -79,6 +79,7 @@ ALLOWED = allow(
     PlannedConfig, LayoutGeneratorConfig, Shapes, Vocabulary,
     frozen.CLIPTextConfig, frozen.T5TextConfig, frozen.SentenceConfig, distilled.DistilledConfig, word_encoder.WordEncoderConfig,
     joined.BesideConfig, joined.EndToEndConfig, joined.OnlyConfig, joined.ZeroedConfig, joined.LowerCaseConfig, joined.SilentConfig,
+    joined.CleanedConfig,
     settings.WithSizesConfig, settings.WithShapeConfig, settings.WithGuidanceConfig,
     inpainting.CodedMaskConfig, inpainting.WholeMaskConfig, editing.EditingConfig, controlled.ControlledConfig,
     gemma.GemmaTextConfig, gemma.InstructedConfig,

@@ -92,12 +92,15 @@ def test_pixart_as_diffusers_encodes_it(hub: Path) -> None:
     pipeline = PixArtSigmaPipeline(
         text_encoder=T5EncoderModel.from_pretrained(hub / "pixart" / "text_encoder"), scheduler=None, **told
     )
+    prompts = [*PROMPTS, "A red cat, 1024x768 - free shipping (https://cats.com)"]
     with torch.no_grad():
-        tokens, mask, none, no_mask = pipeline.encode_prompt(PROMPTS, negative_prompt="Red", device=torch.device("cpu"))
+        tokens, mask, none, no_mask = pipeline.encode_prompt(
+            prompts, negative_prompt="Red, #1", device=torch.device("cpu"), clean_caption=True
+        )
     t5 = read_encoder(str(hub / "pixart" / "text_encoder"))
     assert isinstance(t5, T5TextConfig)
     conditioner = pixart(t5).build()
-    cond, away = conditioner(conditioner.prepare(PROMPTS)), conditioner(conditioner.prepare_away([Said.plain("Red")] * 4))
+    cond, away = conditioner(conditioner.prepare(prompts)), conditioner(conditioner.prepare_away([Said.plain("Red, #1")] * 5))
     close(masked(cond["tokens"], cond["mask"]), masked(tokens, mask))
     close(masked(away["tokens"], away["mask"]), masked(none, no_mask))
 

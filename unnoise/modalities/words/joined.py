@@ -5,9 +5,11 @@ EndToEnd   tokens one sequence after the other, zero-padded to the widest       
 Only       one encoder, of which only some entries are told                      FLUX: of CLIP the vector alone
 Silent     an encoder that was left out: zeros in its place                      SD3 without T5
 Zeroed     told nothing is all zeros, not the empty prompt                       SDXL
-LowerCase  the words in lower case, with no space around them                   PixArt, Sana
+LowerCase  the words in lower case, with no space around them                   Sana
+Cleaned    the words without addresses, sizes and the like (see `cleaning`)     PixArt
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +19,7 @@ from torch.nn.functional import pad
 
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond
+from unnoise.modalities.words.cleaning import available, cleaned
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
 from unnoise.modalities.words.frozen import CLIPTextConfig, T5TextConfig
 from unnoise.modalities.words.syntax import Said, Span
@@ -180,6 +183,35 @@ def _trimmed(spans: list[Span]) -> tuple[Span, ...]:
 
 
 @dataclass(frozen=True)
+class CleanedConfig(EmphaticConfig):
+    part: EmphaticConfig
+
+    def build(self) -> "Cleaned":
+        return Cleaned(self)
+
+
+class Cleaned(Emphatic):
+    """Without the packages that cleaning needs it is in lower case alone, as in diffusers; a warning says so."""
+
+    def __init__(self, config: CleanedConfig) -> None:
+        super().__init__()
+        self.config, self.part = config, config.part.build()
+        self.change = cleaned if available() else lower_case
+        if not available():
+            told = "this model's captions were cleaned of addresses, sizes and the like; prompts are only put into lower case here"
+            warnings.warn(f'{told}: pip install "unnoise[captions]" brings what cleaning needs', stacklevel=2)
+
+    def prepare_said(self, said: Sequence[Said | None]) -> Cond:
+        return self.part.prepare_said([s and self.change(s) for s in said])
+
+    def prepare_away(self, said: Sequence[Said | None]) -> Cond:
+        return self.part.prepare_away([s and self.change(s) for s in said])
+
+    def forward(self, prepared: Cond) -> Cond:
+        return self.part(prepared)
+
+
+@dataclass(frozen=True)
 class SilentConfig(EmphaticConfig):
     """length, width: of the tokens."""
 
@@ -222,9 +254,9 @@ def flux(clip: CLIPTextConfig, t5: T5TextConfig) -> EndToEndConfig:
     return EndToEndConfig((OnlyConfig(replace(clip, projected=False), ("vector",)), replace(t5, padded=True, length=512)))
 
 
-def pixart(t5: T5TextConfig, length: int = 300) -> LowerCaseConfig:
+def pixart(t5: T5TextConfig, length: int = 300) -> CleanedConfig:
     """T5's own tokens: 300 at most in Sigma, 120 in alpha."""
-    return LowerCaseConfig(replace(t5, padded=False, length=length))
+    return CleanedConfig(replace(t5, padded=False, length=length))
 
 
 def _several(parts: Sequence[EmphaticConfig]) -> None:
