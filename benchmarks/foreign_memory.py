@@ -21,6 +21,8 @@ from unnoise.networks.sd_unet import SDUNetConfig
 XL = SDUNetConfig(widths=(320, 640, 1280), depths=(0, 2, 10), middle=10, heads=(5, 10, 20), vector_dim=2816, token_dim=2048)
 NETWORKS = {"SD 1.5": SDUNetConfig(), "SDXL": XL}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TOKENS = 77
+"""One window of CLIP's, on both sides of the comparison."""
 LINES = (("SD 1.5", "float32"), ("SD 1.5", "bfloat16"), ("SDXL", "bfloat16"))
 
 
@@ -35,7 +37,7 @@ def held(name: str, dtype: str, side: int) -> float:
         for tensor in (*module.parameters(), *module.buffers()):
             tensor.fill_(0.01)
     state = torch.randn(2, *latents.shape())
-    network(state, torch.full((2,), 0.5), {"tokens": torch.randn(2, 77, config.token_dim)})
+    network(state, torch.full((2,), 0.5), {"tokens": torch.randn(2, TOKENS, config.token_dim)})
     latents.autoencoder.decode(state[:1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
@@ -50,7 +52,8 @@ def main() -> None:
         return
     print(f"{'network':10} {'precision':10} {'estimated GB':>12} {'held GB':>8} {'ratio':>6}   at {args.side} x {args.side}")
     for name, dtype in LINES:
-        need = estimate(NETWORKS[name], LatentsConfig(64, 64, 3, KLAutoencoderConfig()), Plan(args.side, args.side, DTYPES[dtype]))
+        plan, codec = Plan(args.side, args.side, DTYPES[dtype]), LatentsConfig(64, 64, 3, KLAutoencoderConfig())
+        need = estimate(NETWORKS[name], codec, plan, tokens=TOKENS)
         command = [sys.executable, __file__, "--side", str(args.side), "--only", name, dtype]
         real = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         print(f"{name:10} {dtype:10} {need.total / 1e9:12.2f} {real:8.2f} {need.total / 1e9 / real:6.2f}", flush=True)
