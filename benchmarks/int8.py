@@ -4,15 +4,18 @@
 
 First the layers of Stable Diffusion 1.5 at 512 x 512, batch 2, in milliseconds: bfloat16 as torch has it; int8 as `networks.int8`
 computes it, with the product alone beside it; `_int_mm`, torch's own product, whose weights are not laid out beforehand (its
-scales not applied); and int8 weights that are turned into bfloat16 at every call, which only saves memory. Bests of the rounds, in
-turn; seconds are of processor time with one thread. "error" is the difference from float32, in the L2 norm.
+scales not applied); and int8 weights that are turned into bfloat16 at every call, which only saves memory. They take turns, one
+call a round, after one that warms; "faster" is the median of the rounds' ratios, bfloat16 to int8; with one thread time is the
+processor's. "error" is the difference from float32, in the L2 norm.
 Then MODELs (trained; stickers where none is named, for scenes has no layers that are wide enough): root mean square difference of
-their pictures, of 0 to 1, from those in float32: median and largest. The whole U-Net is a row of `stable_diffusion.py`.
+their pictures, of 0 to 1, from those in float32: median and largest. The whole U-Net, and what torchao and OpenVINO make of it in
+int8, are rows of `stable_diffusion.py --compile`.
 """
 
 import argparse
 import os
 from collections.abc import Callable
+from statistics import median
 
 import torch
 from step_caching import PROMPTS
@@ -38,15 +41,16 @@ CONVOLUTIONS = [
     (2560, 16, 1280, 1),
 ]
 """Channels in, side, channels out, stride."""
+COLUMNS = ("bfloat16", "int8", "product", "_int_mm", "weights alone")
 
 
-def bests(works: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, float]:
-    """Milliseconds."""
+def taken(works: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of every round, in turn, after one that warms."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
             times[name].append(1000 * seconds(lambda work=work: work()))
-    return {name: min(ts[1:]) for name, ts in times.items()}
+    return {name: ts[1:] for name, ts in times.items()}
 
 
 def row(what: str, layer: nn.Linear | nn.Conv2d, x: Tensor, rounds: int) -> None:
@@ -64,16 +68,14 @@ def row(what: str, layer: nn.Linear | nn.Conv2d, x: Tensor, rounds: int) -> None
         works["_int_mm"] = lambda: torch._int_mm(whole, weights.t())
         works["weights alone"] = lambda: linear(x, weights.bfloat16() * scale, bias)
     errors = [float((works[k]().float() - expected).norm() / expected.norm()) for k in ("bfloat16", "int8")]
-    ms = bests(works, rounds)
-    shown = "".join(
-        f"{ms[k]:10.2f}" if k in ms else f"{'':10}" for k in ("bfloat16", "int8", "product", "_int_mm", "weights alone")
-    )
-    print(f"{what:28}{shown}{ms['bfloat16'] / ms['int8']:9.2f}{errors[0]:10.1e}{errors[1]:10.1e}", flush=True)
+    ms = taken(works, rounds)
+    shown = "".join(f"{median(ms[k]):9.2f}{min(ms[k]):8.2f}" if k in ms else f"{'':17}" for k in COLUMNS)
+    faster = median(a / b for a, b in zip(ms["bfloat16"], ms["int8"]))
+    print(f"{what:34}{shown}{faster:8.2f}{errors[0]:9.1e}{errors[1]:9.1e}", flush=True)
 
 
 def layers(rounds: int) -> None:
-    columns = "".join(f"{k:>10}" for k in ("bfloat16", "int8", "product", "_int_mm", "weights"))
-    print(f"\n{'milliseconds':28}{columns}{'faster':>9}{'error':>10}{'of int8':>10}")
+    print(f"\n{'milliseconds, median and best':34}{''.join(f'{k:>17}' for k in COLUMNS)}{'faster':>8}{'error':>9}{'of int8':>9}")
     for tokens, c_in, c_out in LINEAR:
         row(f"linear {tokens} x {c_in} -> {c_out}", nn.Linear(c_in, c_out), torch.randn(2, tokens, c_in), rounds)
     for c_in, side, c_out, stride in CONVOLUTIONS:

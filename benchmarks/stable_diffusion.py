@@ -1,11 +1,12 @@
-"""Stable Diffusion 1.5 beside diffusers, torch.compile and OpenVINO: a step of its U-Net, decoding, and the first picture.
+"""Stable Diffusion 1.5 beside diffusers, torch.compile, torchao and OpenVINO: a step of its U-Net, decoding, and the first picture.
 
-    python benchmarks/stable_diffusion.py [--side 512] [--rounds 5] [--threads 2] [--tiny] [--compile] [--device cpu|cuda]
+    python benchmarks/stable_diffusion.py [--side 512] [--rounds 5] [--threads 2] [--tiny] [--compile [TOOL ...]] [--device cuda]
     python benchmarks/stable_diffusion.py --cold [FOLDER] [--side 512] [--steps 1]     from nothing to the first picture
     python benchmarks/stable_diffusion.py --picture [FOLDER] [--side 512] [--steps 20] [--rounds 1]     from words to picture, warm
 
---side: of the pictures. --tiny: a U-Net of two narrow levels, to try the script. --compile: with torch.compile (and, on a CPU,
-freezing) and, where it is installed, OpenVINO; they take minutes to prepare, and are left out without it.
+--side: of the pictures. --tiny: a U-Net of two narrow levels, to try the script. --compile: with torch.compile (on a CPU with
+freezing), and on a CPU torchao and OpenVINO where they are installed, also in int8 (`prepared.py`: what of it); they take minutes
+to prepare and their gigabytes of memory, and are left out without it. `--compile openvino` prepares with that alone.
 Weights are random, the same for all; a step is a call for both sides of guidance (batch 2, 77 tokens). The rows take turns, one
 call a round: machines with shared cores swing by factors within minutes, so compare ratios, which are of calls seconds apart.
 The first line is what the processor does at matrix products in the same minute. With one thread of a CPU seconds are of
@@ -28,13 +29,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from prepared import Row, with_openvino, with_torch, with_torchao
 from throughput import matmul_probe, seconds
 from torch import Tensor, nn
 
@@ -49,7 +50,7 @@ from unnoise.modalities.words.frozen import encoders_of
 from unnoise.model import DiffusionModel
 from unnoise.networks import int8
 
-Row = Callable[[], Tensor]
+TOOLS = ("torch", "torchao", "openvino")
 UNET: Mapping[str, Any] = {
     "block_out_channels": (320, 640, 1280, 1280), "attention_head_dim": 8, "cross_attention_dim": 768, "layers_per_block": 2,
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
@@ -109,8 +110,8 @@ def compare(
         print(f"{name:42} {shown}", flush=True)
 
 
-def steps(config: Mapping[str, Any], side: int, prepare: bool, device: torch.device) -> dict[str, Row]:
-    """The U-Net's rows; the reference first."""
+def steps(config: Mapping[str, Any], side: int, prepare: Collection[str], device: torch.device) -> dict[str, Row]:
+    """The U-Net's rows; the reference first. prepare: of TOOLS."""
     import diffusers
 
     torch.manual_seed(0)
@@ -148,38 +149,13 @@ def steps(config: Mapping[str, Any], side: int, prepare: bool, device: torch.dev
     if device.type == "cpu" and int8.available():
         int8.to_int8(rounded := ours())
         rows["unnoise, int8"] = lambda: rounded(x, t / 1000, cond)
-    if prepare:
-        compiled = torch.compile(copy(True), options={"freezing": True} if device.type == "cpu" else None)
-        rows["diffusers, bfloat16, torch.compile"] = call(compiled, True)
-        if device.type == "cpu" and (vino := openvino_step(theirs, x, t, tokens)):
-            rows["OpenVINO, bfloat16"] = vino
+    if "torch" in prepare:
+        rows |= with_torch(lambda: copy(True), call)
+    if "torchao" in prepare and device.type == "cpu":
+        rows |= with_torchao(lambda: copy(True), call)
+    if "openvino" in prepare and device.type == "cpu":
+        rows |= with_openvino(theirs, x, t, tokens)
     return rows
-
-
-def openvino_step(network: nn.Module, x: Tensor, t: Tensor, tokens: Tensor) -> Row | None:
-    """Converted at its first call. None where it is not installed."""
-    try:
-        import openvino
-    except ImportError:
-        return None
-    settings = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-
-    @cache
-    def compiled() -> Any:
-        return openvino.Core().compile_model(openvino.convert_model(Said(network), example_input=(x, t, tokens)), "CPU", settings)
-
-    return lambda: torch.from_numpy(compiled()([x.numpy(), t.numpy(), tokens.numpy()])[0])
-
-
-class Said(nn.Module):
-    """diffusers' network with a tensor for its answer."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
-        return self.network(x, t, tokens).sample
 
 
 def decodings(side: int, device: torch.device) -> dict[str, Row]:
@@ -350,9 +326,12 @@ def main() -> None:
     parser.add_argument("--write", metavar="FOLDER", help="write the pipeline that --cold starts, and end")
     parser.add_argument("--cold", nargs="?", const="", metavar="FOLDER", help="whole processes, from nothing to the first picture")
     parser.add_argument("--picture", nargs="?", const="", metavar="FOLDER", help="whole pictures, warm")
-    for flag in ("--tiny", "--compile"):
-        parser.add_argument(flag, action="store_true")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument(
+        "--compile", nargs="*", choices=TOOLS, metavar="TOOL", help=f"of {', '.join(TOOLS)}; all where none is named"
+    )
     options = parser.parse_args()
+    prepare = TOOLS if options.compile == [] else options.compile or ()
     torch.set_num_threads(options.threads)
     config, device = TINY if options.tiny else UNET, torch.device(options.device)
     if options.write:
@@ -375,7 +354,7 @@ def main() -> None:
                 rows = pictures(given or made, options.side, n, device)
                 compare(f"seconds a picture, {n} steps, {size}", rows, options.rounds, device, off)
         return
-    compare(f"seconds a step, {size}", steps(config, options.side, options.compile, device), options.rounds, device)
+    compare(f"seconds a step, {size}", steps(config, options.side, prepare, device), options.rounds, device)
     compare(f"seconds a decoding, {size}", decodings(options.side, device), options.rounds, device)
 
 
