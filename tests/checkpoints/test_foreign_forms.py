@@ -106,10 +106,57 @@ def test_a_control_net_of_diffusers_without_its_configuration(name: str, tmp_pat
         close(a, b)
 
 
+THIRD = {
+    "in_channels": 4, "out_channels": 4, "attention_head_dim": 64, "num_attention_heads": 2, "joint_attention_dim": 24,
+    "caption_projection_dim": 128, "pooled_projection_dim": 10, "pos_embed_max_size": 12,
+}  # fmt: skip
+WORDLESS = {"joint_attention_dim": None, "use_pos_embed": False, "pos_embed_type": None, "force_zeros_for_pooled_projection": False}
+DEV = {
+    "in_channels": 16, "attention_head_dim": 32, "num_attention_heads": 2, "joint_attention_dim": 24, "pooled_projection_dim": 10,
+    "axes_dims_rope": (4, 14, 14),
+}  # fmt: skip
+TRANSFORMERS: dict[str, tuple[str, dict]] = {
+    "SD3": ("SD3ControlNetModel", {**THIRD, "num_layers": 3}),
+    "SD3.5 medium": ("SD3ControlNetModel", {**THIRD, "num_layers": 2, "qk_norm": "rms_norm", "dual_attention_layers": (0,)}),
+    "SD3.5 large": ("SD3ControlNetModel", {**THIRD, **WORDLESS, "num_layers": 2}),
+    "FLUX": ("FluxControlNetModel", {**DEV, "num_layers": 2, "num_single_layers": 0, "guidance_embeds": True}),
+    "FLUX, several kinds": ("FluxControlNetModel", {**DEV, "num_layers": 1, "num_single_layers": 2, "num_mode": 7}),
+    "FLUX, single blocks alone": ("FluxControlNetModel", {**DEV, "num_layers": 0, "num_single_layers": 1}),
+    "FLUX by XLabs": (
+        "FluxControlNetModel",
+        {**DEV, "num_layers": 2, "num_single_layers": 0, "patch_size": 2, "conditioning_embedding_channels": 4},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_control_net_for_a_transformer_without_its_configuration(name: str, tmp_path: Path) -> None:
+    """The same as with the config.json that diffusers' own class writes."""
+    kind, config = TRANSFORMERS[name]
+    randomised(getattr(diffusers, kind)(**config), 0).save_pretrained(tmp_path / "net")
+    (tmp_path / "controlnet").mkdir()
+    picture, mode = np.zeros((16, 16, 3), np.uint8), (3,) if "kinds" in name else ()
+    expected = controlnet(tmp_path / "net", picture, mode=mode).network
+    file = (tmp_path / "net/diffusion_pytorch_model.safetensors").rename(tmp_path / "controlnet/canny.safetensors")
+    ours = controlnet(file, picture, mode=mode).network
+    assert type(ours) is type(expected)
+    assert ours.config == expected.config
+    assert ours.centred == expected.centred
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), expected.state_dict().values(), strict=True))
+
+
 def test_a_control_net_that_lacks_a_part(tmp_path: Path) -> None:
     tensors = {"controlnet_cond_embedding.conv_in.weight": torch.ones(4, 3, 3, 3), "conv_in.weight": torch.ones(8, 4, 3, 3)}
     tensors["down_blocks.1.resnets.0.conv1.weight"] = torch.ones(8, 8, 3, 3)
-    for lacking, message in ((tensors, "lacks all of down_blocks.0"), ({k: tensors[k] for k in list(tensors)[:2]}, "lacks 'down_")):
+    third = {"pos_embed_input.proj.weight": torch.ones(128, 4, 2, 2), "controlnet_x_embedder.weight": torch.ones(64, 16)}
+    third |= {"x_embedder.weight": torch.ones(64, 16), "time_text_embed.timestep_embedder.linear_1.weight": torch.ones(64, 256)}
+    dev = {k: v for k, v in third.items() if not k.startswith("pos_embed")}
+    for lacking, message in (
+        (tensors, "lacks all of down_blocks.0"),
+        ({k: tensors[k] for k in list(tensors)[:2]}, "lacks 'down_"),
+        (third, "lacks 'time_text_embed.text_embedder"),
+        (dev, "lacks 'single_transformer_blocks.0.attn.norm_q"),
+    ):
         with pytest.raises(InputError, match=f"cut.safetensors: the file {message}.*; it is incomplete"):
             controlnet(written(tmp_path / "cut.safetensors", lacking), np.zeros((8, 8, 3), np.uint8))
 

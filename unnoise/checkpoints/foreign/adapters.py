@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from unnoise.checkpoints.foreign.adapter_names import image_prompt, steering
+from unnoise.checkpoints.foreign.control_configs import controlnet_of_diffusers
 from unnoise.checkpoints.foreign.folder import PICKLED, read_part
 from unnoise.checkpoints.foreign.hub import fetch_part, is_hub_name
 from unnoise.checkpoints.foreign.original_configs import controlnet as original_controlnet
-from unnoise.checkpoints.foreign.original_configs import controlnet_of_diffusers, part
+from unnoise.checkpoints.foreign.original_configs import part
 from unnoise.checkpoints.foreign.parts import MappedTensors, Part
 from unnoise.checkpoints.foreign.pieces import SafetensorsStore
 from unnoise.checkpoints.foreign.recognise import converting, refuse_pickle, refuse_unrun
@@ -41,10 +42,10 @@ def controlnet(
 ) -> Control:  # fmt: skip
     """A ControlNet (for Stable Diffusion 1, 2, XL and 3, for FLUX) or a T2I-Adapter, with its control picture or pictures.
 
-    where: a folder of diffusers, one file of weights in it, its name on the hub, or a ControlNet for Stable Diffusion in a single
-    file, under the names of its makers or diffusers'. One that fills in (control_v11p_sd15_inpaint; it is known by its name) draws
-    anew what is transparent in its picture. mode: of every picture, for a ControlNet that tells kinds of them apart. The rest as
-    `Control`'s. Raises InputError for what is missing, and for what cannot be run.
+    where: a folder of diffusers, one file of weights in it, its name on the hub, or a ControlNet in a single file: under diffusers'
+    names, or for Stable Diffusion 1, 2 and XL under those of its makers. One that fills in (control_v11p_sd15_inpaint; it is known
+    by its name) draws anew what is transparent in its picture. mode: of every picture, for a ControlNet that tells kinds of them
+    apart. The rest as `Control`'s. Raises InputError for what is missing, and for what cannot be run.
     """
     read = _steering_part(Path(where))
     names = f"{Path(where).name} {Path(read.where).name}"  # a folder's, for a file in it
@@ -80,15 +81,15 @@ def _steering_part(path: Path) -> Part:
     refuse_unrun(store.shapes, path)
     if (path.parent / "config.json").is_file():
         return read_part(path.parent, file=path.name)
-    if "controlnet_cond_embedding.conv_in.weight" in store.shapes:
-        try:
-            config = controlnet_of_diffusers(store.shapes)
-        except InputError as e:
-            raise InputError(f"{path}: {e}") from None
+    try:
+        config = controlnet_of_diffusers(store.shapes)
+    except InputError as e:
+        raise InputError(f"{path}: {e}") from None
+    if config is not None:
         return Part({**config, "global_pool_conditions": "shuffle" in path.stem}, MappedTensors([path]), str(path))
     raise InputError(
-        f"{path}: not a ControlNet for Stable Diffusion as its makers wrote it; others are read in diffusers' layout, with the "
-        "config.json beside them"
+        f"{path}: not a ControlNet for Stable Diffusion as its makers wrote it, nor one for it or FLUX under diffusers' names; "
+        "others are read in diffusers' layout, with the config.json beside them"
     )
 
 

@@ -43,8 +43,8 @@ Reading = Callable[[Shapes], tuple[Config, Layout]]
 def unet(shapes: Shapes) -> tuple[Config, Layout]:
     """A U-Net of Stable Diffusion 1, 2 or XL. InputError for another, as by all readings here."""
     config, levels = _way_down(shapes)
-    depths = [_count(shapes, f"input_blocks.{1 + (blocks + 1) * i}.1.transformer_blocks.") for i, (blocks, _) in enumerate(levels)]
-    mirrored = [_count(shapes, f"output_blocks.{(blocks + 1) * i}.1.transformer_blocks.") for i, (blocks, _) in enumerate(levels)]
+    depths = [count(shapes, f"input_blocks.{1 + (blocks + 1) * i}.1.transformer_blocks.") for i, (blocks, _) in enumerate(levels)]
+    mirrored = [count(shapes, f"output_blocks.{(blocks + 1) * i}.1.transformer_blocks.") for i, (blocks, _) in enumerate(levels)]
     if mirrored != depths[::-1]:
         raise InputError(f"its transformers are {depths} deep down, {mirrored} up: not Stable Diffusion's")
     more = {
@@ -76,7 +76,7 @@ def _flat(config: Config, table: Table) -> tuple[str, ...]:
 
 def _way_down(shapes: Shapes) -> tuple[Config, tuple[tuple[int, bool], ...]]:
     """What they have in common, and for every level its residual blocks and whether attention follows each."""
-    inputs = _count(shapes, "input_blocks.")
+    inputs = count(shapes, "input_blocks.")
     halvings = [i for i in range(inputs) if f"input_blocks.{i}.0.op.weight" in shapes]
     starts, ends = [1, *(i + 1 for i in halvings)], [*halvings, inputs]
     blocks = {end - start for start, end in zip(starts, ends)}
@@ -84,9 +84,9 @@ def _way_down(shapes: Shapes) -> tuple[Config, tuple[tuple[int, bool], ...]]:
         raise InputError(f"its levels have {sorted(blocks)} blocks: a U-Net of Stable Diffusion has as many in each")
     per_level = blocks.pop()
     widths = [shapes[f"input_blocks.{start}.0.out_layers.3.weight"][0] for start in starts]
-    depths = [_count(shapes, f"input_blocks.{start}.1.transformer_blocks.") for start in starts]
+    depths = [count(shapes, f"input_blocks.{start}.1.transformer_blocks.") for start in starts]
     attention = "middle_block.1"
-    middle = _count(shapes, f"{attention}.transformer_blocks.")
+    middle = count(shapes, f"{attention}.transformer_blocks.")
     if middle == 0:
         raise InputError("it has no transformer in the middle: not Stable Diffusion's")
     words = shapes[f"{attention}.transformer_blocks.0.attn2.to_k.weight"][1]
@@ -98,12 +98,12 @@ def _way_down(shapes: Shapes) -> tuple[Config, tuple[tuple[int, bool], ...]]:
         "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
         "transformer_layers_per_block": [d or 1 for d in depths[:-1]] + [middle],
         "cross_attention_dim": words,
-        **_rules(widths, words, told, len(shapes[f"{attention}.proj_in.weight"]) == 2),
+        **rules(widths, words, told, len(shapes[f"{attention}.proj_in.weight"]) == 2),
     }
     return config, tuple((per_level, depth > 0) for depth in depths)
 
 
-def _rules(widths: list[int], words: int | None, told: int, linear: bool) -> dict[str, Any]:
+def rules(widths: list[int], words: int | None, told: int, linear: bool) -> dict[str, Any]:
     """What shapes do not tell of a U-Net or ControlNet. words: their width; told: that of the sizes and what is said beside, 0 for
     none; linear: whether attention is entered by a linear layer, as far as the rank of its weights says it."""
     linear = linear or bool(told) or words == _OPEN_CLIP_WIDTH
@@ -121,41 +121,9 @@ def _rules(widths: list[int], words: int | None, told: int, linear: bool) -> dic
     return config
 
 
-def controlnet_of_diffusers(shapes: Shapes) -> Config:
-    """What config.json would say of a ControlNet for Stable Diffusion under diffusers' names; of several kinds of pictures too."""
-    levels = range(_count(shapes, "down_blocks.") or 1)
-    widths = [shapes[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in levels]
-    depths = [_count(shapes, f"down_blocks.{i}.attentions.0.transformer_blocks.") for i in levels]
-    middle = _count(shapes, "mid_block.attentions.0.transformer_blocks.")
-    words = next((shape[1] for name, shape in shapes.items() if name.endswith(".attn2.to_k.weight")), None)
-    linear = any(len(shape) == 2 for name, shape in shapes.items() if name.endswith(".proj_in.weight"))
-    told = shapes["add_embedding.linear_1.weight"][1] if "add_embedding.linear_1.weight" in shapes else 0
-    hints = range(1, _count(shapes, "controlnet_cond_embedding.blocks."), 2)
-    config = {
-        "_class_name": "ControlNetModel",
-        "in_channels": shapes["conv_in.weight"][1],
-        "block_out_channels": widths,
-        "layers_per_block": _count(shapes, "down_blocks.0.resnets."),
-        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
-        "mid_block_type": "UNetMidBlock2DCrossAttn" if middle else "UNetMidBlock2D",
-        "transformer_layers_per_block": [d or 1 for d in depths[:-1]] + [middle or depths[-1] or 1],
-        "cross_attention_dim": words,
-        "conditioning_embedding_out_channels": [
-            shapes["controlnet_cond_embedding.conv_in.weight"][0],
-            *(shapes[f"controlnet_cond_embedding.blocks.{i}.weight"][0] for i in hints),
-        ],
-        **_rules(widths, words, told, linear),
-    }
-    if "task_embedding" in shapes:
-        kinds = shapes["task_embedding"][0]
-        config["num_trans_layer"] = _count(shapes, "transformer_layes.")  # so misspelt
-        config["addition_time_embed_dim"] = shapes["control_add_embedding.linear_1.weight"][1] // kinds
-    return config
-
-
 def sd3(shapes: Shapes) -> tuple[Config, Layout]:
     """The transformer of Stable Diffusion 3 or 3.5."""
-    depth = _count(shapes, "joint_blocks.")
+    depth = count(shapes, "joint_blocks.")
     width, channels, patch, _ = shapes["x_embedder.proj.weight"]
     positions = math.isqrt(shapes["pos_embed"][1])
     config = {
@@ -187,8 +155,8 @@ def flux(shapes: Shapes) -> tuple[Config, Layout]:
         "patch_size": 1,
         "in_channels": channels,
         "out_channels": None if out == channels else out,
-        "num_layers": _count(shapes, "double_blocks."),
-        "num_single_layers": _count(shapes, "single_blocks."),
+        "num_layers": count(shapes, "double_blocks."),
+        "num_single_layers": count(shapes, "single_blocks."),
         "attention_head_dim": head,
         "num_attention_heads": width // head,
         "joint_attention_dim": shapes["txt_in.weight"][1],
@@ -201,14 +169,14 @@ def flux(shapes: Shapes) -> tuple[Config, Layout]:
 
 def vae(shapes: Shapes) -> tuple[Config, Layout]:
     """Without scaling_factor and shift_factor, which belong to the family."""
-    levels = _count(shapes, "encoder.down.")
+    levels = count(shapes, "encoder.down.")
     config = {
         "_class_name": "AutoencoderKL",
         "in_channels": shapes["encoder.conv_in.weight"][1],
         "out_channels": shapes["decoder.conv_out.weight"][0],
         "latent_channels": shapes["decoder.conv_in.weight"][1],
         "block_out_channels": [shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(levels)],
-        "layers_per_block": _count(shapes, "encoder.down.0.block."),
+        "layers_per_block": count(shapes, "encoder.down.0.block."),
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "norm_num_groups": 32,
@@ -241,7 +209,7 @@ def clip_alone(shapes: Shapes) -> tuple[Config, Layout]:
 
 def open_clip(shapes: Shapes) -> tuple[Config, Layout]:
     """OpenCLIP's text encoder with its projection: the second of SDXL."""
-    config = _open_clip_config(shapes, _count(shapes, "transformer.resblocks."), projected=True)
+    config = _open_clip_config(shapes, count(shapes, "transformer.resblocks."), projected=True)
     return config, Layout(OPEN_CLIP, width=config["hidden_size"], turned=("text_projection",), dropped=_CLIP_LEFT)
 
 
@@ -250,7 +218,7 @@ def open_clip_penultimate(shapes: Shapes) -> tuple[Config, Layout]:
 
     Files that were written from diffusers' folders lack it already, and the projection with it.
     """
-    layers = _count(shapes, "transformer.resblocks.")
+    layers = count(shapes, "transformer.resblocks.")
     last = layers - 1 if layers == _OPEN_CLIP_H or "text_projection" in shapes else layers
     config = _open_clip_config(shapes, last, projected=False)
     dropped = (*_CLIP_LEFT, "text_projection", f"transformer.resblocks.{last}.")
@@ -271,7 +239,7 @@ def _clip_config(shapes: Shapes, activation: str, projected: bool) -> dict[str, 
         words,
         width,
         shapes["text_model.embeddings.position_embedding.weight"][0],
-        _count(shapes, "text_model.encoder.layers."),
+        count(shapes, "text_model.encoder.layers."),
         shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0],
         activation,
         projected,
@@ -323,7 +291,7 @@ def t5(shapes: Shapes) -> tuple[Config, Layout]:
         "d_model": width,
         "d_kv": shapes[f"{first}.q.weight"][0] // heads,
         "d_ff": shapes[f"encoder.block.0.layer.1.DenseReluDense.{'wi_0' if gated else 'wi'}.weight"][0],
-        "num_layers": _count(shapes, "encoder.block."),
+        "num_layers": count(shapes, "encoder.block."),
         "num_heads": heads,
         "relative_attention_num_buckets": buckets,
         "relative_attention_max_distance": 128,
@@ -342,7 +310,7 @@ def t5_of_gguf(shapes: Shapes) -> tuple[Config, Layout]:
     return config, layout
 
 
-def _count(shapes: Shapes, prefix: str) -> int:
+def count(shapes: Shapes, prefix: str) -> int:
     """How many numbered modules follow a prefix. InputError where one between is missing."""
     numbers = {int(n) for name in shapes if name.startswith(prefix) and (n := name[len(prefix) :].partition(".")[0]).isdigit()}
     if numbers and len(numbers) != max(numbers) + 1:
