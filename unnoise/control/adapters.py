@@ -123,7 +123,12 @@ class Control(Attachment):
 
     def _hint(self, x: Tensor, codec: Codec) -> dict[str, Tensor]:
         """Of one control picture, uint8 (1, H, W, C)."""
-        return self.network.hint(x.permute(0, 3, 1, 2) / 255, lambda _: _encoded(codec, x, self.network.centred).to(x.device))
+
+        def encode(shown: Tensor) -> Tensor:
+            pictures = (255 * shown).round().to(torch.uint8).permute(0, 2, 3, 1)
+            return _encoded(codec, pictures, self.network.centred).to(x.device)
+
+        return self.network.hint(x.permute(0, 3, 1, 2) / 255, encode)
 
     def entries(self, number: int, step: Step, own: Cond, weight: Tensor) -> dict[str, Tensor]:
         assert isinstance(step.network, Steerable)

@@ -7,6 +7,7 @@ one, and a layer that starts at zero behind each of its blocks. What these say i
                        through a few convolutions. A few blocks serve many: the residual of block i of n goes to all blocks j of m
                        with floor(j n / m) = i (SD3), floor(j / ceil(m / n)) = i (FLUX), j mod n = i (by XLabs). For SD3.5 large
                        the blocks see no words, and begin behind the network's own first layer
+What is to be filled in is black in the picture, and one more channel beside its code says where that is (SD3, FLUX).
 One FLUX ControlNet may know several kinds of picture (edges, depth ...): the kind's embedding is one more word, before the rest.
 """
 
@@ -16,7 +17,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import interpolate, silu
 
 from unnoise.networks.clip_text import quick_gelu
 from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, TwoLayers, number_features, rotary_axes
@@ -170,11 +171,13 @@ class Describing(nn.Module):
 class SD3ControlNetConfig:
     """trunk: as SD3's, with a depth of its own.
 
-    summary: whether it reads `vector`. Those that do not were trained on encoded pictures whose mean had been left in.
+    summary: whether it reads `vector`. Those that do not were trained on encoded pictures whose mean had been left in, but for
+    those that fill in what is transparent in their picture (`holes`).
     """
 
     trunk: SD3Config
     summary: bool = True
+    holes: bool = False
 
     def build(self) -> "SD3ControlNet":
         return SD3ControlNet(self)
@@ -184,8 +187,9 @@ class SD3ControlNet(Steering):
     def __init__(self, config: SD3ControlNetConfig) -> None:
         super().__init__()
         trunk = config.trunk
-        self.config, self.trunk, self.centred = config, SD3Trunk(trunk), config.summary
-        self.embed = zeroed(nn.Conv2d(trunk.channels, trunk.width, trunk.patch, stride=trunk.patch))
+        self.config, self.trunk, self.holes = config, SD3Trunk(trunk), config.holes
+        self.centred = config.summary or config.holes
+        self.embed = zeroed(nn.Conv2d(trunk.channels + config.holes, trunk.width, trunk.patch, stride=trunk.patch))
         self.residuals = nn.ModuleList(zeroed(nn.Linear(trunk.width, trunk.width)) for _ in range(trunk.depth))
 
     def misfit(self, network: nn.Module) -> str:
@@ -194,7 +198,7 @@ class SD3ControlNet(Steering):
         return _other(self.config.trunk, network.config)
 
     def hint(self, picture: Tensor, encode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        return {"hint": encode(picture)}
+        return {"hint": with_holes(picture, encode) if self.holes else encode(picture)}
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         trunk = self.trunk
@@ -282,11 +286,13 @@ class SD3PictureControlNet(Steering):
 class FluxControlNetConfig:
     """trunk: as Flux's, with fewer blocks. modes: kinds of pictures that it tells apart, 0 where it was trained on one. hint:
     channels of the convolutions that the control picture enters through, as for Stable Diffusion; none where it enters encoded.
+    holes: it was trained to fill in what is transparent in its picture.
     """
 
     trunk: FluxConfig
     modes: int = 0
     hint: tuple[int, ...] = ()
+    holes: bool = False
 
     def build(self) -> "FluxControlNet":
         return FluxControlNet(self)
@@ -296,8 +302,8 @@ class FluxControlNet(Steering):
     def __init__(self, config: FluxControlNetConfig) -> None:
         super().__init__()
         trunk = config.trunk
-        self.config, self.trunk, self.kinds = config, FluxTrunk(trunk), config.modes
-        self.embed = zeroed(nn.Linear(trunk.channels * trunk.patch**2, trunk.width))
+        self.config, self.trunk, self.kinds, self.holes = config, FluxTrunk(trunk), config.modes, config.holes
+        self.embed = zeroed(nn.Linear((trunk.channels + config.holes) * trunk.patch**2, trunk.width))
         self.pixels = Hint(config.hint, trunk.channels) if config.hint else None
         self.modes = nn.Embedding(config.modes, trunk.width) if config.modes else None
         self.residuals = nn.ModuleList(zeroed(nn.Linear(trunk.width, trunk.width)) for _ in range(trunk.joint))
@@ -310,7 +316,7 @@ class FluxControlNet(Steering):
 
     def hint(self, picture: Tensor, encode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         if self.pixels is None:
-            return {"hint": encode(picture)}
+            return {"hint": with_holes(picture, encode) if self.holes else encode(picture)}
         x = pad_to_multiple(picture.to(self.embed.weight.dtype), 2 ** (len(self.config.hint) - 1))
         return {"hint": self.pixels(2 * x - 1)}
 
@@ -342,6 +348,13 @@ class FluxControlNet(Steering):
 
 class FluxTrunk(FluxStem):
     """All but the last layer."""
+
+
+def with_holes(picture: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+    """(B, 4, H, W) in [0, 1], opacity last -> (B, C + 1, h, w): the code, black where it is transparent, and 1 where it is not."""
+    kept = (picture[:, 3:] >= 0.5).to(picture)
+    code = encode(picture[:, :3] * kept)
+    return torch.cat([code, interpolate(kept, code.shape[-2:]).to(code)], 1)
 
 
 def _other(mine: object, theirs: object, words: bool = True) -> str:

@@ -164,16 +164,17 @@ def _way_down(theirs: Mapping[str, Any]) -> SDUNetConfig:
 def sd3_controlnet_config(theirs: Mapping[str, Any]) -> SD3ControlNetConfig | SD3PictureControlNetConfig:
     """From the config.json of an SD3ControlNetModel; without words (for Stable Diffusion 3.5 large) if it has no width for them.
 
-    InputError for one that is told a mask, and for one of no known kind.
+    One that fills in (`holes`) is told no summary. InputError for one of no known kind.
     """
-    if theirs.get("extra_conditioning_channels"):
-        raise InputError("extra_conditioning_channels: a ControlNet that is told a mask beside its picture cannot be run")
-    summary = not theirs.get("force_zeros_for_pooled_projection", True)
+    holes = bool(theirs.get("holes"))
+    summary = not holes and not theirs.get("force_zeros_for_pooled_projection", True)
     words, positions = theirs["joint_attention_dim"] is not None, theirs.get("use_pos_embed", True)
     if words != positions:
         raise InputError("a ControlNet with words and no positions, or with positions and no words, is of no known kind")
     if words:
-        return SD3ControlNetConfig(sd3_config(theirs), summary)
+        return SD3ControlNetConfig(sd3_config(theirs), summary, holes)
+    if holes:
+        raise InputError(f"a ControlNet without words {_FILLS}")
     heads = theirs["num_attention_heads"]
     width, vector_dim = heads * theirs["attention_head_dim"], theirs["pooled_projection_dim"]
     return SD3PictureControlNetConfig(
@@ -186,7 +187,7 @@ def flux_controlnet_config(theirs: Mapping[str, Any]) -> FluxControlNetConfig:
     trunk, pixels = flux_config(theirs), theirs.get("conditioning_embedding_channels")
     if pixels and (pixels, theirs.get("patch_size")) != (trunk.channels, trunk.patch):
         raise InputError(f"conditioning_embedding_channels {pixels} in patches of {theirs.get('patch_size')}: none of XLabs' kind")
-    return FluxControlNetConfig(trunk, theirs.get("num_mode") or 0, _XLABS_HINT if pixels else ())
+    return FluxControlNetConfig(trunk, theirs.get("num_mode") or 0, _XLABS_HINT if pixels else (), bool(theirs.get("holes")))
 
 
 _XLABS_HINT = (16, 16, 16, 16)
@@ -213,6 +214,11 @@ STEERING: Mapping[str, tuple[Callable[[Mapping[str, Any]], SteeringConfig], Tabl
 """By diffusers' class: the configuration, and the table of names."""
 
 
+_ENTRANCES: Mapping[str, tuple[str, int]] = {
+    "SD3ControlNetModel": ("pos_embed_input.proj.weight", 1),
+    "FluxControlNetModel": ("controlnet_x_embedder.weight", 4),
+}
+"""By class: the layer that the control picture enters by, and how many channels a mask beside it has there."""
 _FILLS = "that is told which part is to be filled, which cannot be run; --fill does that, with a model for it"
 
 
@@ -220,14 +226,17 @@ def steering(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
     """The network that a class of diffusers' with this configuration and these tensors is. InputError for another class.
 
     Those for several kinds of pictures are published as ControlNetModel too, and with a configuration for another number of kinds:
-    they are known by their tensors.
+    they are known by their tensors. So are those for Stable Diffusion 3 and FLUX that fill in: not all configurations say it.
     """
     if kind in ("ControlNetModel", "ControlNetUnionModel") and "task_embedding" in tensors:
         kind, config = "ControlNetUnionModel", {**config, "num_control_type": len(tensors["task_embedding"])}
     if kind not in STEERING:
         raise InputError(f"a {kind}, which is not run here as an adapter; these are: {', '.join(STEERING)}")
-    if config.get("holes") and kind != "ControlNetModel":
+    entrance, mask = _ENTRANCES.get(kind, ("", 0))
+    more = tensors[entrance].shape[1] - config["in_channels"] if entrance in tensors else 0
+    if more not in (0, mask) or (config.get("holes") and not more and kind != "ControlNetModel"):
         raise InputError(f"a {kind} {_FILLS}")
+    config = {**config, "holes": bool(config.get("holes") or more)}
     read, table = STEERING[kind]
     with unfilled():
         network = read(config).build()

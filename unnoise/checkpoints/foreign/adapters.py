@@ -43,13 +43,14 @@ def controlnet(
     """A ControlNet (for Stable Diffusion 1, 2, XL and 3, for FLUX) or a T2I-Adapter, with its control picture or pictures.
 
     where: a folder of diffusers, one file of weights in it, its name on the hub, or a ControlNet in a single file: under diffusers'
-    names, or for Stable Diffusion 1, 2 and XL under those of its makers. One that fills in (control_v11p_sd15_inpaint; it is known
-    by its name) draws anew what is transparent in its picture. mode: of every picture, for a ControlNet that tells kinds of them
-    apart. The rest as `Control`'s. Raises InputError for what is missing, and for what cannot be run.
+    names, or for Stable Diffusion 1, 2 and XL under those of its makers. One that fills in (control_v11p_sd15_inpaint is known by
+    its name, those for Stable Diffusion 3 and FLUX by their tensors) draws anew what is transparent in its picture. mode: of every
+    picture, for a ControlNet that tells kinds of them apart. The rest as `Control`'s. Raises InputError for what is missing, and
+    for what cannot be run.
     """
     read = _steering_part(Path(where))
     names = f"{Path(where).name} {Path(read.where).name}"  # a folder's, for a file in it
-    holes = {"holes": True} if "inpaint" in names.lower() else {}  # no tensor says it
+    holes = {"holes": True} if "inpaint" in names.lower() else {}  # of those for Stable Diffusion 1 no tensor says it
     try:
         network = steering(read.kind, {**read.config, **holes}, read.tensors)
     except KeyError as e:
