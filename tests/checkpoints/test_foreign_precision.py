@@ -1,4 +1,4 @@
-"""Open checkpoints in bfloat16, text encoders and all: half the memory, and beside diffusers no further off than bfloat16 is."""
+"""Open checkpoints in bfloat16, text encoders and all: beside diffusers no further off than bfloat16 is. Which weights are read."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -85,3 +85,33 @@ def test_asking_for_a_name_reads_nothing() -> None:
     tensors = And(AsType(Unread(), torch.bfloat16), {})
     assert "a" in tensors
     assert "b" not in tensors
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "shards"])
+def test_a_variant_of_text_encoders(whole: bool, tmp_path: Path) -> None:
+    """As transformers reads it; the T5 has none, and takes the plain one. What is saved here finds the same weights again."""
+    from transformers import CLIPTextModelWithProjection
+
+    folder = tiny.save(tiny.sd3(tmp_path / "parts"), tmp_path / "model")
+    other = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder")
+    for p in other.parameters():
+        p.data.mul_(0.5)
+    size = sum(p.nbytes for p in other.parameters())
+    other.save_pretrained(folder / "text_encoder", variant="fp16", max_shard_size=size if whole else size // 2)
+    assert (len(list((folder / "text_encoder").glob("model.fp16*.safetensors"))) == 1) == whole
+    plain, halved = unnoise.load(folder), unnoise.load(folder, variant="fp16")
+    asked, expected = ({n: e.opened.network for n, e in encoders_of(m.conditioner).items()} for m in (halved, plain))
+    theirs = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder", variant="fp16").eval()
+    ids = torch.randint(0, 90, (2, 9))
+    with torch.no_grad():
+        seen, wanted, usual = (m(input_ids=ids).text_embeds for m in (asked["text_encoder"], theirs, expected["text_encoder"]))
+    torch.testing.assert_close(seen, wanted)
+    assert (wanted - usual).abs().max() > 0.1 * usual.std()
+    for name in ("text_encoder_2", "text_encoder_3"):
+        pairs = zip(asked[name].parameters(), expected[name].parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    halved.save(tmp_path / "ours")
+    again, before = (
+        m.sample("a red cat", 1, 7, steps=2, height=16, width=16).data for m in (unnoise.load(tmp_path / "ours"), halved)
+    )
+    assert torch.equal(again, before)

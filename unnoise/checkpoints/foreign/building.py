@@ -234,12 +234,14 @@ def _check_fit(conditioner: Emphatic, network: NetworkConfig, foreign: Foreign) 
 
 def clip(told: Told, name: str, projected: bool = False) -> CLIPTextConfig:
     source, opened = _encoder(told, name, clip_class(projected), CLIP_TOKENIZER)
-    return CLIPTextConfig(source, opened.hash, opened.network.config.hidden_size, projected=projected, half=told.half)
+    width, variant = opened.network.config.hidden_size, told.foreign.parts[name].variant
+    return CLIPTextConfig(source, opened.hash, width, projected=projected, half=told.half, variant=variant)
 
 
 def t5(told: Told, name: str) -> T5TextConfig:
     source, opened = _encoder(told, name, "T5EncoderModel", T5_TOKENIZER)
-    return T5TextConfig(source, opened.hash, opened.network.config.d_model, half=told.half)
+    width, variant = opened.network.config.d_model, told.foreign.parts[name].variant
+    return T5TextConfig(source, opened.hash, width, half=told.half, variant=variant)
 
 
 def _encoder(told: Told, name: str, architecture: str, tokenizer: str) -> tuple[str, Opened]:
@@ -248,7 +250,7 @@ def _encoder(told: Told, name: str, architecture: str, tokenizer: str) -> tuple[
     part = needed(foreign, name)
     if Path(part.where).is_dir():
         source = str(Path(part.where).resolve())  # a model that is saved here finds it again from anywhere
-        return source, open_encoder(source, architecture, told.half)
+        return source, open_encoder(source, architecture, told.half, part.variant)
     source, beside = f"{Path(part.where).resolve()}/{name}", foreign.tokenizers.get(name.replace("text_encoder", "tokenizer"))
     return source, _lent(source, architecture, part, beside, tokenizer, told.half)
 
@@ -333,8 +335,9 @@ def _pixart_told(told: Told) -> EmphaticConfig:
 
 
 def _sana_told(told: Told) -> EmphaticConfig:
-    where = needed(told.foreign, "text_encoder").where
-    return read_gemma(str(Path(where).resolve()) if Path(where).is_dir() else where, half=told.half)
+    part = needed(told.foreign, "text_encoder")
+    source = str(Path(part.where).resolve()) if Path(part.where).is_dir() else part.where
+    return read_gemma(source, half=told.half, variant=part.variant)
 
 
 def _sana_config(theirs: Mapping[str, Any]) -> SanaConfig:

@@ -93,7 +93,7 @@ def read_part(folder: Path, variant: str | None = None, file: str | None = None)
     """One network in its own folder. file: the one that holds its weights, where there are more. InputError as `read_diffusers`."""
     config = config_of(folder)
     files = [file] if file else weights_of([f.name for f in folder.iterdir()], variant, str(folder))
-    return Part(config, MappedTensors([folder / name for name in files]), str(folder))
+    return Part(config, MappedTensors([folder / name for name in files]), str(folder), variant or "")
 
 
 def _has(folder: Path, variant: str) -> bool:

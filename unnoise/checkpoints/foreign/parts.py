@@ -25,12 +25,14 @@ FORMERLY: Mapping[tuple[str, str], str] = {("Transformer2DModel", "ada_norm_sing
 @dataclass(frozen=True)
 class Part:
     """One network. config: what its config.json says, `_class_name` among it; tensors: by diffusers' (or transformers') names, read
-    from the file only when they are asked for. where: the file or folder, for messages.
+    from the file only when they are asked for. where: the file or folder, for messages. variant: which of a folder's weights were
+    asked for, such as fp16.
     """
 
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor] = field(repr=False)
     where: str
+    variant: str = ""
 
     @property
     def kind(self) -> str:

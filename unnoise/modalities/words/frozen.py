@@ -183,7 +183,8 @@ class CLIPTextConfig(EmphaticConfig):
     source: see `source`; hash: of its weights, and width: of its tokens, as `read_encoder` finds them. skip: the hidden layer, from
     the end: 1 the last, 2 the one before ("clip skip 2"). normed: with the final normalisation after it. projected: the vector is
     the end token's projection into the space shared with pictures; otherwise the end token itself. most: windows a prompt.
-    half: the weights are held in bfloat16, of which the hash is then; embeddings are float32 all the same.
+    half: the weights are held in bfloat16, of which the hash is then; embeddings are float32 all the same. variant: which of the
+    weights at the source, such as fp16; empty for the plain ones, or those there are.
     """
 
     source: str
@@ -194,6 +195,7 @@ class CLIPTextConfig(EmphaticConfig):
     projected: bool = False
     most: int = 10
     half: bool = field(default=False, repr=False)  # no part of `identity`: the hash tells embeddings in bfloat16 apart
+    variant: str = field(default="", repr=False)
 
     def build(self) -> "CLIPText":
         return CLIPText(self)
@@ -206,7 +208,7 @@ def clip_class(projected: bool) -> str:
 
 class CLIPText(Frozen):
     def __init__(self, config: CLIPTextConfig) -> None:
-        opened = open_encoder(config.source, clip_class(config.projected), config.half)
+        opened = open_encoder(config.source, clip_class(config.projected), config.half, config.variant)
         told = opened.network.config
         super().__init__(config, opened, told.hidden_size, told.max_position_embeddings, padded=True)
         self.skip, self.normed, self.projected = config.skip, config.normed, config.projected
@@ -225,7 +227,7 @@ class CLIPText(Frozen):
 
 @dataclass(frozen=True)
 class T5TextConfig(EmphaticConfig):
-    """The encoder of a T5 (Raffel et al. 2020, 1910.10683). source, hash, width, most, half: as CLIPTextConfig's.
+    """The encoder of a T5 (Raffel et al. 2020, 1910.10683). source, hash, width, most, half, variant: as CLIPTextConfig's.
 
     length: places of a window. padded: fill it, and let everything look at the padding, as SD3 and FLUX do; otherwise only the
     text's own tokens are told.
@@ -238,6 +240,7 @@ class T5TextConfig(EmphaticConfig):
     padded: bool = False
     most: int = 10
     half: bool = field(default=False, repr=False)
+    variant: str = field(default="", repr=False)
 
     def build(self) -> "T5Text":
         return T5Text(self)
@@ -247,7 +250,7 @@ class T5Text(Frozen):
     config: T5TextConfig
 
     def __init__(self, config: T5TextConfig) -> None:
-        opened = open_encoder(config.source, _T5[model_type(config.source)], config.half)
+        opened = open_encoder(config.source, _T5[model_type(config.source)], config.half, config.variant)
         super().__init__(config, opened, opened.network.config.d_model, config.length, config.padded)
 
     def encode(self, ids: Tensor, weights: Tensor) -> Row:

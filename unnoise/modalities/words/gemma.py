@@ -47,7 +47,9 @@ ENHANCE = "\n".join(
 
 @dataclass(frozen=True)
 class GemmaTextConfig(EmphaticConfig):
-    """source, hash, width, most, half: as CLIPTextConfig's. length: places of a window, with the start, without the instruction."""
+    """source, hash, width, most, half, variant: as CLIPTextConfig's. length: places of a window, with the start, without the
+    instruction.
+    """
 
     source: str
     hash: str
@@ -56,6 +58,7 @@ class GemmaTextConfig(EmphaticConfig):
     length: int = 300
     most: int = 10
     half: bool = field(default=False, repr=False)
+    variant: str = field(default="", repr=False)
 
     def build(self) -> "GemmaText":
         return GemmaText(self)
@@ -65,7 +68,7 @@ class GemmaText(Frozen):
     """Every prompt behind the same instruction, whose last token, a space, becomes part of the prompt's first."""
 
     def __init__(self, config: GemmaTextConfig) -> None:
-        opened = open_encoder(config.source, "Gemma2Model", config.half)
+        opened = open_encoder(config.source, "Gemma2Model", config.half, config.variant)
         super().__init__(config, opened, opened.network.config.hidden_size, config.length, padded=False)
         self.instruction = config.instruction
         self._hidden = self._ids(config.instruction)[:-1]
@@ -115,13 +118,14 @@ class Instructed(Emphatic):
         return prepared
 
 
-def read_gemma(source: str, instruction: str = ENHANCE, half: bool = False) -> LowerCaseConfig:
+def read_gemma(source: str, instruction: str = ENHANCE, half: bool = False, variant: str = "") -> LowerCaseConfig:
     """How Sana is told its prompts, by the Gemma 2 at `source` (see `source`), whose weights are read once, for their hash.
 
     Raises InputError for a source that is missing or is another encoder.
     """
     if (kind := model_type(source)) != "gemma2":
         raise InputError(f"{source}: a {kind}, where Sana has a gemma2")
-    opened = open_encoder(source, "Gemma2Model", half)
+    opened = open_encoder(source, "Gemma2Model", half, variant)
     width = opened.network.config.hidden_size
-    return LowerCaseConfig(InstructedConfig(GemmaTextConfig(source, opened.hash, width, instruction, half=half)))
+    told = GemmaTextConfig(source, opened.hash, width, instruction, half=half, variant=variant)
+    return LowerCaseConfig(InstructedConfig(told))

@@ -98,18 +98,19 @@ def model_type(source: str) -> str:
     return str(_told(source, lambda: _hub(source).AutoConfig.from_pretrained(where, subfolder=inside).model_type))
 
 
-def open_encoder(source: str, architecture: str, half: bool = False) -> Opened:
+def open_encoder(source: str, architecture: str, half: bool = False, variant: str = "") -> Opened:
     """The network, frozen and in evaluation mode, as transformers' class `architecture`. half: in bfloat16, else in float32.
+    variant: which of several weights, such as fp16; empty for the plain ones, and where there are none those there are.
 
     Weights are read from safetensors alone, never from a pickle. Raises InputError for a source that is missing, or lacks weights.
     """
-    return _LENT.get((source, architecture, half)) or _open(source, architecture, half)
+    return _LENT.get((source, architecture, half)) or _open(source, architecture, half, variant)
 
 
 @lru_cache(maxsize=8)
-def _open(source: str, architecture: str, half: bool) -> Opened:
+def _open(source: str, architecture: str, half: bool, asked: str) -> Opened:
     where, inside = _place(source)
-    beside, folder, variant = inside.replace("text_encoder", "tokenizer"), Path(where) / inside, _variant(where, inside)
+    beside, folder, variant = inside.replace("text_encoder", "tokenizer"), Path(where) / inside, asked or _variant(where, inside)
     file, told = folder / f"model{'.' if variant else ''}{variant or ''}.safetensors", _config(folder)
 
     def both() -> tuple[Any, Any, Iterable[str]]:
