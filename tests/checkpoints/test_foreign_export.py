@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import refused
 from tiny import tiny_model
 
 import unnoise
@@ -71,6 +72,11 @@ def test_the_command_says_how_what_was_left_out_is_told_to_diffusers(tmp_path: P
     assert call == f"({str(tmp_path / 'again')!r}, text_encoder_3=None, tokenizer_3=None)"
     again = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "again", text_encoder_3=None, tokenizer_3=None)
     assert again.text_encoder_3 is None
+
+
+def test_a_folder_that_exists_is_refused_before_the_model_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(["export", str(tmp_path / "no model"), "--out", str(tmp_path)], capsys)
+    assert said == f"unnoise: {tmp_path} exists: choose another name"
 
 
 def test_a_model_trained_on_here_is_written(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import tyro
 
+from unnoise.checkpoints.foreign.export import refuse_taken
 from unnoise.checkpoints.foreign.folder import INDEX, named, read_index
 from unnoise.cli.terminal import parse
 from unnoise.loading import load
@@ -25,6 +26,7 @@ class Export:
 
 def run(argv: list[str]) -> None:
     args = parse(Export, argv, "unnoise export")
+    refuse_taken(args.out)  # before minutes of loading
     load(args.model).export(args.out)
     index = read_index(args.out / INDEX)
     lacks_t5 = str(index["_class_name"]).startswith("StableDiffusion3") and not named(index, "text_encoder_3")

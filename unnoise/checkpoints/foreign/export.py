@@ -59,8 +59,7 @@ def write_diffusers(built: Built, folder: Path) -> None:
 
     Raises InputError for a network, codec or scheduler that diffusers does not have, and, with nothing left behind, on a full disk.
     """
-    if folder.exists():
-        raise InputError(f"{folder} exists: choose another name")
+    refuse_taken(folder)
     target, codec = _target(built), built.codec
     if not isinstance(codec, Latents) or not isinstance(codec.config.autoencoder, KLAutoencoderConfig):
         raise InputError(
@@ -89,6 +88,12 @@ def write_diffusers(built: Built, folder: Path) -> None:
         raise InputError(f"{folder}: the model could not be written: {e}") from e
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_taken(folder: Path) -> None:
+    """InputError for a folder that exists."""
+    if folder.exists():
+        raise InputError(f"{folder} exists: choose another name")
 
 
 def exported(ours: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
