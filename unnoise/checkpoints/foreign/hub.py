@@ -3,7 +3,8 @@
 Needs the extra `text`.
 Of a diffusers folder that is model_index.json, and of each part its configuration, its tokenizer's files and one variant of its
 weights as safetensors: neither pickles nor the same weights in other formats. What has been fetched lies in the hub's own cache, is
-not fetched again, and goes on where it was broken off. HF_HUB_OFFLINE=1 takes what is there and asks nobody.
+not fetched again, and goes on where it was broken off. A process asks once whether there is something newer; HF_HUB_OFFLINE=1 takes
+what is there and asks nobody.
 """
 
 import re
@@ -20,6 +21,10 @@ _READ = (".json", ".txt", ".model")
 """Configurations and tokenizers."""
 
 
+_ASKED: dict[tuple[object, ...], Path] = {}
+"""Folders that lie complete in the cache: by the cache, the name, and what of it was asked for."""
+
+
 def is_hub_name(source: str) -> bool:
     """OWNER/NAME, and not the path of a file of weights."""
     return _NAME.fullmatch(source) is not None and not source.endswith((".safetensors", ".gguf"))
@@ -31,7 +36,7 @@ def fetch(name: str, variant: str | None = None, without: Collection[str] = ()) 
     without: parts whose weights are not needed. Raises InputError for a model that is not on the hub, or needs a licence to be
     accepted first, and when it cannot be reached.
     """
-    return _fetched(name, [INDEX], lambda names: needed_files(names, variant, name, without))
+    return _fetched(name, [INDEX], (variant, *without), lambda names: needed_files(names, variant, name, without))
 
 
 def fetch_part(name: str) -> Path:
@@ -43,7 +48,7 @@ def fetch_part(name: str) -> Path:
             raise InputError(f"{name}: has no {CONFIG} on the hub, and is no network by itself; {_by_hand(here)}")
         return [CONFIG, *weights_of(here, None, name)]
 
-    return _fetched(name, [CONFIG], needed)
+    return _fetched(name, [CONFIG], (), needed)
 
 
 def fetch_first(name: str, files: Sequence[str], beside: Sequence[str]) -> Path:
@@ -54,7 +59,7 @@ def fetch_first(name: str, files: Sequence[str], beside: Sequence[str]) -> Path:
             raise InputError(f"{name}: has no {' or '.join(files)} on the hub; {_by_hand(names, 'such files')}")
         return [first, *(f for f in beside if f in names)]
 
-    return _fetched(name, files, needed)
+    return _fetched(name, files, tuple(beside), needed)
 
 
 def _by_hand(names: Collection[str], fetched: str = "models in the layout of diffusers") -> str:
@@ -62,8 +67,9 @@ def _by_hand(names: Collection[str], fetched: str = "models in the layout of dif
     return f"fetch {single[0]} and give its path" if single else f"only {fetched} are fetched"
 
 
-def _fetched(name: str, signs: Sequence[str], needed: Callable[[list[str]], list[str]]) -> Path:
-    """signs: one of these files must be there. needed: of the names of all files, those that are read."""
+def _fetched(name: str, signs: Sequence[str], asked: Sequence[object], needed: Callable[[list[str]], list[str]]) -> Path:
+    """signs: one of these files must be there. needed: of the names of all files, those that are read; asked: what they depend on
+    beside."""
     try:
         import huggingface_hub as hub
         from huggingface_hub import constants, errors
@@ -71,9 +77,18 @@ def _fetched(name: str, signs: Sequence[str], needed: Callable[[list[str]], list
         raise InputError(f'{name} would be fetched from the hub, which needs huggingface_hub: pip install "unnoise[text]"') from e
     if constants.HF_HUB_OFFLINE:
         return _cached(hub, name, signs, "HF_HUB_OFFLINE is set")
+    key = (constants.HF_HUB_CACHE, name, *signs, *asked)
+    if key in _ASKED and _ASKED[key].is_dir():
+        return _ASKED[key]
     try:
-        wanted = needed([f.rfilename for f in hub.HfApi().model_info(name).siblings or []])
-        return Path(hub.snapshot_download(name, allow_patterns=wanted))
+        info = hub.HfApi().model_info(name)
+        wanted = needed([f.rfilename for f in info.siblings or []])
+        here = [hub.try_to_load_from_cache(name, f, revision=info.sha) for f in wanted]
+        if all(isinstance(f, str) for f in here):  # snapshot_download would ask once more
+            _ASKED[key] = Path(str(here[0])).parents[wanted[0].count("/")]
+        else:
+            _ASKED[key] = Path(hub.snapshot_download(name, allow_patterns=wanted))
+        return _ASKED[key]
     except (errors.GatedRepoError, errors.RepositoryNotFoundError) as e:
         gated = isinstance(e, errors.GatedRepoError)
         why = "asks for its licence to be accepted on its page" if gated else "is no folder here, and no public model on the hub"
