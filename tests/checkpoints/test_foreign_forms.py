@@ -226,3 +226,35 @@ def test_the_text_half_of_a_whole_clip(tmp_path: Path) -> None:
     alone = {k: v for k, v in state.items() if k.startswith("visi")}
     with pytest.raises(InputError, match="this is CLIP's image encoder"):
         open_single(written(tmp_path / "vision.safetensors", alone))
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "without its last layer"])
+def test_the_clip_of_stable_diffusion_2_alone(whole: bool, tmp_path: Path) -> None:
+    """OpenCLIP's ViT-H under transformers' names (laion/CLIP-ViT-H-14-laion2B-s32B-b79K, and as diffusers writes it), known by its
+    width, and read up to the layer before the last."""
+    sight = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 8}
+    sizes = {"hidden_size": 1024, "intermediate_size": 64, "num_attention_heads": 16, "num_hidden_layers": 2}
+    words = text_config(hidden_act="gelu", **sizes).to_dict()
+    config = transformers.CLIPConfig(text_config=words, vision_config={**sight, "patch_size": 4}, projection_dim=64)
+    theirs = transformers.CLIPModel(config).eval()
+    state = theirs.state_dict()
+    if not whole:
+        state = {k: v for k, v in state.items() if k.startswith("text_model.") and ".layers.1." not in k}
+    clip = open_single(written(tmp_path / "clip.safetensors", state))
+    network = randomised(diffusers.UNet2DConditionModel.from_config(unet("SD 2").config, cross_attention_dim=1024), 0)
+    second = open_single(written(tmp_path / "sd2.safetensors", originals.unet(network.state_dict(), 1)))
+    part = together(second, clip).parts["text_encoder"]
+    encoders.save_clip(tmp_path / "text_encoder", 1)  # for its tokenizer
+    ours = _lent(f"{tmp_path}/clip.safetensors/text_encoder", "CLIPTextModel", part, tmp_path / "tokenizer", "", False).network
+    ids = torch.randint(0, 98, (2, 9))
+    with torch.no_grad():
+        before = theirs.text_model(ids, output_hidden_states=True).hidden_states[-2]
+        close(ours(ids).last_hidden_state, theirs.text_model.final_layer_norm(before))
+    with pytest.raises(InputError, match=r"holds a CLIP-H, which FLUX.1 .*does not read"):
+        together(open_single(written(tmp_path / "flux.safetensors", originals.flux(flux().state_dict()))), clip)
+
+
+def test_a_whole_clip_under_its_makers_names(tmp_path: Path) -> None:
+    tensors = {"visual.conv1.weight": torch.ones(4, 3, 2, 2), "token_embedding.weight": torch.ones(98, 1024)}
+    with pytest.raises(InputError, match=r"open_clip.safetensors: this is a whole CLIP under OpenCLIP's names; its text half is"):
+        open_single(written(tmp_path / "open_clip.safetensors", tensors))

@@ -201,10 +201,18 @@ def clip_projected(shapes: Shapes) -> tuple[Config, Layout]:
     return _clip_config(shapes, "gelu", projected=True), Layout(CLIP, dropped=_CLIP_LEFT)
 
 
+def clip_penultimate(shapes: Shapes) -> tuple[Config, Layout]:
+    """OpenCLIP's in Stable Diffusion 2 under transformers' names: as `open_clip_penultimate`."""
+    config = _clip_config(shapes, "gelu", projected=False)
+    last = _penultimate(config["num_hidden_layers"], "text_projection.weight" in shapes)
+    dropped = (*_CLIP_LEFT, "text_projection", f"text_model.encoder.layers.{last}.")
+    return {**config, "num_hidden_layers": last}, Layout(CLIP, dropped=dropped)
+
+
 def clip_alone(shapes: Shapes) -> tuple[Config, Layout]:
-    """Either, in a file of its own, or the text half of a whole CLIP: OpenCLIP's is the wider one."""
-    wide = shapes["text_model.embeddings.token_embedding.weight"][1] >= 1280
-    return clip_projected(shapes) if wide else clip(shapes)
+    """One of them, in a file of its own, or the text half of a whole CLIP, known by its width: OpenCLIP's are wider."""
+    width = shapes["text_model.embeddings.token_embedding.weight"][1]
+    return (clip if width < _OPEN_CLIP_WIDTH else clip_penultimate if width == _OPEN_CLIP_WIDTH else clip_projected)(shapes)
 
 
 def open_clip(shapes: Shapes) -> tuple[Config, Layout]:
@@ -218,11 +226,15 @@ def open_clip_penultimate(shapes: Shapes) -> tuple[Config, Layout]:
 
     Files that were written from diffusers' folders lack it already, and the projection with it.
     """
-    layers = count(shapes, "transformer.resblocks.")
-    last = layers - 1 if layers == _OPEN_CLIP_H or "text_projection" in shapes else layers
+    last = _penultimate(count(shapes, "transformer.resblocks."), "text_projection" in shapes)
     config = _open_clip_config(shapes, last, projected=False)
     dropped = (*_CLIP_LEFT, "text_projection", f"transformer.resblocks.{last}.")
     return config, Layout(OPEN_CLIP, width=config["hidden_size"], dropped=dropped)
+
+
+def _penultimate(layers: int, whole: bool) -> int:
+    """How many are read. whole: whether there is a projection, which files that lack the last layer already lack too."""
+    return layers - 1 if layers == _OPEN_CLIP_H or whole else layers
 
 
 _OPEN_CLIP_H, _OPEN_CLIP_WIDTH = 24, 1024

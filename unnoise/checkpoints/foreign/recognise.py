@@ -70,6 +70,11 @@ OTHERS = (
     Other("FLUX.1 Redux, a picture prompt for FLUX", (("redux_up", "redux_down"),), _PROMPTS),
     Other("an IP-Adapter", (("ip_adapter.*.to_k_ip",), ("image_proj.proj",), ("image_proj.latents",)), _GIVE),
     Other("a textual inversion", (("emb_params",), ("clip_l", "clip_g"), ("string_to_param.*",)), _GIVE),
+    Other(
+        "a whole CLIP under OpenCLIP's names",
+        (("visual.conv1", "token_embedding"),),
+        "its text half is read from the file under transformers' names that is published beside it (model.safetensors)",
+    ),
     Other("CLIP's image encoder", (("vision_model.embeddings.patch_embedding",), ("visual.conv1",)), _GIVE),
     Other(
         "TAESD, a small autoencoder, under its original names",
