@@ -240,6 +240,22 @@ def test_transparency_is_kept_through_codes_unless_it_is_not_wanted(
     assert run.data.open(progress=False).fingerprint() == fingerprint
 
 
+@pytest.mark.parametrize(("alpha", "channels"), [(None, 3), (True, 4), (False, 3)])
+def test_an_alpha_channel_that_is_opaque_is_none_unless_it_is_asked_for(
+    alpha: bool | None, channels: int, stickers: Path, tmp_path: Path
+) -> None:
+    """The same pictures as those that are written without one."""
+    for i, file in enumerate(sorted(stickers.glob("*.png"))):
+        picture = Image.open(file).convert("RGB")
+        for name, mode in (("rgb", "RGB"), ("rgba", "RGBA")):
+            (tmp_path / name).mkdir(exist_ok=True)
+            picture.convert(mode).save(tmp_path / name / f"{i}.png")
+    opened, plain = (plan(str(tmp_path / n), Options(width=16, depth=1, alpha=alpha), "latent").opened for n in ("rgba", "rgb"))
+    assert opened.pictures.channels == channels
+    every = range(len(plain.pictures))
+    assert np.array_equal(opened.pictures.pictures(every)[..., :3], plain.pictures.pictures(every))
+
+
 def test_a_codec_says_whether_transparency_is_kept(run: Path, stickers: Path, tmp_path: Path) -> None:
     given = Options(size=8, width=16, depth=1)
     assert plan(str(stickers), replace(given, codec=str(run / "autoencoder")), "latent").opened.pictures.channels == 4

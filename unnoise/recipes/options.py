@@ -26,7 +26,7 @@ class Options:
     """What transparent pictures are laid over: a colour name or #rrggbb. Not given: white."""
     alpha: bool | None = None
     """Keep transparency of pictures, instead of laying them over the background. Not given: in latent models and autoencoders,
-    unless a background is."""
+    where some pixel is transparent, unless a background is given."""
     buckets: int | None = None
     """For pictures of several shapes: train each at the nearest of a few sizes of one area, their sides multiples of this."""
     flip: bool = False

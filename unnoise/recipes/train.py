@@ -17,6 +17,7 @@ from unnoise.modalities.image.recaption import Recaption
 from unnoise.modalities.image.scenes.source import WORD as SCENES
 from unnoise.modalities.image.scenes.source import are_scenes, read_scenes
 from unnoise.modalities.image.sticker_set import are_stickers
+from unnoise.modalities.image.transparency import transparent_anywhere
 from unnoise.modalities.table.codec import TableCodecConfig
 from unnoise.modalities.table.columns import Categorical, Table
 from unnoise.modalities.table.data import TableData
@@ -138,10 +139,13 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
 
 
 def _keeps_transparency(recipe: str, data: str, options: Options) -> bool:
-    """Where nothing is said of it: what goes through codes keeps it, as far as a codec can; a background is to be seen."""
+    """Where nothing is said of it: what goes through codes keeps it where there is any, as far as a codec can; a background is to
+    be seen."""
     if recipe not in (*LATENT, *AUTOENCODERS) or are_scenes(data) or options.background is not None:
         return False
-    return options.codec is None or codec_at(options.codec).config.channels == 4
+    if options.codec is not None:
+        return codec_at(options.codec).config.channels == 4
+    return are_stickers(data) or transparent_anywhere(data)
 
 
 def _check_options(recipe: str, options: Options) -> None:

@@ -12,8 +12,9 @@ from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.data import PictureOptions
 from unnoise.modalities.image.reading import read_pictures
 from unnoise.modalities.image.show import sheet, to_image
+from unnoise.modalities.image.transparency import transparent_anywhere
 
-from .make import noise, png
+from .make import noise, png, zipped
 
 
 def rgba(seed: int, size: int = 16) -> np.ndarray:
@@ -64,6 +65,37 @@ def test_it_is_kept_where_it_is_asked_for_and_there(tmp_path: Path) -> None:
     none = read_pictures(tmp_path / "none", PictureOptions(alpha=True), progress=False)
     assert none.channels == 3
     assert "none with transparency" in none.account()
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "npz", "npz in a folder"])
+def test_whether_any_pixel_is_transparent(form: str, tmp_path: Path) -> None:
+    """By an alpha channel, by a colour of a palette; what cannot be read is opaque."""
+    opaque = np.concatenate([noise(1), np.full((16, 16, 1), 255, np.uint8)], -1)
+    seen = opaque.copy()
+    seen[3, 4, 3] = 254
+    for name, last in (("opaque", opaque), ("seen", seen)):
+        folder = tmp_path / name
+        if "npz" in form:
+            folder.mkdir()
+            np.savez(folder / "set.npz", x=np.stack([opaque] * 7 + [last]))
+            path = folder / "set.npz" if form == "npz" else folder
+        else:
+            for i in range(70):
+                png(folder / f"{i:02}.png", opaque if i % 2 else noise(i))
+            (folder / "30.png").write_bytes((folder / "31.png").read_bytes()[:60])
+            png(folder / "99.png", last)
+            path = folder if form == "folder" else zipped(folder, tmp_path / f"{name}.zip")
+        assert transparent_anywhere(path) == (name == "seen")
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "seen"), [("P", 0, True), ("P", 5, False), ("LA", (9, 255), False), ("LA", (9, 3), True)]
+)
+def test_transparency_of_other_modes(mode: str, colour: int | tuple[int, int], seen: bool, tmp_path: Path) -> None:
+    how = {"transparency": 0} if mode == "P" else {}
+    Image.new(mode, (8, 8), colour).save(tmp_path / "a.png", **how)
+    assert Image.open(tmp_path / "a.png").has_transparency_data
+    assert transparent_anywhere(tmp_path) == seen
 
 
 def test_invisible_colours_do_not_bleed_when_pictures_are_resized(tmp_path: Path) -> None:

@@ -79,6 +79,17 @@ def inspect(file: IO[bytes]) -> Header:
         return Header(width, height, im.mode in _GREY, im.has_transparency_data)
 
 
+def seen_through(file: IO[bytes]) -> bool:
+    """Whether any pixel is transparent; the header alone is read where it knows of none. Raises Unreadable."""
+    with _reasons(), Image.open(file, formats=_FORMATS) as im:
+        if im.width * im.height > LARGEST_PIXELS:
+            raise Unreadable(f"{im.width} x {im.height}, over {LARGEST_PIXELS // 10**6} million pixels")
+        if not im.has_transparency_data:
+            return False
+        least = im.convert("RGBA").getchannel("A").getextrema()[0]
+        return float(least if isinstance(least, int | float) else min(least)) < 255
+
+
 def decode(file: IO[bytes], target: Target) -> np.ndarray:
     """The picture as uint8 (height, width, channels). Raises Unreadable."""
     with _reasons(), Image.open(file, formats=_FORMATS) as im:
