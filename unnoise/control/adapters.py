@@ -176,7 +176,9 @@ class PicturePrompt(Attachment):
     def check_fit(self, network: nn.Module) -> None:
         config = self.network.config
         if not isinstance(network, Pictured):
-            raise InputError(f"{self.name}: a {type(network).__name__} takes no picture prompts; Stable Diffusion 1, 2 and XL do")
+            raise InputError(
+                f"{self.name}: a {type(network).__name__} takes no picture prompts; Stable Diffusion 1, 2 and XL and FLUX.1 do"
+            )
         mine, theirs = (config.widths, config.projection.token_dim), (tuple(network.picture_widths), network.token_dim)
         if mine != theirs:
             mine_is, theirs_is = (f"{len(w)} layers of {min(w)} to {max(w)} and tokens of {d}" for w, d in (mine, theirs))

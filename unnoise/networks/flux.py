@@ -2,6 +2,7 @@
 
 Words lie at (0, 0, 0), the patch in row y and column x at (0, y, x). A network distilled from guided sampling is told the scale.
 Adapters (`steering`) add residuals to the picture's tokens behind each joint block (`block`) and each single one (`single`).
+Picture prompts are seen by the joint blocks, whose numbers are theirs.
 """
 
 from abc import ABC
@@ -16,7 +17,7 @@ from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, r
 from unnoise.networks.layers import beside, pad_to_multiple, patchify, run, unpatchify, zeroed
 from unnoise.networks.mmdit import JointBlock, SingleBlock, modulated
 from unnoise.networks.sd3 import Entered, words_and_mask
-from unnoise.networks.steering import residual, steered
+from unnoise.networks.steering import pictures_by_layer, residual, steered
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Flux(FluxStem):
     def __init__(self, config: FluxConfig) -> None:
         super().__init__(config)
         self.places = {"block": config.joint, "single": config.single}
+        self.picture_widths, self.token_dim = [config.width] * config.joint, config.token_dim
         self.modulation = zeroed(nn.Linear(config.width, 2 * config.width))
         self.out = zeroed(nn.Linear(config.width, config.channels * config.patch**2))
 
@@ -99,8 +101,9 @@ class Flux(FluxStem):
     def deep(self, entered: Entered) -> Tensor:
         h, words, mask, c, rows, columns, _, cond = entered
         rotary = rotary_axes(where(words.shape[1], rows, columns, h.device), self.config.axes)
+        pictures = pictures_by_layer(cond, h.dtype)
         for i, block in enumerate(self.blocks):
-            h, words = run(block, self.checkpointing, h, words, c, mask, rotary)
+            h, words = run(block, self.checkpointing, h, words, c, mask, rotary, pictures.get(i, ()))
             h = steered(h, cond, "block", i)
         z = torch.cat([words, h], 1)
         for i, block in enumerate(self.singles):

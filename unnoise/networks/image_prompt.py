@@ -1,4 +1,4 @@
-"""IP-Adapter (Ye et al. 2023, 2308.06721): pictures as prompts. Every cross-attention gets further keys and values, learnt apart:
+"""IP-Adapter (Ye et al. 2023, 2308.06721): pictures as prompts. Each attention to words gets further keys and values, learnt apart:
 
     attend(q, K_words, V_words) + lambda attend(q, W_k p, W_v p),     p the tokens of the pictures, all of them in one sequence
 
@@ -153,10 +153,12 @@ class Resampler(Projection):
 
 @dataclass(frozen=True)
 class ImagePromptConfig:
-    """widths: of the network's cross-attention layers, in the order of their numbers."""
+    """widths: of the network's attention layers that see it, in the order of their numbers. bias: whether its keys and values have
+    one: those of adapters for FLUX do."""
 
     projection: ProjectionConfig
     widths: tuple[int, ...]
+    bias: bool = False
 
     def build(self) -> "ImagePrompt":
         return ImagePrompt(self)
@@ -167,9 +169,9 @@ class ImagePrompt(nn.Module):
         super().__init__()
         self.config = config
         self.projection = config.projection.build()
-        dim = config.projection.token_dim
-        self.keys = nn.ModuleList(nn.Linear(dim, width, bias=False) for width in config.widths)
-        self.values = nn.ModuleList(nn.Linear(dim, width, bias=False) for width in config.widths)
+        dim, bias = config.projection.token_dim, config.bias
+        self.keys = nn.ModuleList(nn.Linear(dim, width, bias) for width in config.widths)
+        self.values = nn.ModuleList(nn.Linear(dim, width, bias) for width in config.widths)
 
     def tokens(self, seen: Tensor) -> Tensor:
         """What the encoder says of n pictures -> the tokens of all of them in one sequence, (1, n * tokens, token_dim)."""

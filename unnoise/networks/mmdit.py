@@ -10,8 +10,12 @@ After Esser et al. 2024 (2403.03206, figure 2), c the noise level's and the summ
     SingleBlock   as in FLUX (Black Forest Labs 2024): both in one sequence z with the same weights, attention and mlp side by side
                   (Dehghani et al. 2023, 2302.05442):  z <- z + g out([attention(h), gelu(W h)]),  h = (1 + s) LN(z) + b
 Queries and keys may be RMS-normalised a head (SD3.5, FLUX) and turned by rotary positions (FLUX). Words come first in sequences.
+Picture prompts of FLUX (XLabs' IP-Adapters) are asked by the picture's queries before these are turned, and what is found is added
+behind the whole joint block, x <- x + sum attend(q, pictures), with neither its gates nor a projection.
 In joint blocks the picture's queries are what a perturbed network asks otherwise (`attention.SelfAttending`); the words' are not.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +24,7 @@ from torch.nn.functional import gelu, layer_norm
 from unnoise.networks.attention import SelfAttending, attend
 from unnoise.networks.embedding import rotate_neighbours
 from unnoise.networks.layers import RMSNorm, zeroed
+from unnoise.networks.steering import KeysValues, found
 
 Heads = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values, each (B, heads, N, D)."""
@@ -89,8 +94,9 @@ class JointBlock(SelfAttending):
         self.picture, self.words = Stream(width, heads, norm_qk, dual), Stream(width, heads, norm_qk)
 
     def forward(
-        self, x: Tensor, words: Tensor, c: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor, words: Tensor, c: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor] | None = None,
+        pictures: Sequence[KeysValues] = (),
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """x (B, N, width), words (B, L, width), c (B, width), mask (B, L + N) or None, rotary of L + N tokens -> x and words."""
         of_words, rest_w = self.words.before(words, c)
         of_x, rest_x = self.picture.before(x, c)
@@ -99,7 +105,8 @@ class JointBlock(SelfAttending):
             q, k = rotate_neighbours(q, *rotary), rotate_neighbours(k, *rotary)
         q_words, q_x = q.split([words.shape[1], x.shape[1]], 2)
         a, b = attend(q_words, k, v, mask), self.attend(q_x, k, v, mask)
-        return self.picture.after(x, b, rest_x), self.words.after(words, a, rest_w)
+        x = self.picture.after(x, b, rest_x)
+        return sum((seen.transpose(1, 2).flatten(2) for seen in found(of_x[0], pictures)), x), self.words.after(words, a, rest_w)
 
 
 class LastJointBlock(SelfAttending):

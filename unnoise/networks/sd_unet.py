@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 
-from unnoise.networks.attention import SelfAttending, attend, attend_if_any
+from unnoise.networks.attention import SelfAttending, attend_if_any
 from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, guidance_features
 from unnoise.networks.layers import beside, context_of, run, zeroed
 from unnoise.networks.norm import GroupNorm
-from unnoise.networks.steering import KeysValues, pictures_by_layer, steered
+from unnoise.networks.steering import KeysValues, found, pictures_by_layer, steered
 from unnoise.networks.unet import ResidualBlock, Upsample
 
 
@@ -101,9 +101,7 @@ class WordAttention(nn.Module):
         """x (B, N, dim) -> the same."""
         q = _split(self.q(x), self.heads)
         k, v = (_split(a, self.heads) for a in self.kv(heard.tokens).chunk(2, -1))
-        attended = attend_if_any(q, k, v, heard.mask)
-        for keys, values in pictures:
-            attended = attended + attend(q, _split(keys, self.heads), _split(values, self.heads))
+        attended = sum(found(q, pictures), attend_if_any(q, k, v, heard.mask))
         return self.out(attended.transpose(1, 2).flatten(2))
 
 

@@ -1,18 +1,20 @@
 """What adapters tell a network beside its words, as further entries of a condition; a network that is told none is as it was.
 
     residual.KIND.NUMBER (B, ...)                   added to what the network has at a place of its own
-    pictures.ADAPTER.LAYER.keys, .values (B, L, D)  seen by the cross-attention of a layer in a softmax of their own (IP-Adapter)
+    pictures.ADAPTER.LAYER.keys, .values (B, L, D)  seen by the attention of a layer in a softmax of their own (IP-Adapter)
 
 Residuals of several adapters add up. How strong an adapter is, and for which rows, is in the numbers: a scaled residual, scaled
 values. So guidance, several adapters and samplers compose, and no network has a flag for any of them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from unnoise.networks.attention import attend
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one picture prompt for one layer, each (B, L, width)."""
@@ -27,7 +29,7 @@ class Steerable(Protocol):
 
 @runtime_checkable
 class Pictured(Protocol):
-    """A network whose cross-attention sees picture prompts. picture_widths: of its layers, in the order of their numbers."""
+    """A network whose attention sees picture prompts. picture_widths: of its layers, in the order of their numbers."""
 
     picture_widths: Sequence[int]
     token_dim: int
@@ -56,6 +58,12 @@ def pictures_by_layer(cond: Mapping[str, Tensor], dtype: torch.dtype) -> dict[in
             values = cond[name.removesuffix("keys") + "values"]
             out.setdefault(int(name.split(".")[2]), []).append((keys.to(dtype), values.to(dtype)))
     return out
+
+
+def found(q: Tensor, pictures: Sequence[KeysValues]) -> Iterator[Tensor]:
+    """What queries q (B, heads, N, D) find in each picture prompt, as q."""
+    for pair in pictures:
+        yield attend(q, *(x.unflatten(-1, (q.shape[1], -1)).transpose(1, 2) for x in pair))
 
 
 class Steering(nn.Module, ABC):

@@ -4,10 +4,14 @@ ControlNets and T2I-Adapters are folders of diffusers; the tables are read as `d
 in the names of their makers (h94/IP-Adapter), which say nothing of themselves: what they are is read off the shapes.
 
     image_proj.*                             the projection: `proj` one layer, `proj.0` ... two, `latents` a resampler
-    ip_adapter.(2 k + 1).to_k_ip, to_v_ip    of cross-attention layer k
+    ip_adapter.(2 k + 1).to_k_ip, to_v_ip    of cross-attention layer k of a U-Net
+    ip_adapter.k.to_k_ip, to_v_ip            of joint block k of FLUX, with biases
+    ip_adapter_proj_model.*, double_blocks.k.processor.ip_adapter_double_stream_k_proj, ..._v_proj    the same by XLabs
 """
 
+import re
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import Any
 
 import torch
@@ -267,22 +271,28 @@ def projection_config(theirs: Mapping[str, Tensor]) -> tuple[ProjectionConfig, T
     raise InputError("not an IP-Adapter: it has no image_proj of a known kind")
 
 
+def _plainly(name: str) -> str:
+    """XLabs' names as diffusers calls them."""
+    name = re.sub(r"^ip_adapter_proj_model\.", "image_proj.", name)
+    return re.sub(r"^double_blocks\.(\d+)\.processor\.ip_adapter_double_stream_([kv])_proj\.", r"ip_adapter.\1.to_\2_ip.", name)
+
+
 def image_prompt(tensors: Mapping[str, Tensor]) -> ImagePrompt:
     """The IP-Adapter of a file. InputError if it is none."""
-    parts, wide = ("image_proj.", "ip_adapter."), AsType(tensors, torch.float32)
+    parts, wide = ("image_proj.", "ip_adapter."), {_plainly(k): v for k, v in AsType(tensors, torch.float32).items()}
     projection, pairs = ({k.removeprefix(p): v for k, v in wide.items() if k.startswith(p)} for p in parts)
     config, table = projection_config(projection)
     if lora := [name for name in pairs if "_lora." in name]:
         raise InputError(f"it also changes the network's own weights ({lora[0]} and {len(lora) - 1} more), which cannot be run")
     weights: dict[str, Tensor] = {}
-    layers = sum(name.endswith(".to_k_ip.weight") for name in pairs)
-    for k in range(layers):
-        for ours, theirs in (("keys", f"{2 * k + 1}.to_k_ip.weight"), ("values", f"{2 * k + 1}.to_v_ip.weight")):
-            if theirs not in pairs:
-                raise InputError(f"the checkpoint lacks 'ip_adapter.{theirs}': it is incomplete")
-            weights[f"{ours}.{k}.weight"] = pairs[theirs]
+    layers, bias = sum(name.endswith(".to_k_ip.weight") for name in pairs), any(name.endswith(".to_k_ip.bias") for name in pairs)
+    for k, ours, leaf in product(range(layers), ("keys", "values"), ("weight", "bias") if bias else ("weight",)):
+        theirs = f"{k if bias else 2 * k + 1}.to_{ours[0]}_ip.{leaf}"
+        if theirs not in pairs:
+            raise InputError(f"the checkpoint lacks 'ip_adapter.{theirs}': it is incomplete")
+        weights[f"{ours}.{k}.{leaf}"] = pairs[theirs]
     with unfilled():
-        made = ImagePromptConfig(config, tuple(len(weights[f"keys.{k}.weight"]) for k in range(layers))).build()
+        made = ImagePromptConfig(config, tuple(len(weights[f"keys.{k}.weight"]) for k in range(layers)), bias).build()
     own = translate(projection, table, made.projection.state_dict())
     made.load_state_dict({**{f"projection.{k}": v for k, v in own.items()}, **weights}, assign=True)
     return made

@@ -98,7 +98,7 @@ def picture_prompt(
     file: str | Path, pictures: Sequence[Picture], encoder: str | Path | None = None, scale: float = 1.0,
     interval: Interval = (0.0, 1.0),
 ) -> PicturePrompt:  # fmt: skip
-    """An IP-Adapter (plain, plus, plus face, full face) with the pictures that prompt it, all of them together.
+    """An IP-Adapter (plain, plus, plus face, full face; XLabs' for FLUX) with the pictures that prompt it, all of them together.
 
     encoder: the CLIP that it was trained with, a folder or a name on the hub; by default the folder image_encoder near the file.
     Raises InputError for a file that is none, no pictures, and an encoder that is missing or another adapter's.
@@ -107,7 +107,7 @@ def picture_prompt(
     if not pictures:
         raise InputError(f"{file}: prompts with pictures; give at least one")
     look = PictureEncoder(encoder_near(file) if encoder is None else encoder)
-    seen, nothing = look([read_picture(p) for p in pictures]), look.nothing()
+    seen, nothing = look([read_picture(p) for p in pictures]), look.black() if network.config.bias else look.nothing()
     if network.projection.whole:
         return PicturePrompt(file.stem, network, seen.tokens, nothing.tokens, scale, interval)
     return PicturePrompt(file.stem, network, seen.embeddings, nothing.embeddings, scale, interval)

@@ -43,6 +43,10 @@ class PictureEncoder:
         seen = self._seen(torch.zeros(1, 3, self.side, self.side))
         return Seen(torch.zeros_like(seen.embeddings), seen.tokens)
 
+    def black(self) -> Seen:
+        """Of a black picture, which IP-Adapters for FLUX are told in place of no picture."""
+        return self([np.zeros((self.side, self.side, 3), np.uint8)])
+
     def _resized(self, picture: np.ndarray) -> Tensor:
         """The shorter side as long as is seen. By Pillow, as CLIP's own preparation does it to the last bit."""
         height, width = picture.shape[:2]

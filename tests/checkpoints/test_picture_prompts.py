@@ -1,0 +1,124 @@
+"""Picture prompts of FLUX beside whole pipelines of diffusers', loaded from their files: from the same starting noise the same
+picture."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from beside_diffusers import randomised
+from networks.test_picture_prompts_of_diffusers import by_xlabs, flat, linear
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+import unnoise
+from unnoise.checkpoints.foreign.adapters import controlnet, picture_prompt
+from unnoise.core.errors import InputError
+from unnoise.model import DiffusionModel
+from unnoise.networks.layers import patchify, unpatchify
+
+diffusers = pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
+import checkpoints.foreign_pipelines as tiny  # noqa: E402
+from checkpoints.test_foreign_adapters import exactly, ip_adapter, saved  # noqa: E402
+from checkpoints.test_foreign_pictures import PROMPTS, noise, same  # noqa: E402
+
+RNG = np.random.default_rng(0)
+PICTURES = [RNG.integers(0, 256, shape, dtype=np.uint8) for shape in ((16, 16, 3), (20, 14, 3), (12, 30, 3))]
+SHOWN = [Image.fromarray(p) for p in PICTURES]
+SIZE = {"height": 16, "width": 16}
+
+
+def clip(folder: Path) -> Path:
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPVisionConfig(**sizes, image_size=12, patch_size=4, projection_dim=6)
+    randomised(CLIPVisionModelWithProjection(config)).save_pretrained(folder)
+    return folder
+
+
+def flux_adapters(transformer: Any, folder: Path) -> list[Path]:
+    """One in XLabs' file and one in diffusers' layout, with CLIP beside them."""
+    config, files = transformer.config, [folder / "xlabs.safetensors", folder / "plain.safetensors"]
+    words, width = config.joint_attention_dim, config.attention_head_dim * config.num_attention_heads
+    for file, written in zip(files, (by_xlabs, flat)):
+        pairs = [linear(f"{i}.to_{which}_ip", width, words) for i in range(config.num_layers) for which in "kv"]
+        projection = linear("proj", 4 * words, 6) | {"norm.weight": torch.randn(words), "norm.bias": torch.randn(words)}
+        save_file(written({"image_proj": projection, "ip_adapter": {k: v for p in pairs for k, v in p.items()}}), file)
+    clip(folder / "image_encoder")
+    return files
+
+
+def with_adapters(pipeline: Any, files: list[Path], scales: list[float]) -> Any:
+    folder = str(files[0].parent)
+    pipeline.load_ip_adapter(
+        [folder] * len(files), [f.name for f in files], image_encoder_pretrained_model_name_or_path=f"{folder}/image_encoder",
+        image_encoder_dtype=torch.float32, low_cpu_mem_usage=False,
+    )  # fmt: skip
+    pipeline.set_ip_adapter_scale(scales)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def packed(pipeline: Any, model: DiffusionModel, prompts: list[str] | None = PROMPTS, **how: Any) -> Tensor:
+    """The last state."""
+    x = patchify(noise(model, (4, 8, 8)), 2)
+    return unpatchify(pipeline(prompts, latents=x, output_type="latent", **SIZE, **how).images, 4, 4, 2)
+
+
+def test_two_ip_adapters_of_flux_and_a_control_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first sees two pictures; the model is as it was without them."""
+    exactly(monkeypatch)
+    plain = tiny.flux(tmp_path / "parts")
+    names = ("in_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim", "pooled_projection_dim")
+    config = {k: plain.transformer.config[k] for k in (*names, "axes_dims_rope")}
+    net = diffusers.FluxControlNetModel(**config, num_layers=1, num_single_layers=1)
+    saved(net, tmp_path / "net")
+    model = unnoise.load(tiny.save(plain, tmp_path / "model"))
+    alone = packed(plain, model, num_inference_steps=3, guidance_scale=2.5)
+    files, scales = flux_adapters(plain.transformer, tmp_path), [0.7, 0.4]
+    pipeline = diffusers.FluxControlNetPipeline(**plain.components, controlnet=net)
+    with_adapters(pipeline, files, scales)
+    how = {"num_inference_steps": 3, "guidance_scale": 2.5, "controlnet_conditioning_scale": 0.8}
+    shown = {"control_image": [SHOWN[0]] * 2, "ip_adapter_image": [SHOWN[:2], SHOWN[2]], "negative_ip_adapter_image": SHOWN[1:]}
+    expected = packed(pipeline, model, **how, **shown)
+    attached = model.attached(
+        picture_prompt(files[0], PICTURES[:2], scale=scales[0]),
+        controlnet(tmp_path / "net", PICTURES[0], 0.8),
+        picture_prompt(files[1], PICTURES[2:], tmp_path / "image_encoder", scales[1]),
+    )
+    same(attached, plain, expected, steps=3, guidance=2.5, **SIZE)
+    same(model, plain, alone, steps=3, guidance=2.5, **SIZE)
+    assert (alone - expected).abs().max() > 0.1
+    assert attached.sample("a cat", steps=1, bf16=True, **SIZE).settings["attached"][0]["pictures"] == 2
+
+
+def test_an_ip_adapter_of_flux_that_is_guided(tmp_path: Path) -> None:
+    """It is led away from words, and from a black picture."""
+    plain = tiny.flux(tmp_path / "parts", guidance=False)
+    model = unnoise.load(tiny.save(plain, tmp_path / "model"))
+    file = flux_adapters(plain.transformer, tmp_path)[0]
+    how = {"num_inference_steps": 3, "true_cfg_scale": 3.0, "negative_prompt": ["dog"] * 2, "ip_adapter_image": SHOWN[0]}
+    expected = packed(with_adapters(plain, [file], [0.9]), model, **how)
+    same(
+        model.attached(picture_prompt(file, PICTURES[:1], scale=0.9)),
+        plain,
+        expected,
+        steps=3,
+        guidance=3.0,
+        negative="dog",
+        **SIZE,
+    )
+
+
+def test_ip_adapters_and_models_that_do_not_fit(tmp_path: Path) -> None:
+    plain, other = tiny.flux(tmp_path / "parts"), tiny.stable_diffusion(tmp_path / "others")
+    model, first = unnoise.load(tiny.save(plain, tmp_path / "model")), unnoise.load(tiny.save(other, tmp_path / "first"))
+    (tmp_path / "u-net").mkdir()
+    files, of_unet = flux_adapters(plain.transformer, tmp_path), ip_adapter(other.unet, tmp_path / "u-net")
+    with pytest.raises(InputError, match="xlabs does not fit this model: it is for 1 layers of 32 to 32 and tokens of 48; this"):
+        first.attached(picture_prompt(files[0], PICTURES[:1]))
+    with pytest.raises(InputError, match=r"ip does not fit this model: .*; this model has 1 layers of 32 to 32 and tokens of 48"):
+        model.attached(picture_prompt(of_unet, PICTURES[:1]))
