@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import unnoise
-from unnoise.checkpoints.foreign.adapters import controlnet, picture_prompt
+from unnoise.checkpoints.foreign.adapters import controlnet, face_prompt, picture_prompt
+from unnoise.cli.adapters import numbers_of
 from unnoise.core.errors import InputError
 from unnoise.model import DiffusionModel
 from unnoise.networks.layers import patchify, unpatchify
@@ -49,6 +50,27 @@ def flux_adapters(transformer: Any, folder: Path) -> list[Path]:
         save_file(written({"image_proj": projection, "ip_adapter": {k: v for p in pairs for k, v in p.items()}}), file)
     clip(folder / "image_encoder")
     return files
+
+
+def siglip(folder: Path) -> Any:
+    """And how pictures are prepared for it."""
+    from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
+
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    network = randomised(SiglipVisionModel(SiglipVisionConfig(**sizes, image_size=12, patch_size=4)))
+    network.save_pretrained(folder)
+    return network, SiglipImageProcessorPil(size={"height": 12, "width": 12})
+
+
+def redux_of(flux: Any, folder: Path) -> Any:
+    """A pipeline that makes words of pictures, saved in the folder as it is published: in diffusers' layout, and in a file."""
+    encoder, prepare = siglip(folder / "image_encoder")
+    embedder = randomised(diffusers.pipelines.flux.modeling_flux.ReduxImageEncoder(8, 48))
+    embedder.save_pretrained(folder / "image_embedder")
+    prepare.save_pretrained(folder / "feature_extractor")
+    save_file(embedder.state_dict(), folder / "flux1-redux-dev.safetensors")
+    words = {name: flux.components[name] for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")}
+    return diffusers.FluxPriorReduxPipeline(encoder, prepare, embedder, **words)
 
 
 def with_adapters(pipeline: Any, files: list[Path], scales: list[float]) -> Any:
@@ -111,6 +133,76 @@ def test_an_ip_adapter_of_flux_that_is_guided(tmp_path: Path) -> None:
         negative="dog",
         **SIZE,
     )
+
+
+def test_redux_beside_a_control_net_and_an_ip_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read by the ControlNet too, whose pipeline is given its tokens with T5's."""
+    exactly(monkeypatch)
+    plain = tiny.flux(tmp_path / "parts")
+    names = ("in_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim", "pooled_projection_dim")
+    net = diffusers.FluxControlNetModel(**{k: plain.transformer.config[k] for k in (*names, "axes_dims_rope")}, num_layers=1)
+    saved(net, tmp_path / "net")
+    model, file = unnoise.load(tiny.save(plain, tmp_path / "model")), flux_adapters(plain.transformer, tmp_path)[0]
+    prior = redux_of(plain, tmp_path / "redux")
+    said = [prior(SHOWN[1], prompt=p) for p in PROMPTS]
+    words = {f"{k}prompt_embeds": torch.cat([s[f"{k}prompt_embeds"] for s in said]) for k in ("", "pooled_")}
+    pipeline = with_adapters(diffusers.FluxControlNetPipeline(**plain.components, controlnet=net), [file], [0.7])
+    how = {"num_inference_steps": 3, "guidance_scale": 2.5, "controlnet_conditioning_scale": 0.8}
+    shown = {"control_image": [SHOWN[0]] * 2, "ip_adapter_image": SHOWN[2]}
+    expected = packed(pipeline, model, None, **words, **shown, **how)
+    others = (controlnet(tmp_path / "net", PICTURES[0], 0.8), picture_prompt(file, PICTURES[2:], scale=0.7))
+    for where in (tmp_path / "redux", tmp_path / "redux/flux1-redux-dev.safetensors"):
+        attached = model.attached(*others, picture_prompt(where, PICTURES[1:2]))
+        same(attached, plain, expected, steps=3, guidance=2.5, **SIZE)
+    without = packed(pipeline, model, **shown, **how)
+    same(model.attached(*others), plain, without, steps=3, guidance=2.5, **SIZE)
+    assert (without - expected).abs().max() > 0.03
+
+
+def test_redux_of_several_pictures_at_a_scale_and_for_some_steps(tmp_path: Path) -> None:
+    """Behind T5's tokens, one after another; on the side that guidance leads away from there are none."""
+    plain = tiny.flux(tmp_path / "parts", guidance=False)
+    model, prior = unnoise.load(tiny.save(plain, tmp_path / "model")), redux_of(plain, tmp_path / "redux")
+    words, pooled, _ = plain.encode_prompt(PROMPTS, None)
+    more = prior.image_embedder(prior.encode_image(SHOWN[:2], "cpu", 1)).image_embeds.flatten(0, 1)
+    told = {"prompt_embeds": torch.cat([words, 0.6 * more.detach().expand(2, -1, -1)], 1), "pooled_prompt_embeds": pooled}
+    how = {"num_inference_steps": 3, "true_cfg_scale": 3.0, "negative_prompt": ["dog"] * 2}
+    expected = packed(plain, model, None, **told, **how)
+    attached = model.attached(picture_prompt(tmp_path / "redux", PICTURES[:2], scale=0.6))
+    same(attached, plain, expected, steps=3, guidance=3.0, negative="dog", **SIZE)
+    alone = packed(plain, model, **how)
+    never = model.attached(picture_prompt(tmp_path / "redux", PICTURES[:2], interval=(0.0, 0.0001)))
+    same(never, plain, alone, steps=3, guidance=3.0, negative="dog", **SIZE)
+    assert (alone - expected).abs().max() > 0.1
+    assert attached.sample("a cat", steps=1, bf16=True, **SIZE).settings["attached"][0]["pictures"] == 2
+    own, seeing = (sum(p.numel() for p in network.parameters()) for network in (prior.image_embedder, prior.image_encoder))
+    for where in ("redux", "redux/flux1-redux-dev.safetensors"):
+        assert numbers_of([], [f"{tmp_path}/{where}:cat.png"], None, bf16=True) == own + 2 * seeing
+
+
+def test_redux_that_cannot_be_read(tmp_path: Path) -> None:
+    plain, other = tiny.flux(tmp_path / "parts"), tiny.stable_diffusion(tmp_path / "others")
+    first = unnoise.load(tiny.save(other, tmp_path / "first"))
+    redux_of(plain, tmp_path / "redux")
+    read, clips = picture_prompt(tmp_path / "redux", PICTURES[:1]), clip(tmp_path / "clip")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"redux: FLUX.1 Redux is for FLUX.1 alone; this model has a SDUNet"):
+        first.attached(read)
+    with pytest.raises(InputError, match=r"empty: a folder without image_embedder, so not FLUX.1 Redux"):
+        picture_prompt(tmp_path / "empty", PICTURES[:1])
+    with pytest.raises(InputError, match=r"clip: is a CLIP; FLUX.1 Redux reads SigLIP"):
+        picture_prompt(tmp_path / "redux", PICTURES[:1], clips)
+    (tmp_path / "redux/model_index.json").write_text('{"_class_name": "FluxPriorReduxPipeline"}')
+    with pytest.raises(
+        InputError, match=r"redux: this is FLUX.1 Redux, a picture prompt; give it with the model, .*--picture-prompt"
+    ):
+        unnoise.load(tmp_path / "redux")
+    with pytest.raises(InputError, match=r"FLUX.1 Redux reads pictures, not embeddings"):
+        face_prompt(tmp_path / "redux/flux1-redux-dev.safetensors", torch.zeros(1, 8))
+    told = tmp_path / "redux/feature_extractor/preprocessor_config.json"
+    told.write_text(told.read_text().replace("0.5", "0.4"))
+    with pytest.raises(InputError, match=r"preprocessor_config.json: prepares pictures otherwise than for SigLIP of 12 pixels"):
+        picture_prompt(tmp_path / "redux", PICTURES[:1])
 
 
 def test_ip_adapters_and_models_that_do_not_fit(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from unnoise.checkpoints.foreign.adapters import controlnet, encoder_near, picture_prompt
+from unnoise.checkpoints.foreign.adapters import controlnet, encoder_near, picture_prompt, weights_in
 from unnoise.checkpoints.foreign.memory import numbers_at
 from unnoise.control.adapters import Attachment
 from unnoise.control.guidance import Interval
@@ -44,7 +44,7 @@ def numbers_of(controls: Sequence[str], prompts: Sequence[str], encoder: str | N
     """How many weights those of --control and --picture-prompt have together, and the CLIPs that see pictures, which stay in
     float32: in bfloat16 each of theirs counts for two."""
     told = [parse_adapter("--control", c) for c in controls] + [parse_adapter("--picture-prompt", p) for p in prompts]
-    files, clips = {Path(t.where) for t in told}, {Path(encoder)} if encoder and prompts else set[Path]()
+    files, clips = {weights_in(Path(t.where)) for t in told}, {Path(encoder)} if encoder and prompts else set[Path]()
     for where in () if encoder else {Path(t.where) for t in told[len(controls) :]}:
         with suppress(InputError):  # told when it is read
             clips.add(encoder_near(where))

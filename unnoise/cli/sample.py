@@ -149,9 +149,11 @@ class Sample:
     guess: bool = False
     """Of --control: follow the pictures where no words are told (guess mode)."""
     picture_prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """An IP-Adapter for an open checkpoint, and pictures that prompt: FILE:PICTURE, FILE:PICTURE,PICTURE:0.6; as --control."""
+    """An IP-Adapter or Redux for an open checkpoint, and pictures that prompt: FILE:PICTURE, FILE:PICTURE,PICTURE:0.6; as
+    --control."""
     picture_encoder: str | None = None
-    """Of --picture-prompt: the CLIP that sees its pictures, a folder or OWNER/NAME. Not given: image_encoder near the FILE."""
+    """Of --picture-prompt: the CLIP or SigLIP that sees its pictures, a folder or OWNER/NAME. Not given: image_encoder near the
+    FILE."""
     batch: int = 64
     """Samples that go through the network together."""
     overwrite: bool = False

@@ -1,4 +1,4 @@
-"""Networks beside the network: ControlNet, T2I-Adapter, IP-Adapter. Several at once, with scales and times, under any guidance.
+"""Networks beside the network: ControlNet, T2I-Adapter, IP-Adapter, Redux. Several at once, with scales and times, however guided.
 
     cond  <-  cond + sum_i  w_i(t) entries_i(x_t, t, cond, picture_i)         w_i(t) = scale_i where lo_i < t <= hi_i, else 0
 
@@ -26,8 +26,9 @@ from unnoise.core.predictions import Prediction
 from unnoise.core.state import Cond, State, expand
 from unnoise.modalities.image.decode import Target, fit
 from unnoise.modalities.image.latents import Latents
-from unnoise.networks.image_prompt import ImagePrompt
-from unnoise.networks.steering import Pictured, Steerable, Steering, picture_entries, residual
+from unnoise.networks.flux import Flux
+from unnoise.networks.image_prompt import ImagePrompt, Redux
+from unnoise.networks.steering import Pictured, Steerable, Steering, picture_entries, picture_tokens, residual
 
 SAME_SHAPE = 0.02
 """Pictures whose ratio of width to height differs by less are resized."""
@@ -51,6 +52,8 @@ class Attachment(nn.Module, ABC):
 
     leads: bool
     """Whether guidance has something to lead to, even without words."""
+    worded: bool = False
+    """Whether what it says is read as words, which other adapters are told too."""
 
     def __init__(self, name: str, scale: float, interval: Interval) -> None:
         super().__init__()
@@ -164,11 +167,9 @@ class PicturePrompt(Attachment):
         self, name: str, network: ImagePrompt, seen: Tensor, nothing: Tensor, scale: float = 1.0, interval: Interval = (0.0, 1.0)
     ) -> None:
         super().__init__(name, scale, interval)
-        wanted = network.config.projection.seen_dim
-        ndim = 3 if network.projection.whole else 2
-        if seen.ndim != ndim or seen.shape[-1] != wanted or len(seen) == 0 or nothing.shape[1:] != seen.shape[1:]:
-            shape = f"(pictures, {'places, ' * (ndim - 2)}{wanted})"
-            raise InputError(f"{name}: takes {shape} from an encoder of pictures, not {tuple(seen.shape)}: another encoder's")
+        _check_seen(name, seen, network.config.projection.seen_dim, network.projection.whole)
+        if nothing.shape[1:] != seen.shape[1:]:
+            raise InputError(f"{name}: {tuple(nothing.shape)} of a picture of nothing, beside {tuple(seen.shape)} of pictures")
         self.network = network.eval().requires_grad_(False)
         self.register_buffer("seen", seen)
         self.register_buffer("nothing", nothing[:1].expand_as(seen).clone())
@@ -193,6 +194,39 @@ class PicturePrompt(Attachment):
         pairs = self.network(own["tokens"])
         scaled = [(keys, expand(weight, values) * values) for keys, values in pairs]
         return {name: x for layer, pair in enumerate(scaled) for name, x in picture_entries(number, layer, pair).items()}
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "pictures": len(self.get_buffer("seen"))}
+
+
+class PictureWords(Attachment):
+    """FLUX.1 Redux, and what SigLIP says of one or several pictures in its last layer, which are read behind the words.
+
+    seen (n, L, D). scale: of the tokens. On the side that guidance leads away from there are none.
+    """
+
+    leads = worded = True
+
+    def __init__(self, name: str, network: Redux, seen: Tensor, scale: float = 1.0, interval: Interval = (0.0, 1.0)) -> None:
+        super().__init__(name, scale, interval)
+        _check_seen(name, seen, network.config.seen_dim, whole=True)
+        self.network = network.eval().requires_grad_(False)
+        self.register_buffer("seen", seen)
+
+    def check_fit(self, network: nn.Module) -> None:
+        if not isinstance(network, Flux):
+            raise InputError(f"{self.name}: FLUX.1 Redux is for FLUX.1 alone; this model has a {type(network).__name__}")
+        mine, theirs = self.network.config.token_dim, network.config.token_dim
+        if mine != theirs:
+            raise InputError(f"{self.name} does not fit this model: it makes tokens of {mine}; this model reads tokens of {theirs}")
+
+    def prepare(self, codec: Codec) -> tuple[Cond, Cond]:
+        tokens = self.network(self.get_buffer("seen"))
+        one = tokens.new_ones(1)
+        return {"tokens": tokens, "weight": one}, {"tokens": tokens, "weight": torch.zeros_like(one)}
+
+    def entries(self, number: int, step: Step, own: Cond, weight: Tensor) -> dict[str, Tensor]:
+        return picture_tokens(number, expand(weight, own["tokens"]) * own["tokens"])
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "pictures": len(self.get_buffer("seen"))}
@@ -247,16 +281,24 @@ class Attached(Denoiser):
         if not isinstance(x, Tensor):
             raise InputError("adapters steer networks of pictures; this model's states have several fields")
         plain = {k: v for k, v in cond.items() if not k.startswith(_PREFIX)}
-        step = Step(self.base.network, x, noise_level, plain)
         more: dict[str, Tensor] = {}
-        for i, attachment in enumerate(self.attachments):
-            own = {k.removeprefix(_prefix(i)): v for k, v in cond.items() if k.startswith(_prefix(i))}
-            if own:
-                lo, hi = attachment.interval
-                weight = own.pop("weight") * attachment.scale * ((lo < t) & (t <= hi)).to(x.device)
-                for name, value in _said(attachment, i, step, own, weight).items():
-                    more[name] = more[name] + value if name in more else value
+        for worded in (True, False):
+            step = Step(self.base.network, x, noise_level, {**plain, **more})
+            for i, attachment in enumerate(self.attachments):
+                own = {k.removeprefix(_prefix(i)): v for k, v in cond.items() if k.startswith(_prefix(i))}
+                if own and attachment.worded == worded:
+                    lo, hi = attachment.interval
+                    weight = own.pop("weight") * attachment.scale * ((lo < t) & (t <= hi)).to(x.device)
+                    for name, value in _said(attachment, i, step, own, weight).items():
+                        more[name] = more[name] + value if name in more else value
         return self.denoiser(x_t, t, {**plain, **more})
+
+
+def _check_seen(name: str, seen: Tensor, width: int, whole: bool) -> None:
+    """InputError unless what an encoder says of pictures is (n, width), or (n, L, width) of a whole one."""
+    if seen.ndim != 2 + whole or seen.shape[-1] != width or len(seen) == 0:
+        shape = f"(pictures, {'places, ' * whole}{width})"
+        raise InputError(f"{name}: takes {shape} from an encoder of pictures, not {tuple(seen.shape)}: another encoder's")
 
 
 def _check_modes(name: str, modes: Sequence[int], kinds: int, pictures: int) -> None:

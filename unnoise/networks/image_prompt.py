@@ -8,6 +8,8 @@ The network has no part of this: it is told W_k p and lambda W_v p (`steering`).
     Each        each of the encoder's own tokens by itself, LN(W2 gelu(W1 h))               full face
     Resampler   learnt queries that attend to the encoder's tokens and to each other        plus, plus face
                 (Alayrac et al. 2022, 2204.14198, section 3.1):  z <- z + attention(LN(z), [LN(h), LN(z)]),  z <- z + mlp(LN(z))
+
+FLUX.1 Redux (Black Forest Labs 2024) needs no keys and values: its tokens, W2 silu(W1 h), are read as words are.
 """
 
 from abc import ABC, abstractmethod
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from unnoise.networks.attention import attend
 from unnoise.networks.steering import KeysValues
@@ -149,6 +152,30 @@ class Resampler(Projection):
         for block in self.blocks:
             z = block(z, h)
         return self.norm(self.leave(z))
+
+
+@dataclass(frozen=True)
+class ReduxConfig:
+    """As a ProjectionConfig. hidden: width between its two layers."""
+
+    seen_dim: int = 1152
+    token_dim: int = 4096
+    hidden: int = 3 * 4096
+
+    def build(self) -> "Redux":
+        return Redux(self)
+
+
+class Redux(nn.Module):
+    def __init__(self, config: ReduxConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.up, self.down = nn.Linear(config.seen_dim, config.hidden), nn.Linear(config.hidden, config.token_dim)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """What the encoder says of n pictures in its last layer (n, L, seen_dim) -> their tokens in one sequence,
+        (1, n L, token_dim)."""
+        return self.down(silu(self.up(seen.to(self.up.weight.dtype)))).flatten(0, 1)[None]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.nn.functional import silu
 from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, sincos_stretched
 from unnoise.networks.layers import beside, context_of, pad_to_multiple, run, unpatchify, zeroed
 from unnoise.networks.mmdit import JointBlock, LastJointBlock, modulated
-from unnoise.networks.steering import steered
+from unnoise.networks.steering import steered, with_picture_tokens
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,9 @@ class Entered(NamedTuple):
 
 
 def words_and_mask(cond: Mapping[str, Tensor], project: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The words (B, L, width), none where there are none, and which of L + N tokens count: None for all. x (B, N, width)."""
+    """The words (B, L, width), and pictures among them (`steering`), none where there are none, and which of L + N tokens count:
+    None for all. x (B, N, width)."""
+    cond = with_picture_tokens(cond)
     context = context_of(cond, x.dtype)
     if context is None:
         return x[:, :0], None

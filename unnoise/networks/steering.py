@@ -2,6 +2,7 @@
 
     residual.KIND.NUMBER (B, ...)                   added to what the network has at a place of its own
     pictures.ADAPTER.LAYER.keys, .values (B, L, D)  seen by the attention of a layer in a softmax of their own (IP-Adapter)
+    pictures.ADAPTER.tokens (B, L, D), .mask (B, L) read behind the words' tokens, as those are (FLUX.1 Redux)
 
 Residuals of several adapters add up. How strong an adapter is, and for which rows, is in the numbers: a scaled residual, scaled
 values. So guidance, several adapters and samplers compose, and no network has a flag for any of them.
@@ -57,6 +58,25 @@ def pictures_by_layer(cond: Mapping[str, Tensor], dtype: torch.dtype) -> dict[in
         if name.startswith("pictures.") and name.endswith(".keys"):
             values = cond[name.removesuffix("keys") + "values"]
             out.setdefault(int(name.split(".")[2]), []).append((keys.to(dtype), values.to(dtype)))
+    return out
+
+
+def picture_tokens(adapter: int, tokens: Tensor) -> dict[str, Tensor]:
+    """Tokens (B, L, D) that are read behind the words'."""
+    return {f"pictures.{adapter}.tokens": tokens, f"pictures.{adapter}.mask": tokens.new_ones(tokens.shape[:2], dtype=torch.bool)}
+
+
+def with_picture_tokens(cond: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A condition whose `tokens` are those of its words and then those of pictures; `mask` where some do not count."""
+    said = [name.removesuffix(".tokens") for name in cond if name.startswith("pictures.") and name.endswith(".tokens")]
+    if not said:
+        return cond
+    tokens, masks = [cond[f"{name}.tokens"] for name in said], [cond[f"{name}.mask"] for name in said]
+    words = cond.get("tokens", tokens[0][:, :0])
+    out = {**cond, "tokens": torch.cat([words, *(t.to(words.dtype) for t in tokens)], 1)}
+    if "mask" in cond or not all(bool(mask.all()) for mask in masks):  # attention is slower with a mask
+        mask = cond["mask"] if "mask" in cond else masks[0].new_ones(words.shape[:2])
+        out["mask"] = torch.cat([mask, *masks], 1)
     return out
 
 

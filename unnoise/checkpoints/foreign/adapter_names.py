@@ -41,6 +41,8 @@ from unnoise.networks.image_prompt import (
     ImagePrompt,
     ImagePromptConfig,
     ProjectionConfig,
+    Redux,
+    ReduxConfig,
     ResamplerConfig,
     SummaryConfig,
 )
@@ -246,6 +248,20 @@ def steering(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
         network = read(config).build()
     network.load_state_dict(translate(AsType(tensors, torch.float32), table, network.state_dict()), assign=True)
     return network
+
+
+def redux(tensors: Mapping[str, Tensor]) -> Redux:
+    """FLUX.1 Redux, of whichever file. InputError if it is none."""
+    wide = AsType(tensors, torch.float32)
+    own = {f"{ours}.{leaf}": f"redux_{ours}.{leaf}" for ours in ("up", "down") for leaf in ("weight", "bias")}
+    if missing := [theirs for theirs in own.values() if theirs not in wide]:
+        raise InputError(f"not FLUX.1 Redux: it has no {missing[0]!r}")
+    weights = {ours: wide[theirs] for ours, theirs in own.items()}
+    hidden, seen = weights["up.weight"].shape
+    with unfilled():
+        made = ReduxConfig(seen, len(weights["down.weight"]), hidden).build()
+    made.load_state_dict(weights, assign=True)
+    return made
 
 
 def projection_config(theirs: Mapping[str, Tensor]) -> tuple[ProjectionConfig, Table]:

@@ -1,4 +1,4 @@
-"""ControlNets, T2I-Adapters and IP-Adapters from their files, one call each:
+"""ControlNets, T2I-Adapters, IP-Adapters and Redux from their files, one call each:
 
 edges, cat = controlnet("canny", "edges.png", 0.8), picture_prompt("ip-adapter.safetensors", ["cat.png"])
 model = load("stable-diffusion").attached(edges, cat)
@@ -12,26 +12,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unnoise.checkpoints.foreign.adapter_names import image_prompt, steering
+from unnoise.checkpoints.foreign.adapter_names import image_prompt, redux, steering
 from unnoise.checkpoints.foreign.control_configs import controlnet_of_diffusers
-from unnoise.checkpoints.foreign.folder import PICKLED, read_part
+from unnoise.checkpoints.foreign.folder import PICKLED, read_config, read_part
 from unnoise.checkpoints.foreign.hub import fetch_part, is_hub_name
 from unnoise.checkpoints.foreign.original_configs import controlnet as original_controlnet
 from unnoise.checkpoints.foreign.original_configs import part
 from unnoise.checkpoints.foreign.parts import MappedTensors, Part
 from unnoise.checkpoints.foreign.pieces import SafetensorsStore
 from unnoise.checkpoints.foreign.recognise import converting, refuse_pickle, refuse_unrun
-from unnoise.control.adapters import Control, PicturePrompt
+from unnoise.control.adapters import Control, PicturePrompt, PictureWords
 from unnoise.control.guidance import Interval
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.clip import PictureEncoder
 from unnoise.modalities.image.decode import Target, Unreadable, decode, inspect
-from unnoise.networks.image_prompt import ImagePrompt
+from unnoise.modalities.image.preparation import Preparation
+from unnoise.networks.image_prompt import ImagePrompt, Redux
 
 Picture = str | Path | np.ndarray
 """A file, or uint8 (H, W, 1 or 3)."""
 ENCODER = "image_encoder"
 """The folder beside an IP-Adapter, or beside the folder it lies in, that holds the encoder of pictures it was trained with."""
+EMBEDDER, FEATURES = "image_embedder", "feature_extractor"
+"""The folders beside that one, of FLUX.1 Redux in diffusers' layout: its own weights, and how pictures are prepared."""
 _NESTED = "{f'{a}.{k}': v for a, part in d.items() for k, v in part.items()}"
 """The tensors of a pickled IP-Adapter, for `converting`."""
 
@@ -97,16 +100,22 @@ def _steering_part(path: Path) -> Part:
 def picture_prompt(
     file: str | Path, pictures: Sequence[Picture], encoder: str | Path | None = None, scale: float = 1.0,
     interval: Interval = (0.0, 1.0),
-) -> PicturePrompt:  # fmt: skip
-    """An IP-Adapter (plain, plus, plus face, full face; XLabs' for FLUX) with the pictures that prompt it, all of them together.
+) -> PicturePrompt | PictureWords:  # fmt: skip
+    """An IP-Adapter (plain, plus, plus face, full face; XLabs' for FLUX), or FLUX.1 Redux, with the pictures that prompt it, all of
+    them together.
 
-    encoder: the CLIP that it was trained with, a folder or a name on the hub; by default the folder image_encoder near the file.
-    Raises InputError for a file that is none, no pictures, and an encoder that is missing or another adapter's.
+    file: of Redux a file or a folder in diffusers' layout. encoder: the CLIP or SigLIP that it was trained with, a folder or a name
+    on the hub; by default the folder image_encoder near the file. Raises InputError for a file that is none, no pictures, and an
+    encoder that is missing or another adapter's.
     """
-    file, network = Path(file), _image_prompt(Path(file))
+    file = Path(file)
+    network = _picture_network(file)
     if not pictures:
         raise InputError(f"{file}: prompts with pictures; give at least one")
     look = PictureEncoder(encoder_near(file) if encoder is None else encoder)
+    if isinstance(network, Redux):
+        _check_siglip(file, look)
+        return PictureWords(file.stem, network, look([read_picture(p) for p in pictures]).last, scale, interval)
     seen, nothing = look([read_picture(p) for p in pictures]), look.black() if network.config.bias else look.nothing()
     if network.projection.whole:
         return PicturePrompt(file.stem, network, seen.tokens, nothing.tokens, scale, interval)
@@ -118,7 +127,9 @@ def face_prompt(file: str | Path, embeddings: Tensor, scale: float = 1.0, interv
 
     Raises InputError for a file that is none, and for embeddings of another width.
     """
-    network = _image_prompt(Path(file))
+    network = _picture_network(Path(file))
+    if isinstance(network, Redux):
+        raise InputError(f"{file}: FLUX.1 Redux reads pictures, not embeddings")
     return PicturePrompt(Path(file).stem, network, embeddings, torch.zeros_like(embeddings), scale, interval)
 
 
@@ -145,23 +156,42 @@ def read_picture(picture: Picture, channels: int = 3) -> np.ndarray:
         raise InputError(f"{path}: {e}") from None
 
 
-def _image_prompt(file: Path) -> ImagePrompt:
+def _picture_network(file: Path) -> ImagePrompt | Redux:
     if file.suffix in PICKLED:
         raise InputError(
             f"{file}: a pickle, which can run code when it is opened; take the .safetensors of the same name, or convert it: "
             f"{converting(file, _NESTED)}"
         )
-    refuse_unrun(tensors := MappedTensors([file]), file)
+    if file.is_dir() and weights_in(file) == file:
+        raise InputError(f"{file}: a folder without {EMBEDDER}, so not FLUX.1 Redux; of an IP-Adapter the file is meant")
+    tensors = read_part(weights_in(file)).tensors if file.is_dir() else MappedTensors([file])
+    refuse_unrun(tensors, file)
     try:
-        return image_prompt(tensors)
+        return redux(tensors) if "redux_up.weight" in tensors else image_prompt(tensors)
     except ValueError as e:
         raise InputError(str(e) if str(file) in str(e) else f"{file}: {e}") from None
 
 
+def weights_in(where: Path) -> Path:
+    """What holds an IP-Adapter's or Redux's own weights."""
+    return where / EMBEDDER if (where / EMBEDDER).is_dir() else where
+
+
+def _check_siglip(file: Path, look: PictureEncoder) -> None:
+    """InputError for an encoder that is no SigLIP, and where another preparation of pictures than SigLIP's lies beside Redux."""
+    if not look.siglip:
+        raise InputError(f"{look.source}: is a CLIP; FLUX.1 Redux reads SigLIP")
+    told = (file if file.is_dir() else file.parent) / FEATURES / "preprocessor_config.json"
+    if told.is_file() and Preparation.of(read_config(told), str(told)) != replace(look.cut, size=(look.side, look.side), crop=None):
+        raise InputError(f"{told}: prepares pictures otherwise than for SigLIP of {look.side} pixels, which is all that is known")
+
+
 def encoder_near(file: Path) -> Path:
     """The encoder's folder. InputError where there is none."""
-    near = [folder / ENCODER for folder in (file.parent, file.parent.parent)]
+    near = [folder / ENCODER for folder in (*([file] if file.is_dir() else []), file.parent, file.parent.parent)]
     found = next((folder for folder in near if folder.is_dir()), None)
     if found is None:
-        raise InputError(f"{file}: no folder {ENCODER} beside it: name the CLIP that it was trained with, a folder or OWNER/NAME")
+        raise InputError(
+            f"{file}: no folder {ENCODER} beside it: name the CLIP or SigLIP it was trained with, a folder or OWNER/NAME"
+        )
     return found

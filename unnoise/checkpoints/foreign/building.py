@@ -166,6 +166,10 @@ def denoiser_of(foreign: Foreign) -> Part:
     part = foreign.parts.get("unet") or foreign.parts.get("transformer")
     if part is not None and part.kind in FAMILIES:
         return part
+    if foreign.pipeline == "FluxPriorReduxPipeline":
+        raise InputError(
+            f"{foreign.where}: this is FLUX.1 Redux, a picture prompt; give it with the model, a FLUX.1 (--picture-prompt)"
+        )
     kind = foreign.pipeline if part is None else f"{part.kind} of a {foreign.pipeline}"
     family = class_family(foreign.pipeline) or (part and class_family(part.kind))
     known = ", ".join(f.name for f in FAMILIES.values())

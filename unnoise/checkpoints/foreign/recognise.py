@@ -27,7 +27,7 @@ class Other:
 
 _GIVE = "it is no model; give it with the model it was made for (--lora, --control, --picture-prompt, --embedding)"
 _FOLDER = "give the folder in diffusers' layout"
-_PROMPTS = "not run here; IP-Adapters for Stable Diffusion 1 and SDXL, and XLabs' for FLUX.1, are (--picture-prompt)"
+_PROMPTS = "not run here; IP-Adapters for Stable Diffusion 1 and SDXL, XLabs' for FLUX.1, and Redux are (--picture-prompt)"
 _BLOCKS = ("down_blocks.*.", "mid_block.", "up_blocks.*.")
 _DIFFUSERS = (
     *("conv_in", "patch_embed.proj", "pos_embed.proj", "transformer_blocks.*.attn.to_q", "transformer_blocks.*.attn1.to_q"),
@@ -62,7 +62,7 @@ OTHERS = (
     Other(
         "an IP-Adapter for FLUX", (("double_blocks.*.processor.ip_adapter_double_stream_k_proj",), ("ip_adapter.0.to_k_ip",)), _GIVE
     ),
-    Other("FLUX.1 Redux, a picture prompt for FLUX", (("redux_up", "redux_down"),), _PROMPTS),
+    Other("FLUX.1 Redux, a picture prompt for FLUX", (("redux_up", "redux_down"),), _GIVE),
     Other("an IP-Adapter", (("ip_adapter.*.to_k_ip",), ("image_proj.proj",), ("image_proj.latents",)), _GIVE),
     Other("a textual inversion", (("emb_params",), ("clip_l", "clip_g"), ("string_to_param.*",)), _GIVE),
     Other(
