@@ -1,5 +1,5 @@
-"""Picture prompts of FLUX beside whole pipelines of diffusers', loaded from their files: from the same starting noise the same
-picture."""
+"""Picture prompts of FLUX and Stable Diffusion 3.5 beside whole pipelines of diffusers', loaded from their files: from the same
+starting noise the same picture."""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from beside_diffusers import randomised
-from networks.test_picture_prompts_of_diffusers import by_xlabs, flat, linear
+from networks.test_picture_prompts_of_diffusers import by_xlabs, flat, linear, sd3_adapter
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import unnoise
@@ -19,11 +19,12 @@ from unnoise.cli.adapters import numbers_of
 from unnoise.core.errors import InputError
 from unnoise.model import DiffusionModel
 from unnoise.networks.layers import patchify, unpatchify
+from unnoise.networks.sd3 import SD3Config
 
 diffusers = pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
 import checkpoints.foreign_pipelines as tiny  # noqa: E402
 from checkpoints.test_foreign_adapters import exactly, ip_adapter, saved  # noqa: E402
-from checkpoints.test_foreign_pictures import PROMPTS, noise, same  # noqa: E402
+from checkpoints.test_foreign_pictures import PROMPTS, latents, noise, same  # noqa: E402
 
 RNG = np.random.default_rng(0)
 PICTURES = [RNG.integers(0, 256, shape, dtype=np.uint8) for shape in ((16, 16, 3), (20, 14, 3), (12, 30, 3))]
@@ -190,19 +191,99 @@ def test_redux_that_cannot_be_read(tmp_path: Path) -> None:
         first.attached(read)
     with pytest.raises(InputError, match=r"empty: a folder without image_embedder, so not FLUX.1 Redux"):
         picture_prompt(tmp_path / "empty", PICTURES[:1])
-    with pytest.raises(InputError, match=r"clip: is a CLIP; FLUX.1 Redux reads SigLIP"):
+    with pytest.raises(InputError, match=r"clip: is a CLIP; redux was trained with SigLIP"):
         picture_prompt(tmp_path / "redux", PICTURES[:1], clips)
     (tmp_path / "redux/model_index.json").write_text('{"_class_name": "FluxPriorReduxPipeline"}')
     with pytest.raises(
         InputError, match=r"redux: this is FLUX.1 Redux, a picture prompt; give it with the model, .*--picture-prompt"
     ):
         unnoise.load(tmp_path / "redux")
-    with pytest.raises(InputError, match=r"FLUX.1 Redux reads pictures, not embeddings"):
+    with pytest.raises(InputError, match=r"flux1-redux-dev.safetensors: reads pictures, not embeddings"):
         face_prompt(tmp_path / "redux/flux1-redux-dev.safetensors", torch.zeros(1, 8))
     told = tmp_path / "redux/feature_extractor/preprocessor_config.json"
     told.write_text(told.read_text().replace("0.5", "0.4"))
     with pytest.raises(InputError, match=r"preprocessor_config.json: prepares pictures otherwise than for SigLIP of 12 pixels"):
         picture_prompt(tmp_path / "redux", PICTURES[:1])
+
+
+def sd3_with_adapter(folder: Path, kind: str = "StableDiffusion3Pipeline", **parts: Any) -> tuple[Any, Any, Path]:
+    """A pipeline without it, the same with it, and its file."""
+    plain = tiny.sd3(folder / "parts")
+    tiny.save(plain, folder / "model")
+    encoder, prepare = siglip(folder / "image_encoder")
+    save_file(flat(sd3_adapter(2, 16, 8, seen=8)), folder / "ip-adapter.safetensors")
+    pipeline = getattr(diffusers, kind)(**{**plain.components, "image_encoder": encoder, "feature_extractor": prepare}, **parts)
+    pipeline.load_ip_adapter(str(folder), "ip-adapter.safetensors", low_cpu_mem_usage=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return plain, pipeline, folder / "ip-adapter.safetensors"
+
+
+def test_an_ip_adapter_of_stable_diffusion_3(tmp_path: Path) -> None:
+    """Half of its scale twice is the whole of it: what each finds is added."""
+    plain, pipeline, file = sd3_with_adapter(tmp_path)
+    model, how = unnoise.load(tmp_path / "model"), {"num_inference_steps": 3, "guidance_scale": 3.0, **SIZE}
+    pipeline.set_ip_adapter_scale(0.0)
+    alone = latents(pipeline, model, ip_adapter_image=SHOWN[1], **how)
+    pipeline.set_ip_adapter_scale(0.8)
+    expected = latents(pipeline, model, ip_adapter_image=SHOWN[1], negative_prompt=["dog"] * 2, **how)
+    whole = model.attached(picture_prompt(file, PICTURES[1:2], scale=0.8))
+    halves = model.attached(*(picture_prompt(file, PICTURES[1:2], tmp_path / "image_encoder", 0.4) for _ in range(2)))
+    for attached in (whole, halves):
+        same(attached, plain, expected, steps=3, guidance=3.0, negative="dog", **SIZE)
+    same(model, plain, alone, steps=3, guidance=3.0, **SIZE)
+    assert (alone - expected).abs().max() > 0.1
+    several = model.attached(picture_prompt(file, PICTURES)).sample("a cat", steps=1, bf16=True, **SIZE)
+    assert several.settings["attached"][0]["pictures"] == 3
+
+
+def test_an_ip_adapter_of_stable_diffusion_3_beside_a_control_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exactly(monkeypatch)
+    like = tiny.sd3(tmp_path / "like")
+    config = {k: v for k, v in like.transformer.config.items() if not k.startswith("_") and k != "num_layers"}
+    net = diffusers.SD3ControlNetModel(**config, num_layers=1)
+    saved(net, tmp_path / "net")
+    plain, pipeline, file = sd3_with_adapter(tmp_path, "StableDiffusion3ControlNetPipeline", controlnet=net)
+    model = unnoise.load(tmp_path / "model")
+    pipeline.set_ip_adapter_scale(0.5)
+    how = {"num_inference_steps": 3, "guidance_scale": 3.0, "controlnet_conditioning_scale": 0.8, **SIZE}
+    expected = latents(pipeline, model, control_image=[SHOWN[0]] * 2, ip_adapter_image=SHOWN[2], **how)
+    attached = model.attached(picture_prompt(file, PICTURES[2:], scale=0.5), controlnet(tmp_path / "net", PICTURES[0], 0.8))
+    same(attached, plain, expected, steps=3, guidance=3.0, **SIZE)
+
+
+def test_an_ip_adapter_of_stable_diffusion_3_that_cannot_be_used(tmp_path: Path) -> None:
+    _, _, file = sd3_with_adapter(tmp_path)
+    model, flux = unnoise.load(tmp_path / "model"), unnoise.load(tiny.save(tiny.flux(tmp_path / "others"), tmp_path / "flux"))
+    tensors, shorter, older = load_file(file), tmp_path / "shorter.safetensors", tmp_path / "older.safetensors"
+    save_file({k: v for k, v in tensors.items() if not k.startswith("ip_adapter.1")}, shorter)
+    save_file({k: v for k, v in tensors.items() if "time_embedding" not in k}, older)
+    lacking = tmp_path / "lacking.safetensors"
+    save_file({k: v for k, v in tensors.items() if k != "ip_adapter.1.norm_k.weight"}, lacking)
+    dual = SD3Config(width=16, depth=2, heads=2, vector_dim=8, token_dim=8, positions=8, unit=4, dual=(0,)).build()
+    for make, message in (
+        (
+            lambda: picture_prompt(file, PICTURES[:1]).check_fit(dual),
+            "this model has 2 of 16, heads of 8, 1 with a second attention",
+        ),
+        (lambda: flux.attached(picture_prompt(file, PICTURES[:1])), "ip-adapter: is for Stable Diffusion 3.5; .* has a Flux"),
+        (
+            lambda: model.attached(picture_prompt(shorter, PICTURES[:1])),
+            "it is for 1 blocks of 16, heads of 8; this model has 2 of",
+        ),
+        (
+            lambda: picture_prompt(older, PICTURES[:1]),
+            "older.safetensors: not the IP-Adapter for Stable Diffusion 3.5 that is known",
+        ),
+        (lambda: picture_prompt(lacking, PICTURES[:1]), "lacking.safetensors: the checkpoint lacks 'ip_adapter.1.norm_k.weight'"),
+        (
+            lambda: picture_prompt(file, PICTURES[:1], clip(tmp_path / "clip")),
+            "clip: is a CLIP; ip-adapter.safetensors was trained",
+        ),
+        (lambda: face_prompt(file, torch.zeros(1, 8)), "reads pictures, not embeddings"),
+    ):
+        with pytest.raises(InputError, match=message) as e:
+            make()
+        assert "\n" not in str(e.value)
 
 
 def test_ip_adapters_and_models_that_do_not_fit(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from unnoise.checkpoints.foreign.adapter_names import image_prompt, steering
 from unnoise.core.errors import InputError
 from unnoise.networks.embedding import size_features
 from unnoise.networks.layers import patchify, unpatchify
-from unnoise.networks.steering import Steering, picture_entries, residual
+from unnoise.networks.steering import Shown, Steering, picture_entries, residual
 
 diffusers = pytest.importorskip("diffusers", reason="the networks to compare with are diffusers'")
 TOKENS, VECTOR = torch.randn(3, 5, 12, generator=torch.Generator().manual_seed(1)), torch.randn(3, 10)
@@ -373,7 +373,7 @@ def test_ip_adapter(name: str, kinds: list[str], pairs: Mapping) -> None:
         assert list(network.config.widths) == ours.picture_widths
         tokens = torch.cat([network.tokens(each) for each in seen[i]])
         for layer, (keys, values) in enumerate(network(tokens)):
-            cond |= picture_entries(i, layer, (keys, scale * values))
+            cond |= picture_entries(i, layer, Shown(keys, scale * values))
     close(ours(x, TIMES, cond), expected)
 
 

@@ -1,14 +1,14 @@
-"""IP-Adapters of FLUX, tiny and with random weights, in diffusers' transformer against ours in ours."""
+"""IP-Adapters of FLUX and Stable Diffusion 3.5, tiny and with random weights, in diffusers' transformers against ours in ours."""
 
 import pytest
 import torch
 from beside_diffusers import TIMES, close, randomised
 from torch import Tensor, nn
 
-from unnoise.checkpoints.diffusers_names import FLUX_TABLE, flux_config, translate
-from unnoise.checkpoints.foreign.adapter_names import image_prompt
+from unnoise.checkpoints.diffusers_names import FLUX_TABLE, SD3_TABLE, SD3_UNUSED, flux_config, sd3_config, translate
+from unnoise.checkpoints.foreign.adapter_names import image_prompt, timed_prompt
 from unnoise.networks.layers import patchify, unpatchify
-from unnoise.networks.steering import picture_entries
+from unnoise.networks.steering import Shown, picture_entries
 
 diffusers = pytest.importorskip("diffusers", reason="the networks to compare with are diffusers'")
 
@@ -74,6 +74,55 @@ def test_ip_adapters_of_flux() -> None:
         assert list(network.config.widths) == ours.picture_widths
         tokens = torch.cat([network.tokens(each) for each in seen[i]])
         for layer, (keys, values) in enumerate(network(tokens)):
-            cond |= picture_entries(i, layer, (keys, share * values))
+            cond |= picture_entries(i, layer, Shown(keys, share * values))
     close(ours(x, TIMES, cond), unpatchify(expected, 3, 5, 2))
+    assert (plain - expected).abs().max() > 0.1
+
+
+def sd3_adapter(layers: int, width: int, head: int, seen: int = 20) -> dict[str, dict[str, Tensor]]:
+    """As it is published (InstantX): diffusers' own modules with random weights, the projection under its makers' names."""
+    of_diffusers = diffusers.models.embeddings.IPAdapterTimeImageProjection(
+        embed_dim=seen, output_dim=width, hidden_dim=128, heads=2, num_queries=3, timestep_in_dim=10
+    )
+    renamed = {
+        "ln0": "0.norm1", "ln1": "0.norm2", "attn.to_q": "0.to_q", "attn.to_kv": "0.to_kv", "attn.to_out.0": "0.to_out",
+        "adaln_norm": "1.0", "ff.net.0.proj": "1.1", "ff.net.2": "1.3", "adaln_proj": "2.1",
+    }  # fmt: skip
+    projection = {}
+    for name, value in randomised(of_diffusers).state_dict().items():
+        if name.startswith("layers."):
+            layer, rest = name.removeprefix("layers.").split(".", 1)
+            own, leaf = rest.rsplit(".", 1)
+            name = f"layers.{layer}.{renamed[own]}.{leaf}"
+        projection[name] = value.clone()
+    kind = diffusers.models.attention_processor.SD3IPAdapterJointAttnProcessor2_0
+    each = [randomised(kind(width, width, head, timesteps_emb_dim=128)).state_dict() for _ in range(layers)]
+    return {"image_proj": projection, "ip_adapter": {f"{i}.{k}": v for i, own in enumerate(each) for k, v in own.items()}}
+
+
+SD3 = {
+    "sample_size": 16, "patch_size": 2, "in_channels": 4, "out_channels": 4, "attention_head_dim": 8, "num_attention_heads": 2,
+    "joint_attention_dim": 12, "caption_projection_dim": 16, "pooled_projection_dim": 10, "pos_embed_max_size": 12, "num_layers": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("qk_norm", ["rms_norm", None])
+@torch.no_grad()
+def test_ip_adapter_of_stable_diffusion_3(qk_norm: str | None) -> None:
+    """Each row at a noise level of its own; the adapter's norms are its own, whatever the network has."""
+    theirs = randomised(diffusers.SD3Transformer2DModel(**SD3, qk_norm=qk_norm), 0)
+    ours = sd3_config(theirs.config).build().eval()
+    ours.load_state_dict(translate(theirs.state_dict(), SD3_TABLE, ours.state_dict(), SD3_UNUSED))
+    adapter, seen, x = sd3_adapter(3, 16, 8), torch.randn(3, 5, 20), torch.randn(3, 4, 8, 14)
+    plain = theirs(x, TOKENS, VECTOR, TIMES * 1000).sample
+    theirs._load_ip_adapter_weights(adapter, low_cpu_mem_usage=False)
+    for p in theirs.attn_processors.values():
+        p.scale = 0.7
+    told = {"ip_adapter_image_embeds": seen}
+    expected = theirs(x, TOKENS, VECTOR, TIMES * 1000, joint_attention_kwargs=told).sample
+    network, cond = timed_prompt(flat(adapter)).eval(), {"tokens": TOKENS, "vector": VECTOR}
+    close(ours(x, TIMES, cond), plain)
+    for layer, shown in enumerate(network(seen[:, None], TIMES, torch.full((3,), 0.7))):
+        cond |= picture_entries(0, layer, shown)
+    close(ours(x, TIMES, cond), expected)
     assert (plain - expected).abs().max() > 0.1

@@ -334,7 +334,7 @@ class FluxControlNet(Steering):
         c = trunk.summary(noise_level, cond)
         out: dict[str, list[Tensor]] = {"block": [], "single": []}
         for block, zero in zip(trunk.blocks, self.residuals):
-            h, words = run(block, trunk.checkpointing, h, words, c, mask, rotary)
+            h, words = run(block, trunk.checkpointing, h, words, c, mask, (), rotary)
             out["block"].append(zero(h))
         z = torch.cat([words, h], 1)
         for block, zero in zip(trunk.singles, self.single_residuals):

@@ -103,7 +103,7 @@ class Flux(FluxStem):
         rotary = rotary_axes(where(words.shape[1], rows, columns, h.device), self.config.axes)
         pictures = pictures_by_layer(cond, h.dtype)
         for i, block in enumerate(self.blocks):
-            h, words = run(block, self.checkpointing, h, words, c, mask, rotary, pictures.get(i, ()))
+            h, words = run(block, self.checkpointing, h, words, c, mask, pictures.get(i, ()), rotary)
             h = steered(h, cond, "block", i)
         z = torch.cat([words, h], 1)
         for i, block in enumerate(self.singles):

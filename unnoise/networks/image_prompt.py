@@ -126,13 +126,17 @@ class ResamplerBlock(nn.Module):
             nn.Linear(config.hidden, width, bias=False),
         )
 
-    def forward(self, z: Tensor, seen: Tensor) -> Tensor:
-        """z (n, tokens, width), seen (n, L, width) -> as z."""
-        own = self.norm(z)
+    def attended(self, own: Tensor, seen: Tensor) -> Tensor:
+        """What the queries find in what was seen and in each other: own (n, tokens, width), normalised, seen (n, L, width) -> as
+        own."""
         q = self.q(own).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         around = torch.cat([self.norm_seen(seen), own], 1)
         k, v = self.kv(around).unflatten(-1, (2, self.heads, -1)).transpose(1, 3).unbind(2)
-        z = z + self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def forward(self, z: Tensor, seen: Tensor) -> Tensor:
+        """z (n, tokens, width), seen (n, L, width) -> as z."""
+        z = z + self.attended(self.norm(z), seen)
         return z + self.mlp(z)
 
 

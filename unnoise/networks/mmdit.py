@@ -11,7 +11,8 @@ After Esser et al. 2024 (2403.03206, figure 2), c the noise level's and the summ
                   (Dehghani et al. 2023, 2302.05442):  z <- z + g out([attention(h), gelu(W h)]),  h = (1 + s) LN(z) + b
 Queries and keys may be RMS-normalised a head (SD3.5, FLUX) and turned by rotary positions (FLUX). Words come first in sequences.
 Picture prompts of FLUX (XLabs' IP-Adapters) are asked by the picture's queries before these are turned, and what is found is added
-behind the whole joint block, x <- x + sum attend(q, pictures), with neither its gates nor a projection.
+behind the whole joint block, x <- x + sum attend(q, pictures), with neither its gates nor a projection. Those of Stable Diffusion
+3.5 are asked together with the picture itself, and what is found is added to what the joint attention finds.
 In joint blocks the picture's queries are what a perturbed network asks otherwise (`attention.SelfAttending`); the words' are not.
 """
 
@@ -24,7 +25,7 @@ from torch.nn.functional import gelu, layer_norm
 from unnoise.networks.attention import SelfAttending, attend
 from unnoise.networks.embedding import rotate_neighbours
 from unnoise.networks.layers import RMSNorm, zeroed
-from unnoise.networks.steering import KeysValues, found
+from unnoise.networks.steering import Shown, found, found_among
 
 Heads = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values, each (B, heads, N, D)."""
@@ -50,7 +51,13 @@ class Projection(nn.Module):
         self.k_norm = RMSNorm(width // heads) if norm_qk else nn.Identity()
 
     def forward(self, x: Tensor) -> Heads:
+        return self.normed(*self.plain(x))
+
+    def plain(self, x: Tensor) -> Heads:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
+        return q, k, v
+
+    def normed(self, q: Tensor, k: Tensor, v: Tensor) -> Heads:
         return self.q_norm(q), self.k_norm(k), v
 
 
@@ -74,9 +81,9 @@ class Stream(nn.Module):
         self.mlp = mlp(width)
 
     def before(self, x: Tensor, c: Tensor) -> tuple[Heads, tuple[Tensor, ...]]:
-        """x (B, N, width), c (B, width) -> its queries, keys and values, and what `after` needs."""
+        """x (B, N, width), c (B, width) -> its queries, keys and values, not yet normalised, and what `after` needs."""
         b1, s1, *rest = self.modulation(c).chunk(6 if self.alone is None else 9, -1)
-        return self.project(modulated(x, b1, s1)), tuple(rest)
+        return self.project.plain(modulated(x, b1, s1)), tuple(rest)
 
     def after(self, x: Tensor, attended: Tensor, rest: tuple[Tensor, ...]) -> Tensor:
         g1, b2, s2, g2, *dual = rest
@@ -94,18 +101,19 @@ class JointBlock(SelfAttending):
         self.picture, self.words = Stream(width, heads, norm_qk, dual), Stream(width, heads, norm_qk)
 
     def forward(
-        self, x: Tensor, words: Tensor, c: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor] | None = None,
-        pictures: Sequence[KeysValues] = (),
+        self, x: Tensor, words: Tensor, c: Tensor, mask: Tensor | None, pictures: Sequence[Shown] = (),
+        rotary: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """x (B, N, width), words (B, L, width), c (B, width), mask (B, L + N) or None, rotary of L + N tokens -> x and words."""
-        of_words, rest_w = self.words.before(words, c)
-        of_x, rest_x = self.picture.before(x, c)
+        plain_words, rest_w = self.words.before(words, c)
+        plain_x, rest_x = self.picture.before(x, c)
+        of_words, of_x = self.words.project.normed(*plain_words), self.picture.project.normed(*plain_x)
         q, k, v = (torch.cat(both, 2) for both in zip(of_words, of_x))
         if rotary is not None:
             q, k = rotate_neighbours(q, *rotary), rotate_neighbours(k, *rotary)
         q_words, q_x = q.split([words.shape[1], x.shape[1]], 2)
         a, b = attend(q_words, k, v, mask), self.attend(q_x, k, v, mask)
-        x = self.picture.after(x, b, rest_x)
+        x = self.picture.after(x, sum(found_among(*plain_x, pictures), b), rest_x)
         return sum((seen.transpose(1, 2).flatten(2) for seen in found(of_x[0], pictures)), x), self.words.after(words, a, rest_w)
 
 
@@ -116,13 +124,16 @@ class LastJointBlock(SelfAttending):
         self.modulation, self.kv = zeroed(nn.Linear(width, 2 * width)), nn.Linear(width, 2 * width)
         self.k_norm = RMSNorm(width // heads) if norm_qk else nn.Identity()
 
-    def forward(self, x: Tensor, words: Tensor, c: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, words: Tensor, c: Tensor, mask: Tensor | None, pictures: Sequence[Shown] = ()
+    ) -> tuple[Tensor, Tensor]:
         """As JointBlock; the words come back as they were."""
-        (q, k, v), rest = self.picture.before(x, c)
+        plain, rest = self.picture.before(x, c)
+        q, k, v = self.picture.project.normed(*plain)
         scale, shift = self.modulation(c).chunk(2, -1)
         more_k, more_v = self.kv(modulated(words, shift, scale)).unflatten(-1, (2, self.heads, -1)).transpose(1, 3).unbind(2)
         attended = self.attend(q, torch.cat([self.k_norm(more_k), k], 2), torch.cat([more_v, v], 2), mask)
-        return self.picture.after(x, attended, rest), words
+        return self.picture.after(x, sum(found_among(*plain, pictures), attended), rest), words
 
 
 class PictureBlock(SelfAttending):
@@ -132,8 +143,8 @@ class PictureBlock(SelfAttending):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """x (B, N, width), c (B, width) -> as x."""
-        of_x, rest = self.picture.before(x, c)
-        return self.picture.after(x, self.attend(*of_x), rest)
+        plain, rest = self.picture.before(x, c)
+        return self.picture.after(x, self.attend(*self.picture.project.normed(*plain)), rest)
 
 
 class SingleBlock(nn.Module):

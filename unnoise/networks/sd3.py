@@ -3,6 +3,7 @@
 Patches of the picture and tokens of the words run through joint blocks (`mmdit`). Absolute positions, sines and cosines, are added
 to the patches, cropped from the middle of a square of them, so that pictures of any shape lie around one centre.
 Adapters (`steering`) add residuals to the picture's tokens behind each block but the last (`block`).
+Picture prompts are seen by every block, whose numbers are theirs.
 """
 
 from abc import ABC
@@ -17,7 +18,7 @@ from torch.nn.functional import silu
 from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, sincos_stretched
 from unnoise.networks.layers import beside, context_of, pad_to_multiple, run, unpatchify, zeroed
 from unnoise.networks.mmdit import JointBlock, LastJointBlock, modulated
-from unnoise.networks.steering import steered, with_picture_tokens
+from unnoise.networks.steering import pictures_by_layer, steered, with_picture_tokens
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,9 @@ class SD3(SD3Stem):
 
     def deep(self, entered: "Entered") -> Tensor:
         h, words, mask, c, *_, cond = entered
+        pictures = pictures_by_layer(cond, h.dtype)
         for i, block in enumerate(self.blocks):
-            h, words = run(block, self.checkpointing, h, words, c, mask)
+            h, words = run(block, self.checkpointing, h, words, c, mask, pictures.get(i, ()))
             h = steered(h, cond, "block", i)
         return h
 

@@ -25,7 +25,7 @@ from unnoise.networks.attention import SelfAttending, attend_if_any
 from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, guidance_features
 from unnoise.networks.layers import beside, context_of, run, zeroed
 from unnoise.networks.norm import GroupNorm
-from unnoise.networks.steering import KeysValues, found, pictures_by_layer, steered
+from unnoise.networks.steering import Shown, found, pictures_by_layer, steered
 from unnoise.networks.unet import ResidualBlock, Upsample
 
 
@@ -71,7 +71,7 @@ class Heard(NamedTuple):
 
     tokens: Tensor
     mask: Tensor | None
-    pictures: Mapping[int, Sequence[KeysValues]]
+    pictures: Mapping[int, Sequence[Shown]]
 
 
 class SelfAttention(SelfAttending):
@@ -97,7 +97,7 @@ class WordAttention(nn.Module):
         self.q, self.kv = nn.Linear(dim, dim, bias=False), nn.Linear(token_dim, 2 * dim, bias=False)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, heard: Heard, pictures: Sequence[KeysValues]) -> Tensor:
+    def forward(self, x: Tensor, heard: Heard, pictures: Sequence[Shown]) -> Tensor:
         """x (B, N, dim) -> the same."""
         q = _split(self.q(x), self.heads)
         k, v = (_split(a, self.heads) for a in self.kv(heard.tokens).chunk(2, -1))

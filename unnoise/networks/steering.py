@@ -2,6 +2,7 @@
 
     residual.KIND.NUMBER (B, ...)                   added to what the network has at a place of its own
     pictures.ADAPTER.LAYER.keys, .values (B, L, D)  seen by the attention of a layer in a softmax of their own (IP-Adapter)
+    pictures.ADAPTER.LAYER.q_norm ... (`Among`)     beside these: seen in one softmax with the picture's own keys (in SD3.5)
     pictures.ADAPTER.tokens (B, L, D), .mask (B, L) read behind the words' tokens, as those are (FLUX.1 Redux)
 
 Residuals of several adapters add up. How strong an adapter is, and for which rows, is in the numbers: a scaled residual, scaled
@@ -10,15 +11,33 @@ values. So guidance, several adapters and samplers compose, and no network has a
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from unnoise.networks.attention import attend
+from unnoise.networks.layers import rms_normalise
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one picture prompt for one layer, each (B, L, width)."""
+
+
+class Among(NamedTuple):
+    """How a picture prompt is asked in one softmax with the picture itself. q_norm, k_norm (B, D): weights by which the picture's
+    own queries and keys are RMS-normalised a head; weight (B,): of what is found."""
+
+    q_norm: Tensor
+    k_norm: Tensor
+    weight: Tensor
+
+
+class Shown(NamedTuple):
+    """Of one picture prompt, to one layer: keys and values (B, L, width). among: None where they have a softmax of their own."""
+
+    keys: Tensor
+    values: Tensor
+    among: Among | None = None
 
 
 @runtime_checkable
@@ -47,17 +66,20 @@ def steered(h: Tensor, cond: Mapping[str, Tensor], kind: str, number: int) -> Te
     return h if more is None else h + more.to(h.dtype)
 
 
-def picture_entries(adapter: int, layer: int, pair: KeysValues) -> dict[str, Tensor]:
-    return {f"pictures.{adapter}.{layer}.{name}": x for name, x in zip(("keys", "values"), pair)}
+def picture_entries(adapter: int, layer: int, shown: Shown) -> dict[str, Tensor]:
+    named = {"keys": shown.keys, "values": shown.values, **(shown.among._asdict() if shown.among else {})}
+    return {f"pictures.{adapter}.{layer}.{name}": x for name, x in named.items()}
 
 
-def pictures_by_layer(cond: Mapping[str, Tensor], dtype: torch.dtype) -> dict[int, list[KeysValues]]:
-    """layer -> keys and values of every picture prompt that it sees."""
-    out: dict[int, list[KeysValues]] = {}
-    for name, keys in cond.items():
+def pictures_by_layer(cond: Mapping[str, Tensor], dtype: torch.dtype) -> dict[int, list[Shown]]:
+    """layer -> what it sees of every picture prompt."""
+    out: dict[int, list[Shown]] = {}
+    for name in cond:
         if name.startswith("pictures.") and name.endswith(".keys"):
-            values = cond[name.removesuffix("keys") + "values"]
-            out.setdefault(int(name.split(".")[2]), []).append((keys.to(dtype), values.to(dtype)))
+            place = name.removesuffix("keys")
+            own = {leaf: cond[place + leaf].to(dtype) for leaf in ("keys", "values", *Among._fields) if place + leaf in cond}
+            among = Among(*(own[leaf] for leaf in Among._fields)) if "weight" in own else None
+            out.setdefault(int(name.split(".")[2]), []).append(Shown(own["keys"], own["values"], among))
     return out
 
 
@@ -80,10 +102,28 @@ def with_picture_tokens(cond: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return out
 
 
-def found(q: Tensor, pictures: Sequence[KeysValues]) -> Iterator[Tensor]:
-    """What queries q (B, heads, N, D) find in each picture prompt, as q."""
-    for pair in pictures:
-        yield attend(q, *(x.unflatten(-1, (q.shape[1], -1)).transpose(1, 2) for x in pair))
+def found(q: Tensor, pictures: Sequence[Shown]) -> Iterator[Tensor]:
+    """What queries q (B, heads, N, D) find in each picture prompt that has a softmax of its own, as q."""
+    for shown in pictures:
+        if shown.among is None:
+            yield attend(q, *_by_head(shown, q.shape[1]))
+
+
+def found_among(q: Tensor, k: Tensor, v: Tensor, pictures: Sequence[Shown]) -> Iterator[Tensor]:
+    """What the picture's own queries find in itself and each picture prompt together, as q. q, k, v (B, heads, N, D), not
+    normalised."""
+    for shown in pictures:
+        if shown.among is not None:
+            asking, asked = (rms_normalise(x) * norm[:, None, None] for x, norm in zip((q, k), shown.among))
+            keys, values = _by_head(shown, q.shape[1])
+            more = attend(asking, torch.cat([asked, keys], 2), torch.cat([v, values], 2))
+            yield shown.among.weight[:, None, None, None] * more
+
+
+def _by_head(shown: Shown, heads: int) -> KeysValues:
+    """Its keys and values (B, heads, L, D)."""
+    keys, values = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (shown.keys, shown.values))
+    return keys, values
 
 
 class Steering(nn.Module, ABC):

@@ -6,6 +6,7 @@ in the names of their makers (h94/IP-Adapter), which say nothing of themselves: 
     image_proj.*                             the projection: `proj` one layer, `proj.0` ... two, `latents` a resampler
     ip_adapter.(2 k + 1).to_k_ip, to_v_ip    of cross-attention layer k of a U-Net
     ip_adapter.k.to_k_ip, to_v_ip            of joint block k of FLUX, with biases
+    ip_adapter.k.norm_ip, to_k_ip ...        of block k of Stable Diffusion 3.5, whose resampler is told the noise level
     ip_adapter_proj_model.*, double_blocks.k.processor.ip_adapter_double_stream_k_proj, ..._v_proj    the same by XLabs
 """
 
@@ -49,6 +50,7 @@ from unnoise.networks.image_prompt import (
 from unnoise.networks.sd_unet import SDUNetConfig
 from unnoise.networks.steering import Steering
 from unnoise.networks.t2i_adapter import FullConfig, LightConfig, T2IAdapterConfig, XLConfig
+from unnoise.networks.timed_prompt import TimedPrompt, TimedPromptConfig
 from unnoise.networks.unfilled import unfilled
 
 SteeringConfig = SDControlNetConfig | SD3ControlNetConfig | SD3PictureControlNetConfig | FluxControlNetConfig | T2IAdapterConfig
@@ -122,6 +124,19 @@ RESAMPLER_TABLE: Table = {
     "blocks.*.kv": ("layers.*.0.to_kv",),
     "blocks.*.out": ("layers.*.0.to_out",),
     "blocks.*.mlp.*": ("layers.*.1.*",),
+}
+
+TIMED_TABLE: Table = {
+    "time.hidden": ("image_proj.time_embedding.linear_1",),
+    "time.out": ("image_proj.time_embedding.linear_2",),
+    **{ours.replace("blocks.*", "blocks.*.block"): (f"image_proj.{theirs}",) for ours, (theirs,) in RESAMPLER_TABLE.items()},
+    "blocks.*.modulation": ("image_proj.layers.*.2.1",),
+    "layers.*.modulation": ("ip_adapter.*.norm_ip.linear",),
+    "layers.*.keys": ("ip_adapter.*.to_k_ip",),
+    "layers.*.values": ("ip_adapter.*.to_v_ip",),
+    "layers.*.q_norm": ("ip_adapter.*.norm_q",),
+    "layers.*.k_norm": ("ip_adapter.*.norm_k",),
+    "layers.*.own_norm": ("ip_adapter.*.norm_ip_k",),
 }
 
 
@@ -261,6 +276,22 @@ def redux(tensors: Mapping[str, Tensor]) -> Redux:
     with unfilled():
         made = ReduxConfig(seen, len(weights["down.weight"]), hidden).build()
     made.load_state_dict(weights, assign=True)
+    return made
+
+
+def timed_prompt(tensors: Mapping[str, Tensor]) -> TimedPrompt:
+    """The IP-Adapter for Stable Diffusion 3.5 of a file. InputError if it is none."""
+    wide = AsType(tensors, torch.float32)
+    projection = {k.removeprefix("image_proj."): v for k, v in wide.items() if k.startswith("image_proj.")}
+    resampler, _ = projection_config(projection)
+    needed = "time_embedding.linear_1.weight", "ip_adapter.0.norm_q.weight"
+    if not isinstance(resampler, ResamplerConfig) or needed[0] not in projection or needed[1] not in wide:
+        raise InputError("not the IP-Adapter for Stable Diffusion 3.5 that is known, which is told the noise level")
+    layers = sum(name.endswith(".norm_ip.linear.weight") for name in wide)
+    config = TimedPromptConfig(resampler, layers, len(wide[needed[1]]), projection[needed[0]].shape[1])
+    with unfilled():
+        made = config.build()
+    made.load_state_dict(translate(wide, TIMED_TABLE, made.state_dict()), assign=True)
     return made
 
 

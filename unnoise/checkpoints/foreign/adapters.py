@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unnoise.checkpoints.foreign.adapter_names import image_prompt, redux, steering
+from unnoise.checkpoints.foreign.adapter_names import image_prompt, redux, steering, timed_prompt
 from unnoise.checkpoints.foreign.control_configs import controlnet_of_diffusers
 from unnoise.checkpoints.foreign.folder import PICKLED, read_config, read_part
 from unnoise.checkpoints.foreign.hub import fetch_part, is_hub_name
@@ -21,13 +21,15 @@ from unnoise.checkpoints.foreign.original_configs import part
 from unnoise.checkpoints.foreign.parts import MappedTensors, Part
 from unnoise.checkpoints.foreign.pieces import SafetensorsStore
 from unnoise.checkpoints.foreign.recognise import converting, refuse_pickle, refuse_unrun
-from unnoise.control.adapters import Control, PicturePrompt, PictureWords
+from unnoise.control.adapters import Control
 from unnoise.control.guidance import Interval
+from unnoise.control.picture_prompts import PicturePrompt, PictureWords, TimedPicturePrompt
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.clip import PictureEncoder
 from unnoise.modalities.image.decode import Target, Unreadable, decode, inspect
 from unnoise.modalities.image.preparation import Preparation
 from unnoise.networks.image_prompt import ImagePrompt, Redux
+from unnoise.networks.timed_prompt import TimedPrompt
 
 Picture = str | Path | np.ndarray
 """A file, or uint8 (H, W, 1 or 3)."""
@@ -100,9 +102,9 @@ def _steering_part(path: Path) -> Part:
 def picture_prompt(
     file: str | Path, pictures: Sequence[Picture], encoder: str | Path | None = None, scale: float = 1.0,
     interval: Interval = (0.0, 1.0),
-) -> PicturePrompt | PictureWords:  # fmt: skip
-    """An IP-Adapter (plain, plus, plus face, full face; XLabs' for FLUX), or FLUX.1 Redux, with the pictures that prompt it, all of
-    them together.
+) -> PicturePrompt | PictureWords | TimedPicturePrompt:  # fmt: skip
+    """An IP-Adapter (plain, plus, plus face, full face; XLabs' for FLUX, InstantX' for Stable Diffusion 3.5), or FLUX.1 Redux, with
+    the pictures that prompt it, all of them together.
 
     file: of Redux a file or a folder in diffusers' layout. encoder: the CLIP or SigLIP that it was trained with, a folder or a name
     on the hub; by default the folder image_encoder near the file. Raises InputError for a file that is none, no pictures, and an
@@ -113,10 +115,13 @@ def picture_prompt(
     if not pictures:
         raise InputError(f"{file}: prompts with pictures; give at least one")
     look = PictureEncoder(encoder_near(file) if encoder is None else encoder)
-    if isinstance(network, Redux):
+    seen = look([read_picture(p) for p in pictures])
+    if not isinstance(network, ImagePrompt):
         _check_siglip(file, look)
-        return PictureWords(file.stem, network, look([read_picture(p) for p in pictures]).last, scale, interval)
-    seen, nothing = look([read_picture(p) for p in pictures]), look.black() if network.config.bias else look.nothing()
+        if isinstance(network, Redux):
+            return PictureWords(file.stem, network, seen.last, scale, interval)
+        return TimedPicturePrompt(file.stem, network, seen.tokens, scale, interval)
+    nothing = look.black() if network.config.bias else look.nothing()
     if network.projection.whole:
         return PicturePrompt(file.stem, network, seen.tokens, nothing.tokens, scale, interval)
     return PicturePrompt(file.stem, network, seen.embeddings, nothing.embeddings, scale, interval)
@@ -128,8 +133,8 @@ def face_prompt(file: str | Path, embeddings: Tensor, scale: float = 1.0, interv
     Raises InputError for a file that is none, and for embeddings of another width.
     """
     network = _picture_network(Path(file))
-    if isinstance(network, Redux):
-        raise InputError(f"{file}: FLUX.1 Redux reads pictures, not embeddings")
+    if not isinstance(network, ImagePrompt):
+        raise InputError(f"{file}: reads pictures, not embeddings: it is FLUX.1 Redux, or for Stable Diffusion 3.5")
     return PicturePrompt(Path(file).stem, network, embeddings, torch.zeros_like(embeddings), scale, interval)
 
 
@@ -156,7 +161,7 @@ def read_picture(picture: Picture, channels: int = 3) -> np.ndarray:
         raise InputError(f"{path}: {e}") from None
 
 
-def _picture_network(file: Path) -> ImagePrompt | Redux:
+def _picture_network(file: Path) -> ImagePrompt | Redux | TimedPrompt:
     if file.suffix in PICKLED:
         raise InputError(
             f"{file}: a pickle, which can run code when it is opened; take the .safetensors of the same name, or convert it: "
@@ -167,7 +172,9 @@ def _picture_network(file: Path) -> ImagePrompt | Redux:
     tensors = read_part(weights_in(file)).tensors if file.is_dir() else MappedTensors([file])
     refuse_unrun(tensors, file)
     try:
-        return redux(tensors) if "redux_up.weight" in tensors else image_prompt(tensors)
+        if "redux_up.weight" in tensors:
+            return redux(tensors)
+        return timed_prompt(tensors) if "ip_adapter.0.norm_ip.linear.weight" in tensors else image_prompt(tensors)
     except ValueError as e:
         raise InputError(str(e) if str(file) in str(e) else f"{file}: {e}") from None
 
@@ -178,9 +185,9 @@ def weights_in(where: Path) -> Path:
 
 
 def _check_siglip(file: Path, look: PictureEncoder) -> None:
-    """InputError for an encoder that is no SigLIP, and where another preparation of pictures than SigLIP's lies beside Redux."""
+    """InputError for an encoder that is no SigLIP, and where another preparation of pictures than SigLIP's lies beside it."""
     if not look.siglip:
-        raise InputError(f"{look.source}: is a CLIP; FLUX.1 Redux reads SigLIP")
+        raise InputError(f"{look.source}: is a CLIP; {file.name} was trained with SigLIP")
     told = (file if file.is_dir() else file.parent) / FEATURES / "preprocessor_config.json"
     if told.is_file() and Preparation.of(read_config(told), str(told)) != replace(look.cut, size=(look.side, look.side), crop=None):
         raise InputError(f"{told}: prepares pictures otherwise than for SigLIP of {look.side} pixels, which is all that is known")

@@ -27,7 +27,7 @@ class Other:
 
 _GIVE = "it is no model; give it with the model it was made for (--lora, --control, --picture-prompt, --embedding)"
 _FOLDER = "give the folder in diffusers' layout"
-_PROMPTS = "not run here; IP-Adapters for Stable Diffusion 1 and SDXL, XLabs' for FLUX.1, and Redux are (--picture-prompt)"
+_PROMPTS = "not run here; for FLUX.1 XLabs' IP-Adapters are, and FLUX.1 Redux (--picture-prompt)"
 _BLOCKS = ("down_blocks.*.", "mid_block.", "up_blocks.*.")
 _DIFFUSERS = (
     *("conv_in", "patch_embed.proj", "pos_embed.proj", "transformer_blocks.*.attn.to_q", "transformer_blocks.*.attn1.to_q"),
@@ -57,7 +57,7 @@ OTHERS = (
         _GIVE,
     ),
     Other("a T2I-Adapter", (("body.*.in_conv",), ("body.*.block1",), ("adapter.body.*.resnets.*.block1",)), _GIVE),
-    Other("an IP-Adapter for Stable Diffusion 3.5", (("ip_adapter.*.norm_ip.linear",),), _PROMPTS),
+    Other("an IP-Adapter for Stable Diffusion 3.5", (("ip_adapter.*.norm_ip.linear",),), _GIVE),
     Other("an IP-Adapter for FLUX by InstantX", (("ip_adapter.0.to_k_ip", "image_proj.proj.0"),), _PROMPTS),
     Other(
         "an IP-Adapter for FLUX", (("double_blocks.*.processor.ip_adapter_double_stream_k_proj",), ("ip_adapter.0.to_k_ip",)), _GIVE
