@@ -16,6 +16,7 @@ from torch import Tensor
 import unnoise
 from unnoise.checkpoints.foreign.adapters import controlnet, face_prompt, picture_prompt
 from unnoise.cli.adapters import numbers_of
+from unnoise.cli.main import main
 from unnoise.core.errors import InputError
 from unnoise.model import DiffusionModel
 from unnoise.networks.layers import patchify, unpatchify
@@ -179,6 +180,29 @@ def test_redux_of_several_pictures_at_a_scale_and_for_some_steps(tmp_path: Path)
     own, seeing = (sum(p.numel() for p in network.parameters()) for network in (prior.image_embedder, prior.image_encoder))
     for where in ("redux", "redux/flux1-redux-dev.safetensors"):
         assert numbers_of([], [f"{tmp_path}/{where}:cat.png"], None, bf16=True) == own + 2 * seeing
+
+
+def test_redux_and_an_ip_adapter_by_the_command_line(tmp_path: Path) -> None:
+    """Two encoders: the folder's own, and the one that is named."""
+    plain = tiny.flux(tmp_path / "parts")
+    model, file = unnoise.load(tiny.save(plain, tmp_path / "model")), flux_adapters(plain.transformer, tmp_path)[0]
+    redux_of(plain, tmp_path / "Redux-1.dev")
+    clips = (tmp_path / "image_encoder").rename(tmp_path / "clip")
+    for i in range(2):
+        SHOWN[i].save(tmp_path / f"{i}.png")
+    told = [f"{tmp_path}/Redux-1.dev:{tmp_path}/0.png", f"{file}:{tmp_path}/0.png,{tmp_path}/1.png:0.6:0.2:1"]
+    prompts = [word for prompt in told for word in ("--picture-prompt", prompt)]
+    size = ["-n", "1", "--steps", "2", "--height", "16", "--width", "16", "--out", str(tmp_path / "out")]
+    main(["sample", str(model.path), "a cat", *prompts, "--picture-encoder", str(clips), *size])
+    made = next(p for p in sorted((tmp_path / "out").iterdir()) if p.name != "sheet.png")
+    attached = model.attached(
+        picture_prompt(tmp_path / "Redux-1.dev", PICTURES[:1]), picture_prompt(file, PICTURES[:2], clips, 0.6, (0.2, 1.0))
+    )
+    expected = attached.sample("a cat", steps=2, **SIZE)
+    assert [a["name"] for a in expected.settings["attached"]] == ["Redux-1.dev", "xlabs"]
+    assert np.array_equal(np.asarray(Image.open(made)), expected.data[0].numpy())
+    counted = [numbers_of([], [prompt], str(clips), bf16=False) for prompt in told]
+    assert numbers_of([], told, str(clips), bf16=False) == sum(counted)
 
 
 def test_redux_that_cannot_be_read(tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ from beside_diffusers import TIMES, close, randomised
 from torch import Tensor, nn
 
 from unnoise.checkpoints.diffusers_names import FLUX_TABLE, SD3_TABLE, SD3_UNUSED, flux_config, sd3_config, translate
-from unnoise.checkpoints.foreign.adapter_names import image_prompt, timed_prompt
+from unnoise.checkpoints.foreign.adapter_names import image_prompt, redux, timed_prompt
+from unnoise.control.picture_prompts import PicturePrompt, PictureWords, TimedPicturePrompt
 from unnoise.networks.layers import patchify, unpatchify
 from unnoise.networks.steering import Shown, picture_entries
 
 diffusers = pytest.importorskip("diffusers", reason="the networks to compare with are diffusers'")
+PROJECTION = diffusers.models.embeddings.IPAdapterTimeImageProjection
+OF_SD3 = diffusers.models.attention_processor.SD3IPAdapterJointAttnProcessor2_0
 
 TOKENS, VECTOR = torch.randn(3, 5, 12, generator=torch.Generator().manual_seed(1)), torch.randn(3, 10)
 FLUX = {
@@ -79,25 +82,31 @@ def test_ip_adapters_of_flux() -> None:
     assert (plain - expected).abs().max() > 0.1
 
 
-def sd3_adapter(layers: int, width: int, head: int, seen: int = 20) -> dict[str, dict[str, Tensor]]:
-    """As it is published (InstantX): diffusers' own modules with random weights, the projection under its makers' names."""
-    of_diffusers = diffusers.models.embeddings.IPAdapterTimeImageProjection(
-        embed_dim=seen, output_dim=width, hidden_dim=128, heads=2, num_queries=3, timestep_in_dim=10
-    )
+def by_instantx(projection: nn.Module) -> dict[str, Tensor]:
+    """The tensors of diffusers' module for it under their makers' names."""
     renamed = {
         "ln0": "0.norm1", "ln1": "0.norm2", "attn.to_q": "0.to_q", "attn.to_kv": "0.to_kv", "attn.to_out.0": "0.to_out",
         "adaln_norm": "1.0", "ff.net.0.proj": "1.1", "ff.net.2": "1.3", "adaln_proj": "2.1",
     }  # fmt: skip
-    projection = {}
-    for name, value in randomised(of_diffusers).state_dict().items():
+    out = {}
+    for name, value in projection.state_dict().items():
         if name.startswith("layers."):
             layer, rest = name.removeprefix("layers.").split(".", 1)
             own, leaf = rest.rsplit(".", 1)
             name = f"layers.{layer}.{renamed[own]}.{leaf}"
-        projection[name] = value.clone()
-    kind = diffusers.models.attention_processor.SD3IPAdapterJointAttnProcessor2_0
-    each = [randomised(kind(width, width, head, timesteps_emb_dim=128)).state_dict() for _ in range(layers)]
-    return {"image_proj": projection, "ip_adapter": {f"{i}.{k}": v for i, own in enumerate(each) for k, v in own.items()}}
+        out[name] = value.clone()
+    return out
+
+
+def numbered(layers: list[nn.Module]) -> dict[str, Tensor]:
+    return {f"{i}.{k}": v for i, layer in enumerate(layers) for k, v in layer.state_dict().items()}
+
+
+def sd3_adapter(layers: int, width: int, head: int, seen: int = 20) -> dict[str, dict[str, Tensor]]:
+    """As it is published, with random weights."""
+    sizes = {"embed_dim": seen, "output_dim": width, "hidden_dim": 128, "heads": 2, "num_queries": 3, "timestep_in_dim": 10}
+    each = [randomised(OF_SD3(width, width, head, timesteps_emb_dim=128)) for _ in range(layers)]
+    return {"image_proj": by_instantx(randomised(PROJECTION(**sizes))), "ip_adapter": numbered(each)}
 
 
 SD3 = {
@@ -126,3 +135,28 @@ def test_ip_adapter_of_stable_diffusion_3(qk_norm: str | None) -> None:
         cond |= picture_entries(0, layer, shown)
     close(ours(x, TIMES, cond), expected)
     assert (plain - expected).abs().max() > 0.1
+
+
+def test_the_published_sizes_of_picture_prompts() -> None:
+    """With nothing allocated: every tensor has its place, and each fits the network that it was made for."""
+    large = {"attention_head_dim": 64, "num_attention_heads": 38, "caption_projection_dim": 2432, "num_layers": 38}
+    dev = {"attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096, "num_layers": 19, "in_channels": 64}
+    more = {"num_single_layers": 38, "pooled_projection_dim": 768, "axes_dims_rope": (16, 56, 56)}
+    redux_of = diffusers.pipelines.flux.modeling_flux.ReduxImageEncoder
+    with torch.device("meta"):
+        third = sd3_config({**diffusers.SD3Transformer2DModel(num_layers=1, qk_norm="rms_norm").config, **large}).build()
+        flux = flux_config({**diffusers.FluxTransformer2DModel(**FLUX).config, **dev, **more}).build()
+        timed = {"image_proj": by_instantx(PROJECTION()), "ip_adapter": numbered([OF_SD3(2432, 2432, 64) for _ in range(38)])}
+        made, words = timed_prompt(flat(timed)), redux(redux_of().state_dict())
+        prompts = []
+        for tokens in (4, 16):  # the first version and the second
+            norm = {"norm.weight": torch.zeros(4096), "norm.bias": torch.zeros(4096)}
+            pairs = [linear(f"{i}.to_{which}_ip", 3072, 4096) for i in range(19) for which in "kv"]
+            projection = linear("proj", tokens * 4096, 768) | norm
+            adapter = {"image_proj": projection, "ip_adapter": {k: v for p in pairs for k, v in p.items()}}
+            prompts.append(image_prompt(by_xlabs(adapter)))
+            assert prompts[-1].tokens(torch.zeros(2, 768)).shape == (1, 2 * tokens, 4096)
+    TimedPicturePrompt("InstantX", made, torch.zeros(1, 729, 1152)).check_fit(third)
+    PictureWords("Redux", words, torch.zeros(1, 729, 1152)).check_fit(flux)
+    for network in prompts:
+        PicturePrompt("XLabs", network, torch.zeros(1, 768), torch.zeros(1, 768)).check_fit(flux)

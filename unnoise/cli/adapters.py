@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from unnoise.checkpoints.foreign.adapters import controlnet, encoder_near, picture_prompt, weights_in
+from unnoise.checkpoints.foreign.adapters import ENCODER, controlnet, encoder_near, picture_prompt, weights_in
 from unnoise.checkpoints.foreign.memory import numbers_at
 from unnoise.control.adapters import Attachment
 from unnoise.control.guidance import Interval
@@ -41,13 +41,14 @@ def with_mode(picture: str) -> tuple[str, int | None]:
 
 
 def numbers_of(controls: Sequence[str], prompts: Sequence[str], encoder: str | None, bf16: bool) -> int:
-    """How many weights those of --control and --picture-prompt have together, and the CLIPs that see pictures, which stay in
+    """How many weights those of --control and --picture-prompt have together, and the encoders of pictures, which stay in
     float32: in bfloat16 each of theirs counts for two."""
     told = [parse_adapter("--control", c) for c in controls] + [parse_adapter("--picture-prompt", p) for p in prompts]
-    files, clips = {weights_in(Path(t.where)) for t in told}, {Path(encoder)} if encoder and prompts else set[Path]()
-    for where in () if encoder else {Path(t.where) for t in told[len(controls) :]}:
+    files, clips = {weights_in(Path(t.where)) for t in told}, set[Path]()
+    for where in {t.where for t in told[len(controls) :]}:
+        given = _encoder(where, encoder)
         with suppress(InputError):  # told when it is read
-            clips.add(encoder_near(where))
+            clips.add(Path(given) if given else encoder_near(Path(where)))
     return sum(map(numbers_at, files)) + (2 if bf16 else 1) * sum(map(numbers_at, clips))
 
 
@@ -59,5 +60,10 @@ def read_adapters(controls: Sequence[str], guess: bool, prompts: Sequence[str], 
         known = [mode for mode in modes if mode is not None]
         out.append(controlnet(told.where, pictures, told.scale, told.interval, guess, known))
     for told in (parse_adapter("--picture-prompt", p) for p in prompts):
-        out.append(picture_prompt(told.where, told.pictures, encoder, told.scale, told.interval))
+        out.append(picture_prompt(told.where, told.pictures, _encoder(told.where, encoder), told.scale, told.interval))
     return out
+
+
+def _encoder(where: str, given: str | None) -> str | None:
+    """The one of --picture-encoder, but for a folder that has its own: Redux reads SigLIP, and an IP-Adapter beside it CLIP."""
+    return None if (Path(where) / ENCODER).is_dir() else given

@@ -153,7 +153,7 @@ class Sample:
     --control."""
     picture_encoder: str | None = None
     """Of --picture-prompt: the CLIP or SigLIP that sees its pictures, a folder or OWNER/NAME. Not given: image_encoder near the
-    FILE."""
+    FILE; a folder that has one keeps to it."""
     batch: int = 64
     """Samples that go through the network together."""
     overwrite: bool = False

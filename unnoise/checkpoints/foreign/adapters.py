@@ -119,7 +119,7 @@ def picture_prompt(
     if not isinstance(network, ImagePrompt):
         _check_siglip(file, look)
         if isinstance(network, Redux):
-            return PictureWords(file.stem, network, seen.last, scale, interval)
+            return PictureWords(file.name if file.is_dir() else file.stem, network, seen.last, scale, interval)
         return TimedPicturePrompt(file.stem, network, seen.tokens, scale, interval)
     nothing = look.black() if network.config.bias else look.nothing()
     if network.projection.whole:
