@@ -104,7 +104,8 @@ class JointBlock(SelfAttending):
         self, x: Tensor, words: Tensor, c: Tensor, mask: Tensor | None, pictures: Sequence[Shown] = (),
         rotary: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """x (B, N, width), words (B, L, width), c (B, width), mask (B, L + N) or None, rotary of L + N tokens -> x and words."""
+        """x (B, N, width), words (B, L, width), c (B, width), mask (B, L + N) or None, pictures: what prompts show it,
+        rotary of L + N tokens -> x and words."""
         plain_words, rest_w = self.words.before(words, c)
         plain_x, rest_x = self.picture.before(x, c)
         of_words, of_x = self.words.project.normed(*plain_words), self.picture.project.normed(*plain_x)

@@ -114,10 +114,11 @@ def found_among(q: Tensor, k: Tensor, v: Tensor, pictures: Sequence[Shown]) -> I
     normalised."""
     for shown in pictures:
         if shown.among is not None:
-            asking, asked = (rms_normalise(x) * norm[:, None, None] for x, norm in zip((q, k), shown.among))
+            q_norm, k_norm, weight = shown.among
             keys, values = _by_head(shown, q.shape[1])
-            more = attend(asking, torch.cat([asked, keys], 2), torch.cat([v, values], 2))
-            yield shown.among.weight[:, None, None, None] * more
+            own = rms_normalise(k) * k_norm[:, None, None]
+            more = attend(rms_normalise(q) * q_norm[:, None, None], torch.cat([own, keys], 2), torch.cat([v, values], 2))
+            yield weight[:, None, None, None] * more
 
 
 def _by_head(shown: Shown, heads: int) -> KeysValues:
