@@ -1,11 +1,14 @@
 """The models in the package: they draw what they are told, on any machine, without a download."""
 
+import shlex
+
 import numpy as np
 import pytest
 from command_line import refused
 from PIL import Image
 
 from unnoise.checkpoints.shipped import FOLDER, shipped, shipped_folder, suited
+from unnoise.cli.again import command
 from unnoise.cli.main import main
 from unnoise.core.errors import InputError
 from unnoise.loading import load
@@ -121,6 +124,48 @@ def test_stickers_are_transparent_and_have_the_colour_that_was_asked_for():
         seen = x[..., 3] > 200
         assert (~seen).mean() > 0.05
         assert (x[..., :3][seen].argmax(-1) == channel).mean() > 0.5
+
+
+def test_what_prompts_count_and_place_is_arranged_where_no_model_is_named(tmp_path, capsys):
+    """Without a model's name; and with it, by --arrange: the same picture, and the command that is written makes it again."""
+    main(["sample", "three tomatoes left of a cucumber", "-n", "1", "--out", str(tmp_path / "a")])
+    assert "each thing drawn alone" in capsys.readouterr().err
+    picture = np.asarray(Image.open(next((tmp_path / "a").glob("0*.png")))).astype(int)
+    assert picture.shape == (128, 128, 4)
+    marks, n = ndimage.label(picture[..., 3] > 127)
+    parts = [marks == k for k in range(1, n + 1) if (marks == k).sum() > 50]
+    found = sorted((np.nonzero(part)[1].mean(), picture[part][:, :3].mean(0).argmax()) for part in parts)
+    assert [channel for _, channel in found] == [0, 0, 0, 1]  # from left to right: red, red, red, green
+
+    again = read_meta(next((tmp_path / "a").glob("0*.png")))
+    assert (again["arrange"], again["prompt"], again["strength"]) == (0.0, "three tomatoes left of a cucumber", None)
+    words = shlex.split(command(again))
+    main([*words[1:-1], str(tmp_path / "b")])
+    assert np.array_equal(np.asarray(Image.open(next((tmp_path / "b").glob("0*.png")))), picture)
+
+
+def test_the_model_goes_over_what_was_put_together(tmp_path):
+    run = ["sample", "stickers", "two red hearts", "-n", "1", "--steps", "4", "--out"]
+    main([*run, str(tmp_path / "a"), "--arrange", "0", "--height", "64"])
+    main([*run, str(tmp_path / "b"), "--arrange", "0.5"])
+    main([*run, str(tmp_path / "c"), "--arrange", "1"])
+    bare, little, much = (np.asarray(Image.open(next((tmp_path / k).glob("0*.png")))).astype(float) for k in "abc")
+    assert bare.shape == little.shape == (64, 64, 4)
+    assert 1 < np.abs(bare - little).mean() < np.abs(bare - much).mean()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["two cats", "--arrange", "2"], "--arrange 2: the share"),
+        (["two cats", "--arrange", "0", "--error", "0.1"], "--error"),
+        (["--arrange", "0"], "without a prompt"),
+        (["two cats and", "--arrange", "0"], "at the end"),
+        (["two cats", "--arrange", "0", "--height", "64", "--width", "32"], "square"),
+    ],
+)
+def test_what_is_not_arranged_is_refused(tmp_path, capsys, options, message):
+    assert message in refused(["sample", "stickers", *options, "--out", str(tmp_path / "x")], capsys)
 
 
 LONG = "cat " * 2500

@@ -11,7 +11,7 @@ from unnoise.model import DiffusionModel
 CHOSEN = ("steps", "sampler", "cache", "cache_within", "exact")
 LONGER = (
     "inner", "weaker", "then", "control", "picture_prompt", "start", "fill", "change", "follow", "negative", "original", "int8",
-    "picture_guidance",
+    "picture_guidance", "arrange",
 )  # fmt: skip
 
 

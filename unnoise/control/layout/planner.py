@@ -36,7 +36,7 @@ def plan(prompt: str, sprites: Sprites, rng: np.random.Generator, draw: Draw | N
     """A layout for a prompt. Raises InputError for a prompt of which nothing is understood, and for what has no room."""
     request = understood(prompt, sprites)
     if request is not None:
-        return max((place(request, rng, sprites) for _ in range(PLACINGS)), key=_least)
+        return placed(request, sprites, rng)
     pieces = fragments(prompt, sprites)
     if not pieces:
         few = ", ".join(sprites.vocabulary.names[:8])
@@ -45,12 +45,17 @@ def plan(prompt: str, sprites: Sprites, rng: np.random.Generator, draw: Draw | N
         )
     drawn = () if draw is None else filter(sound, draw(DRAWS))
     together = pieces[0] if len(pieces) == 1 else Request(tuple(part for piece in pieces for part in piece.parts))
-    placed = (place(together, rng, sprites) for _ in range(DRAWS))
-    for scene in chain(drawn, placed):
+    anywhere = (place(together, rng, sprites) for _ in range(DRAWS))
+    for scene in chain(drawn, anywhere):
         backdrops = all(piece.backdrop in (None, scene.backdrop.colour) for piece in pieces)
         if backdrops and holds(scene, together) and all(relation_holds(scene, piece) for piece in pieces):
             return scene
     raise InputError(f"all of the prompt {_short(prompt)!r} cannot be laid out together; ask for less at once")
+
+
+def placed(request: Request, sprites: Sprites, rng: np.random.Generator) -> Scene:
+    """Of PLACINGS layouts the one whose least thing is the largest. InputError for what has no room."""
+    return max((place(request, rng, sprites) for _ in range(PLACINGS)), key=_least)
 
 
 def understood(prompt: str, sprites: Sprites) -> Request | None:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from unnoise.core.errors import InputError
-from unnoise.modalities.image.scenes.grammar import caption, parse
+from unnoise.modalities.image.scenes.grammar import caption, parse, vocabulary_of
 from unnoise.modalities.image.scenes.requests import draw_request
 from unnoise.modalities.image.scenes.shapes import Shapes
 from unnoise.modalities.image.scenes.split import Split
-from unnoise.modalities.image.scenes.vocabulary import DRAWN, plural
+from unnoise.modalities.image.scenes.vocabulary import DRAWN, plural, singular
 from unnoise.modalities.image.scenes.world import Group, Relation, Request, Saying
 
 
@@ -111,3 +111,32 @@ def test_no_two_names_have_a_form_in_common():
     assert [plural(n) for n in ("berry", "toy", "box", "bush", "teddy bear", "leaf")] == [
         "berries", "toys", "boxes", "bushes", "teddy bears", "leaves",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "noun",
+    [
+        "cat", "house", "bus", "rose", "box", "cherry", "cookie", "pie", "wolf", "leaf", "mouse", "glass", "watch", "dish",
+        "octopus", "honey bee", "axe", "quiz", "tie", "person", "key", "blouse", "horse", "strawberry", "potato chip", "sheep",
+    ],
+)  # fmt: skip
+def test_the_singular_of_a_plural(noun):
+    assert singular(plural(noun)) == noun
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("three strawberries", ("strawberry",)),
+        ("a picture of five cats and two houses on a white background", ("cat", "house")),
+        ("there are two small blue bananas to the left of three wolves", ("blue banana", "wolf")),
+        ("a sign that says OPEN and three cats", ("cat",)),
+        ("an owl with two bees above it", ("owl", "bee")),
+        ("a fire engine, ten huge red hearts, and the moon", ("fire engine", "red heart", "moon")),
+        ("", ()),
+    ],
+)
+def test_the_things_of_any_caption(text, names):
+    assert vocabulary_of(text).names == names
+    if names:
+        assert {g.name for g in parse(text, vocabulary_of(text)).groups} == set(names)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unnoise.core.errors import InputError
-from unnoise.modalities.image.scenes.vocabulary import DRAWN, NUMBERS, Vocabulary, plural
+from unnoise.modalities.image.scenes.vocabulary import DRAWN, NUMBERS, Vocabulary, plural, singular
 from unnoise.modalities.image.scenes.world import Group, Part, Relation, Request, Saying
 
 Choose = Callable[[int], int]
@@ -43,6 +43,7 @@ SIGNS = (
     "the word {} on a sign", 'a sign that reads "{}"', "one sign that says {}",
 )  # fmt: skip
 _PLAIN = str.maketrans("“”„‘’", '"""\'\'')
+_JOINTS = (*(phrase for phrases in RELATION_WORDS.values() for phrase in phrases), "and", ",", "with", "is", "are", "it", "them")
 BACKDROPS = ("on a {} background", "against a {} background")
 
 
@@ -130,6 +131,31 @@ def parse(text: str, vocabulary: Vocabulary = DRAWN) -> Request:
     return Request(tuple(parts), relation, _backdrop(rest, vocabulary))
 
 
+def vocabulary_of(text: str) -> Vocabulary:
+    """The things that a caption of any world speaks of: what is left between the grammar's own words. Colours are part of names."""
+    rest = _Words.of(text)
+    rest.lead()
+    names: dict[str, None] = {}
+    while rest.words:
+        if rest.takes(*_JOINTS):
+            continue
+        if rest.takes("on a", "against a"):
+            rest.words = []  # a background comes last
+            continue
+        if rest.takes("a sign", "one sign", "sign", "the word"):
+            rest.words = rest.words[next((i for i, w in enumerate(rest.words) if w in ("and", ",")), len(rest.words)) :]
+            continue
+        count = _counted(rest)
+        rest.takes(*(word for words in SIZE_WORDS.values() for word in words))
+        name = []
+        while rest.words and not any(rest.next_is(phrase) for phrase in (*_JOINTS, "on a", "against a")):
+            name.append(rest.words.pop(0).lower())
+        if name:
+            noun = " ".join(name)
+            names[noun if count in (None, 1) else singular(noun)] = None
+    return Vocabulary(tuple(names), ())
+
+
 def _part(rest: "_Words", vocabulary: Vocabulary) -> Part:
     if rest.takes("the word"):
         word = rest.word()
@@ -145,7 +171,8 @@ def _part(rest: "_Words", vocabulary: Vocabulary) -> Part:
     colour = _colour(rest, vocabulary.colours)
     noun = rest.takes(*sorted(vocabulary.nouns, key=lambda n: -len(n.split(" "))))
     if noun is None:
-        raise rest.error(f"a thing such as {vocabulary.names[0]!r} or {vocabulary.names[-1]!r}")
+        known = f" such as {vocabulary.names[0]!r} or {vocabulary.names[-1]!r}" if vocabulary.names else ""
+        raise rest.error(f"a thing{known}")
     if count is None and noun not in vocabulary.names:  # several, and nobody said how many
         raise rest.error(f"how many {noun} ({NUMBERS[0]} to {NUMBERS[-1]}), before them,")
     if colour is None:
@@ -197,12 +224,15 @@ class _Words:
     def of(text: str) -> "_Words":
         return _Words(re.findall(r'"[^"]*"|[\w\'-]+|,', text.translate(_PLAIN).strip()), text)
 
+    def next_is(self, phrase: str) -> bool:
+        want = phrase.split(" ")
+        return [w.lower() for w in self.words[: len(want)]] == want
+
     def takes(self, *phrases: str) -> str | None:
         """Read the first of these phrases that comes next, if one does."""
         for phrase in phrases:
-            want = phrase.split(" ")
-            if [w.lower() for w in self.words[: len(want)]] == want:
-                del self.words[: len(want)]
+            if self.next_is(phrase):
+                del self.words[: len(phrase.split(" "))]
                 return phrase
         return None
 

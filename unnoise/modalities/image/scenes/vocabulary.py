@@ -21,8 +21,16 @@ NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine
 _IRREGULAR = {
     "fish": "fish", "sheep": "sheep", "mouse": "mice", "leaf": "leaves", "knife": "knives", "wolf": "wolves", "elf": "elves",
     "ox": "oxen", "die": "dice", "man": "men", "woman": "women", "person": "people", "child": "children", "tooth": "teeth",
-    "foot": "feet", "goose": "geese",
+    "foot": "feet", "goose": "geese", "quiz": "quizzes",
 }  # fmt: skip
+
+
+_IE = (
+    "cookie", "zombie", "selfie", "movie", "genie", "brownie", "smoothie", "hoodie", "necktie", "axe", "headache", "moustache",
+    "lacrosse",
+)  # fmt: skip
+_SINGULARS = {several: one for one, several in _IRREGULAR.items()} | {word + "s": word for word in _IE}
+"""Plurals that the rules of `singular` would take for others."""
 
 
 def plural(name: str) -> str:
@@ -36,6 +44,20 @@ def plural(name: str) -> str:
         last = last[:-1] + "ies"
     else:
         last += "s"
+    return " ".join([*before, last])
+
+
+def singular(noun: str) -> str:
+    """The noun of which this is the plural; where several could be (buses, houses), the likelier one."""
+    *before, last = noun.split(" ")
+    if last in _SINGULARS:
+        last = _SINGULARS[last]
+    elif last.endswith("ies") and len(last) > 4:  # pies, ties
+        last = last[:-3] + "y"
+    elif last.endswith(("sses", "xes", "zzes", "ches", "shes")) or (last.endswith("uses") and not last.endswith("ouses")):
+        last = last[:-2]
+    elif last.endswith("s") and not last.endswith("ss"):
+        last = last[:-1]
     return " ".join([*before, last])
 
 

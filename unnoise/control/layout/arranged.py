@@ -1,0 +1,89 @@
+"""Several things in one picture, by a model that draws one at a time: laid out first, drawn alone, put together.
+
+    request    counts, things and relations of the prompt: the grammar of scenes, with the prompt's own nouns as its vocabulary
+    layout     `scenes.place`, once it is known how wide each thing is: right by construction
+    things     each kind alone, by its bare name, from a seed derived from the sample's; cut to what is seen of it
+    picture    the things resized to their boxes, the deeper ones first; nothing behind them, white where pictures are opaque
+
+What comes out can be begun with (`Start` at a small strength), so that the model goes over it. Things of opaque pictures are put
+there with what is around them.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from unnoise.control.layout.planner import placed
+from unnoise.core.errors import InputError
+from unnoise.core.random import derive
+from unnoise.modalities.image.scenes.draw import pixels
+from unnoise.modalities.image.scenes.emoji import PictureSprites
+from unnoise.modalities.image.scenes.grammar import parse, vocabulary_of
+from unnoise.modalities.image.scenes.vocabulary import BACKDROPS, plural
+from unnoise.modalities.image.scenes.world import Request, Scene
+
+DrawThings = Callable[[Sequence[str], Sequence[int]], np.ndarray]
+"""Names and seeds -> uint8 pictures (B, H, W, C), one of each."""
+
+
+def arranged(prompts: Sequence[str], seeds: Sequence[int], draw: DrawThings, side: int) -> np.ndarray:
+    """uint8 (B, side, side, C): for each prompt, from its own seed, what it asks for, where it asks for it.
+
+    Raises InputError, before anything is drawn, for prompts that the grammar does not read and that have signs.
+    """
+    requests = [asked(prompt) for prompt in prompts]
+    kinds = [(i, name) for i, request in enumerate(requests) for name in dict.fromkeys(g.name for g in request.groups)]
+    drawn = draw([name for _, name in kinds], [derive(seeds[i], name) for i, name in kinds])
+    out = []
+    for i, (prompt, request) in enumerate(zip(prompts, requests)):
+        things = {name: cut(drawn[k]) for k, (row, name) in enumerate(kinds) if row == i}
+        sprites = PictureSprites(things, vocabulary_of(prompt))
+        scene = placed(request, sprites, np.random.Generator(np.random.Philox(key=derive(seeds[i], "layout"))))
+        out.append(together(scene, sprites, side, drawn.shape[-1], request.backdrop))
+    return np.stack(out)
+
+
+def asked(prompt: str) -> Request:
+    """What is to be where. InputError for what the grammar does not read, and for words on signs."""
+    request = parse(prompt, vocabulary_of(prompt))
+    if request.words:
+        raise InputError(f"{prompt!r} has a sign, and things alone are arranged here; the model scenes draws words on signs")
+    return request
+
+
+def counts_or_places(prompt: str) -> bool:
+    """Whether a prompt asks for several of a kind or says where things are: what is arranged, and not one thing's name."""
+    try:
+        request = asked(prompt)
+    except InputError:
+        return False
+    names = vocabulary_of(prompt).names
+    several = any(g.count > 1 and plural(g.name) in prompt.lower() and g.name in names for g in request.groups)
+    return several or request.relation is not None
+
+
+def cut(picture: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, C) -> RGBA (h, w, 4) of the part in which something is seen; all of it where nothing is."""
+    rgba = np.asarray(_image(picture).convert("RGBA"))
+    seen = rgba[..., 3] > 127
+    if not seen.any():
+        return rgba
+    rows, columns = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
+    return rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def together(scene: Scene, sprites: PictureSprites, side: int, channels: int, backdrop: str | None) -> np.ndarray:
+    """uint8 (side, side, channels)."""
+    behind = (*BACKDROPS[backdrop], 255) if backdrop else (255, 255, 255, 0 if channels == 4 else 255)
+    canvas = Image.new("RGBA", (side, side), behind)
+    for thing in sorted(scene.objects, key=lambda t: -t.depth):
+        x0, y0, x1, y1 = pixels(thing.box, side)
+        sprite = Image.fromarray(sprites.pictures[thing.name]).resize((x1 - x0, y1 - y0), Image.Resampling.LANCZOS)
+        canvas.alpha_composite(sprite, (x0, y0))
+    picture = np.asarray(canvas if channels == 4 else canvas.convert("L" if channels == 1 else "RGB"))
+    return picture.reshape(side, side, channels)
+
+
+def _image(picture: np.ndarray) -> Image.Image:
+    return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
