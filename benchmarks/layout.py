@@ -4,6 +4,7 @@
     python benchmarks/layout.py generator RUN     the same of what the generator draws by itself, unchecked, and how many draws it
                                                   takes until one holds
     python benchmarks/layout.py told RUN          pictures of the suite's prompts, told all, no boxes, no glyphs
+    python benchmarks/layout.py noise MODEL       a model that is told words alone, with the layout in its starting noise
     python benchmarks/layout.py train FOLDER      the recipe trained anew for --steps: as it is, without boxes, without glyphs, told
                                                   words alone; each scored, the last also with the layout in its noise
 
@@ -19,14 +20,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.ndimage import label
 from torch import Tensor
 
-from unnoise.control.guidance import bind
+from unnoise.control.guidance import classifier_free
 from unnoise.control.layout.conditioner import Planned, PlannedConfig
 from unnoise.control.layout.planner import plan, sound
 from unnoise.control.layout.rows import LaidOut
-from unnoise.control.layout.start import colour_shift, price, shifted
-from unnoise.core.codec import Conditioner
+from unnoise.control.layout.start import price, shifted
+from unnoise.core.codec import Codec, Conditioner
 from unnoise.core.errors import InputError
 from unnoise.core.intervals import share
 from unnoise.core.processes.gaussian import tensor
@@ -35,13 +37,17 @@ from unnoise.core.state import Cond
 from unnoise.evaluation.prompt_suite.detector import train_detector
 from unnoise.evaluation.prompt_suite.lists import Prompt, prompts
 from unnoise.evaluation.prompt_suite.reader import train_reader
-from unnoise.evaluation.prompt_suite.score import Draw, Judge, right
+from unnoise.evaluation.prompt_suite.score import Draw, Judge, oracle, right
 from unnoise.loading import load
-from unnoise.modalities.image.codec import PixelsConfig
+from unnoise.modalities.image.codec import Pixels
 from unnoise.modalities.image.data import PictureOptions
+from unnoise.modalities.image.latents import Latents
+from unnoise.modalities.image.scenes.draw import render
+from unnoise.modalities.image.scenes.grammar import caption, plainly
 from unnoise.modalities.image.scenes.rows import World
 from unnoise.modalities.image.scenes.source import read_scenes
-from unnoise.modalities.image.scenes.world import holds
+from unnoise.modalities.image.scenes.vocabulary import BACKDROPS, COLOURS
+from unnoise.modalities.image.scenes.world import Group, Request, Scene, holds
 from unnoise.model import DiffusionModel
 from unnoise.networks.patched import PatchedConfig
 from unnoise.recipes.options import Options
@@ -51,6 +57,7 @@ from unnoise.recipes.sources import OpenPictures, PictureSource
 from unnoise.samplers.loop import sample
 
 ASPECTS = ("count", "relation", "spelling")
+STRENGTHS = (0.0, 0.3, 0.6, 1.0, 1.5)
 WORLD = World()
 LESS = {"all": None, "no boxes": "kind", "no glyphs": "glyphs"}
 """What is told, and which entry of the conditioner's is hidden."""
@@ -158,25 +165,72 @@ def drawn_by(model: DiffusionModel) -> Draw:
     return draw
 
 
-def laid_in_noise(model: DiffusionModel, strength: float) -> Draw:
-    """A model that is told words alone, with a layout of the prompt in its starting noise."""
-    config, chosen = model.config, model.config.sampling.choice()
-    assert isinstance(config.codec, PixelsConfig)
-    times = chosen.grid.times(config.sampling.steps, config.process)
+def laid_in_noise(model: DiffusionModel, strength: float, lead: str = "") -> Draw:
+    """A model that is told words alone, with a layout of the prompt in its starting noise: what the codec makes of the layout's
+    render less its background. lead: before each prompt."""
+    codec, usual = model.codec, model.config.sampling
+    chosen = usual.choice()
+    times = chosen.grid.of(codec.shape()).times(usual.steps, model.config.process)
 
     @torch.no_grad()
     def draw(some: Sequence[Prompt], first: int) -> np.ndarray:
         model.parts.eval()
         rng = Streams.each([first + i for i in range(len(some))])
         layouts = [plan(p.text, WORLD.sprites, np.random.Generator(np.random.Philox(key=s))) for p, s in zip(some, rng.seeds)]
-        x = tensor(config.process.prior(model.codec.shape(), rng))
-        mean = colour_shift(layouts, (x.shape[2], x.shape[3]), strength, config.codec.data_std)
-        denoise = bind(model.denoiser, model.conditioner(model.conditioner.prepare([p.text for p in some])))
-        x = sample(denoise, config.process, shifted(x, mean, 1.0), times, chosen.sampler, rng)
+        bare = [replace(scene, objects=(), signs=()) for scene in layouts]
+        full, ground = (tensor(codec.encode(shown(scenes, codec))) for scenes in (layouts, bare))
+        mean = strength * (full - ground)
+        said, nothing = (
+            model.conditioner(model.conditioner.prepare(texts)) for texts in ([lead + p.text for p in some], [None] * len(some))
+        )
+        denoise = classifier_free(model.denoiser, said, nothing, usual.guidance, usual.interval)
+        x = shifted(tensor(model.config.process.prior(codec.shape(), rng)), mean, 1.0)
+        drawn = np.asarray(codec.decode(sample(denoise, model.config.process, x, times, chosen.sampler, rng.scoped("sampler"))))
         print(f"  (the shift costs {float(price(mean).mean()):.0f} nats a picture)")
-        return np.asarray(model.codec.decode(x))
+        return on_white(drawn)
 
     return draw
+
+
+def noise(model: DiffusionModel, each: int, strengths: Sequence[float], lead: str) -> None:
+    """Counts alone, by patches of the colour that was asked for: the suite's detector searches long in what shows nothing."""
+    rng = np.random.Generator(np.random.Philox(key=1))
+    these = [in_one_piece(p, rng) for p in asked("count", each)]
+    draws = {"real renders": oracle(WORLD)} | {f"{s:g} in noise": laid_in_noise(model, s, lead) for s in strengths}
+    for name, draw in draws.items():
+        pictures = np.concatenate([draw(these[i : i + 50], i) for i in range(0, len(these), 50)])
+        ok = [patches(x, p.request.groups[0].colour or "") == p.request.groups[0].count for p, x in zip(these, pictures)]
+        print(line(f"{name}: count", [(p.level, o) for p, o in zip(these, ok)]), flush=True)
+
+
+def in_one_piece(p: Prompt, rng: np.random.Generator) -> Prompt:
+    """The same count of something that is all of a colour."""
+    name, colour = str(rng.choice(["circle", "square", "triangle", "diamond", "star", "heart"])), str(rng.choice(list(COLOURS)))
+    request = Request((Group(name, p.request.groups[0].count, colour),))
+    return replace(p, request=request, text=caption(request, plainly))
+
+
+def patches(picture: np.ndarray, colour: str) -> int:
+    """How many patches of 6 pixels and more are nearer to this colour than to the world's others."""
+    known = np.array([*COLOURS.values(), *BACKDROPS.values()])
+    nearest = np.square(picture[..., None, :].astype(int) - known).sum(-1).argmin(-1)
+    marks, n = label(nearest == list(COLOURS).index(colour))
+    return int((np.bincount(marks.ravel(), minlength=n + 1)[1:] >= 6).sum())
+
+
+def shown(scenes: Sequence[Scene], codec: Codec) -> Tensor:
+    """Scenes as uint8 pictures (B, H, W, C) that the codec encodes."""
+    assert isinstance(codec, Pixels | Latents)
+    pictures = np.stack([render(scene, WORLD.sprites, codec.config.height) for scene in scenes])
+    opaque = np.full_like(pictures[..., :1], 255)
+    return torch.from_numpy(np.concatenate([pictures, opaque], -1) if codec.config.channels == 4 else pictures)
+
+
+def on_white(pictures: np.ndarray) -> np.ndarray:
+    if pictures.shape[-1] == 4:
+        alpha = pictures[..., 3:] / 255
+        pictures = np.round(pictures[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    return pictures
 
 
 def train(folder: Path, steps: int, each: int, judge: Judge) -> None:
@@ -200,7 +254,7 @@ def train(folder: Path, steps: int, each: int, judge: Judge) -> None:
     words = fit_denoiser(
         run, run.model.build, lambda m: opened.training(m.codec, m.conditioner), opened, made(folder / "words"), False
     )
-    for strength in (0.0, 0.1, 0.3, 1.0):
+    for strength in STRENGTHS:
         scored(f"words, {strength:g} in noise", laid_in_noise(words, strength), each, judge)
 
 
@@ -217,16 +271,20 @@ def planned_of(model: DiffusionModel) -> Planned:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("plans", "generator", "told", "train"))
+    parser.add_argument("what", choices=("plans", "generator", "told", "noise", "train"))
     parser.add_argument("where", type=Path)
     parser.add_argument("--each", type=int, default=50)
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS, help="of the layout in the noise")
+    parser.add_argument("--lead", default="", help='of noise: before each prompt; "scene with " for stickers')
     parser.add_argument("--kept", type=Path, default=Path("~/.cache/unnoise/prompts").expanduser())
     args = parser.parse_args()
     if args.what == "plans":
         plans(load(args.where), args.each)
     elif args.what == "generator":
         generator(load(args.where), args.each)
+    elif args.what == "noise":
+        noise(load(args.where), args.each, args.strengths, args.lead)
     else:
         judge = Judge(train_detector(args.kept, progress=True), train_reader(args.kept, progress=True))
         if args.what == "told":
