@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from unnoise.core.errors import InputError
 from unnoise.modalities.words.clip_files import make_network, read_tokenizer
 from unnoise.modalities.words.source import _hash, open_encoder
 from unnoise.networks.clip_text import CLIPTextNetworkConfig
@@ -110,6 +112,67 @@ def test_an_open_checkpoints_words_need_no_transformers(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "text_encoder")], check=True)
     opened = open_encoder(str(tmp_path / "text_encoder"), "CLIPTextModel")
     assert opened.hash == _hash(CLIPTextModel.from_pretrained(tmp_path / "text_encoder"))
+
+
+def eight_bits(folder: Path) -> dict[str, Tensor]:
+    """LLM.int8 of bitsandbytes: a row is its integers times SCB / 127."""
+    out = load_file(folder / "model.safetensors")
+    for name in [n for n, w in out.items() if w.ndim == 2 and "layer" in n]:
+        most = out[name].abs().amax(1)
+        out[name] = (out[name] / most[:, None] * 127).round().to(torch.int8)
+        out[name.replace(".weight", ".SCB")] = most
+    return out
+
+
+def integers_alone(folder: Path) -> dict[str, Tensor]:
+    return {k: v for k, v in eight_bits(folder).items() if not k.endswith(".SCB")}
+
+
+def scaled(folder: Path) -> dict[str, Tensor]:
+    """float8 as ComfyUI scales it."""
+    out = load_file(folder / "model.safetensors")
+    for name in [n for n, w in out.items() if w.ndim == 2 and "layer" in n]:
+        scale = out[name].abs().max() / 448
+        out[name] = (out[name] / scale).to(torch.float8_e4m3fn)
+        out[name.replace(".weight", ".scale_weight")] = scale
+    return out
+
+
+@pytest.mark.parametrize(("save", "kind"), [(encoders.save_clip, "CLIPTextModel"), (encoders.save_t5, "T5EncoderModel")])
+@pytest.mark.parametrize("packed", [eight_bits, integers_alone, scaled])
+def test_quantised_weights_are_not_taken_for_numbers(packed, save, kind: str, tmp_path: Path) -> None:
+    """transformers knows them by their configuration, and reads them as they lie where it says nothing. A variant that is not asked
+    for may be quantised."""
+    folder = tmp_path / "text_encoder"
+    save(folder, 0)
+    plain = load_file(folder / "model.safetensors")
+    save_file(packed(folder), folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        InputError, match=r"text_encoder: its weights are quantised \('.*' is there, as .*\), .* bfloat16 or float16"
+    ):
+        open_encoder(str(folder), kind)
+    (folder / "model.safetensors").rename(folder / "model.small.safetensors")
+    save_file(plain, folder / "model.safetensors", {"format": "pt"})
+    assert open_encoder(str(folder), kind).hash
+
+
+@pytest.mark.parametrize(("save", "kind"), [(encoders.save_clip, "CLIPTextModel"), (encoders.save_t5, "T5EncoderModel")])
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True, "bnb_4bit_quant_type": "fp4"}, "bitsandbytes int8"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "bitsandbytes nf4"),
+        ({"quant_method": "quanto", "weights": "float8"}, "quanto float8"),
+        ({"quant_method": "torchao", "quant_type": {"default": {}}}, "torchao"),
+    ],
+)
+def test_a_configuration_that_says_quantised(told: dict, expected: str, save, kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "text_encoder"
+    save(folder, 0)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": told}))
+    with pytest.raises(InputError, match=rf"text_encoder: its weights are quantised \({expected}, says config.json\)"):
+        open_encoder(str(folder), kind)
 
 
 def test_settings_that_cannot_be() -> None:

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unnoise.core.errors import InputError
 from unnoise.core.hashing import kept, print_of, size_of, tensors_hash
+from unnoise.core.packed import refuse_packed
 from unnoise.modalities.words.clip_files import is_clip_text, make_network, read_tokenizer
 
 T = TypeVar("T")
@@ -102,7 +103,8 @@ def open_encoder(source: str, architecture: str, half: bool = False, variant: st
     """The network, frozen and in evaluation mode, as transformers' class `architecture`. half: in bfloat16, else in float32.
     variant: which of several weights, such as fp16; empty for the plain ones, and where there are none those there are.
 
-    Weights are read from safetensors alone, never from a pickle. Raises InputError for a source that is missing, or lacks weights.
+    Weights are read from safetensors alone, never from a pickle. Raises InputError for a source that is missing, lacks weights, or
+    has them quantised.
     """
     return _LENT.get((source, architecture, half)) or _open(source, architecture, half, variant)
 
@@ -114,6 +116,7 @@ def _open(source: str, architecture: str, half: bool, asked: str) -> Opened:
     file, told = folder / f"model{'.' if variant else ''}{variant or ''}.safetensors", _config(folder)
 
     def both() -> tuple[Any, Any, Iterable[str]]:
+        refuse_packed(told, _dtypes(folder, variant or ""), folder)
         tokenizer = _tokenizer(source, where, beside)
         if is_clip_text(told) and architecture in _CLIP and file.is_file():
             clip, missing = make_network(told, load_file(str(file)), architecture == _CLIP[1], _DTYPES[half])
@@ -151,6 +154,18 @@ def _variant(where: str, inside: str) -> str | None:
 
 _PLAIN = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _VARIANT = re.compile(r"model(?:\.(\w+)(?:-\d+-of-\d+)?|-\d+-of-\d+\.(\w+))\.safetensors")
+
+
+def _dtypes(folder: Path, variant: str) -> Mapping[str, str]:
+    """Tensors -> what safetensors call their dtype, in the files of one variant; none of a name on the hub, where no folder is."""
+    found: dict[str, str] = {}
+    for path in folder.glob("model*.safetensors"):
+        of = (other[1] or other[2]) if (other := _VARIANT.fullmatch(path.name)) else "" if _PLAIN.fullmatch(path.name) else None
+        if of == variant:
+            with safe_open(str(path), "np") as file:
+                names = file.keys()
+                found |= {name: str(file.get_slice(name).get_dtype()) for name in names}
+    return found
 
 
 def _opened(source: str, architecture: str, network: Any, tokenizer: Any, lacking: Iterable[str]) -> Opened:
