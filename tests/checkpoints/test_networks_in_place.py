@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 import unnoise
 from unnoise.checkpoints.foreign.hub import needed_files
 from unnoise.checkpoints.foreign.opening import open_foreign
+from unnoise.checkpoints.foreign.single import open_single
 from unnoise.cli.main import main
 from unnoise.core.errors import InputError
 
@@ -117,6 +118,75 @@ def test_it_is_as_a_folder_that_has_it(name: str, tmp_path: Path) -> None:
     drawn = model.sample("a red cat", 1, 7, **size)
     assert torch.equal(drawn.data, expected.sample("a red cat", 1, 7, **size).data)
     assert not torch.equal(drawn.data, usual.data)
+
+
+def named_by_its_makers(network: Any) -> dict[str, torch.Tensor]:
+    return {k: v.contiguous() for k, v in originals.unet(network.state_dict(), 1).items()}
+
+
+def named_by_diffusers(network: Any) -> dict[str, torch.Tensor]:
+    return dict(network.state_dict())
+
+
+V, ZERO = {"v_pred": torch.zeros(0)}, {"ztsnr": torch.zeros(0)}
+TRAILING = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+AS_DDIM = {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False}
+
+
+@pytest.mark.parametrize("named", [named_by_its_makers, named_by_diffusers])
+@pytest.mark.parametrize(
+    ("kind", "own", "marks", "metadata", "into", "told"),
+    [
+        ("DDIM", {}, V, {}, "DDIM", {"prediction_type": "v_prediction"}),
+        ("PNDM", {}, {}, {"modelspec.prediction_type": "v"}, "PNDM", {"prediction_type": "v_prediction"}),
+        ("EulerDiscrete", {}, V | ZERO, {}, "EulerDiscrete", {"prediction_type": "v_prediction", **TRAILING}),
+        ("PNDM", {}, V | ZERO, {}, "DDIM", {"prediction_type": "v_prediction", **TRAILING}),
+        (
+            "DDIM", {"prediction_type": "v_prediction", **TRAILING}, {}, {"modelspec.prediction_type": "epsilon"},
+            "DDIM", {"timestep_spacing": "trailing"},
+        ),
+        ("DDIM", {"prediction_type": "v_prediction", **TRAILING}, {}, {}, "DDIM", {"prediction_type": "v_prediction", **TRAILING}),
+    ],
+)  # fmt: skip
+def test_what_a_u_nets_file_says_it_predicts(
+    kind: str, own: dict, marks: dict, metadata: dict, into: str, told: dict, named: Callable[[Any], dict], tmp_path: Path
+) -> None:
+    """As a folder whose scheduler diffusers has been told that."""
+
+    def scheduler(kind: str, **told: Any) -> Any:
+        more = {"PNDM": {"skip_prk_steps": True, "steps_offset": 1}, "DDIM": AS_DDIM, "EulerDiscrete": {"steps_offset": 1}}
+        return getattr(diffusers, f"{kind}Scheduler")(**tiny.BETAS, **more[kind], **told)
+
+    pipeline = usual_heads(tmp_path / "parts")
+    pipeline.register_modules(scheduler=scheduler(kind, **own))
+    base = tiny.save(pipeline, tmp_path / "base")
+    network = other(pipeline.unet)
+    save_file(named(network) | marks, tmp_path / "tuned.safetensors", metadata or None)
+    pipeline.register_modules(unet=network, scheduler=scheduler(into, **told))
+    expected = unnoise.load(tiny.save(pipeline, tmp_path / "whole"))
+    model = unnoise.load(base, beside=[tmp_path / "tuned.safetensors"])
+    assert model.config.process == expected.config.process
+    assert model.config.preconditioner == expected.config.preconditioner
+    assert model.config.sampling == expected.config.sampling
+    drawn, wanted = (m.sample("a red cat", 1, 7, steps=3, height=16, width=16).data for m in (model, expected))
+    assert torch.equal(drawn, wanted)
+
+
+def test_what_a_u_nets_gguf_says_it_predicts(tmp_path: Path) -> None:
+    """Alone and beside a folder."""
+    gguf = pytest.importorskip("gguf", reason="writes the file that is read")
+    pipeline = usual_heads(tmp_path / "parts")
+    base = tiny.save(pipeline, tmp_path / "base")
+    writer = gguf.GGUFWriter(tmp_path / "tuned.gguf", "sd1")
+    for name, tensor in (named_by_its_makers(pipeline.unet) | {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}).items():
+        writer.add_tensor(name.removeprefix("model.diffusion_model."), tensor.numpy())
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    for scheduler in (
+        open_single(tmp_path / "tuned.gguf").scheduler,
+        open_foreign(base, beside=[tmp_path / "tuned.gguf"]).scheduler,
+    ):
+        assert {**scheduler, "prediction_type": "v_prediction", **TRAILING} == scheduler
 
 
 def test_the_u_net_of_sdxl_lightning(tmp_path: Path) -> None:

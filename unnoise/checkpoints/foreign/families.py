@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from unnoise.checkpoints.foreign.scheduler import SOLVERS
 from unnoise.core.errors import InputError
 
 CLIP_L, CLIP_H, CLIP_G, T5 = "CLIP-L", "CLIP-H", "CLIP-G", "T5"
@@ -42,6 +43,7 @@ _BETAS = {
 _DDIM = {**_BETAS, "_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": False}
 _PNDM = {**_BETAS, "_class_name": "PNDMScheduler", "set_alpha_to_one": False, "skip_prk_steps": True}
 _EULER = {**_BETAS, "_class_name": "EulerDiscreteScheduler", "interpolation_type": "linear", "use_karras_sigmas": False}
+_ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 _FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
 _DEV = {
     **_FLOW,
@@ -81,6 +83,20 @@ def family_of(network: Mapping[str, Any], v_prediction: bool = False, zero_snr: 
     return _stable_diffusion(network, v_prediction, zero_snr)
 
 
+def trained(scheduler: Mapping[str, Any], v_prediction: bool | None, zero_snr: bool) -> Mapping[str, Any]:
+    """A scheduler for another network than its own: what that predicts (None: not said), and whether it was trained down to zero
+    signal. DDIM's in place of a class that has no such schedule; noise cannot be predicted where nothing else is."""
+    told: dict[str, Any] = {} if v_prediction is None else {"prediction_type": "v_prediction" if v_prediction else "epsilon"}
+    if zero_snr:
+        told |= _ZERO_SNR
+        solver = SOLVERS.get(str(scheduler.get("_class_name")))
+        if solver and "rescale_betas_zero_snr" in solver.deaf_to:
+            told |= {"_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": False, "thresholding": False}
+    elif v_prediction is False:
+        told |= {"rescale_betas_zero_snr": False}
+    return {**scheduler, **told}
+
+
 def _three() -> Mapping[str, str]:
     return {CLIP_L: "text_encoder", CLIP_G: "text_encoder_2", T5: "text_encoder_3"}
 
@@ -90,7 +106,7 @@ def _stable_diffusion(network: Mapping[str, Any], v_prediction: bool, zero_snr: 
     if channels not in _UNETS:
         raise InputError(f"{_OTHER_UNETS.get(channels, f'a U-Net with {channels} input channels')}: known, but not run here")
     told: dict[str, Any] = {"prediction_type": "v_prediction"} if v_prediction else {}
-    told |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if zero_snr else {}
+    told |= _ZERO_SNR if zero_snr else {}
     attends = [kind == "CrossAttnDownBlock2D" for kind in network["down_block_types"]]
     if network.get("addition_embed_type") is None:
         if not network["use_linear_projection"]:

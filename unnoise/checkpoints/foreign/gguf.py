@@ -7,7 +7,9 @@ Rows are unpacked alone where they are made of whole blocks.
 
 import errno
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,11 @@ def open_gguf(path: Path) -> Part:
 
     Raises InputError for a file that is missing, truncated or none, of a family that is not run here, and without the extra `gguf`.
     """
-    store = GGUFStore(path)
+    return network_of(GGUFStore(path), path)
+
+
+def network_of(store: "GGUFStore", path: Path) -> Part:
+    """`open_gguf`, of a file that is open already."""
     for prefix in NETWORK_PREFIXES:
         for _, sign, reading in NETWORKS:
             if prefix + sign in store.shapes:
@@ -47,6 +53,8 @@ _TEXT = ("t5", "t5encoder", "clip", "llama", "qwen2", "qwen2vl", "qwen3", "gemma
 
 class GGUFStore:
     """A GGUF file, mapped into memory. architecture: what it calls itself, such as "flux"."""
+
+    metadata: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():

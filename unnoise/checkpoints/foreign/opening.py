@@ -21,10 +21,10 @@ from unnoise.checkpoints.foreign.folder import (
 )
 from unnoise.checkpoints.foreign.gguf import GGUFStore
 from unnoise.checkpoints.foreign.hub import fetch, fetch_part, is_hub_name
-from unnoise.checkpoints.foreign.parts import Foreign, MappedTensors, Part
-from unnoise.checkpoints.foreign.pieces import as_they_are
+from unnoise.checkpoints.foreign.parts import Foreign, Part
+from unnoise.checkpoints.foreign.pieces import SafetensorsStore, as_they_are
 from unnoise.checkpoints.foreign.recognise import is_network_of_diffusers, refuse_pickle
-from unnoise.checkpoints.foreign.single import open_single, together
+from unnoise.checkpoints.foreign.single import Says, open_single, retold, says, together
 from unnoise.core.errors import InputError
 
 _VAE = "vae"
@@ -54,17 +54,24 @@ def open_foreign(source: str | Path, variant: str | None = None, beside: Sequenc
     if from_hub:
         path = fetch(str(source), variant, names)
     foreign = read_diffusers(path, variant, names)
-    return replace(foreign, parts={**foreign.parts, **dict(_in_place(foreign, other) for other in others)})
+    scheduler = foreign.scheduler
+    parts = dict(foreign.parts)
+    for other in others:
+        name, parts[name] = _in_place(foreign, other)
+        scheduler = retold(scheduler, parts[name], other.says)
+    return replace(foreign, parts=parts, scheduler=scheduler)
 
 
 class _Alone(NamedTuple):
     """One network. names: of the parts whose place it may take. part: its configuration is empty for a file under diffusers' names,
-    which does not say how it is built: as the one whose place it takes. told: whether a config.json says what tensors do not."""
+    which does not say how it is built: as the one whose place it takes. told: whether a config.json says what tensors do not.
+    says: what its file does of how it was trained."""
 
     names: tuple[str, ...]
     part: Part
     where: str
     told: bool = True
+    says: Says = Says()
 
 
 def _alone(path: Path) -> _Alone:
@@ -76,17 +83,19 @@ def _alone(path: Path) -> _Alone:
     packed = path.suffix.lower() == ".gguf"
     if not packed:
         refuse_pickle(path)
-    tensors = as_they_are(GGUFStore(path)) if packed else MappedTensors([path])
+    store = GGUFStore(path) if packed else SafetensorsStore(path)
+    tensors, said = as_they_are(store), says(store)
     if is_network_of_diffusers(tensors):
         if (beside := path.parent / "config.json").is_file() and "_class_name" in read_config(beside):
             part = Part(config_of(path.parent), tensors, str(path.parent))
-            return _Alone(_places(part.kind, str(path)), part, str(path))
-        return _Alone((_VAE,) if "decoder.conv_in.weight" in tensors else NETWORKS, Part({}, tensors, str(path)), str(path))
+            return _Alone(_places(part.kind, str(path)), part, str(path), says=said)
+        names = (_VAE,) if "decoder.conv_in.weight" in tensors else NETWORKS
+        return _Alone(names, Part({}, tensors, str(path)), str(path), says=said)
     parts = open_single(path).parts
     if len(parts) > 1:
         raise InputError(f"{path}: holds more than one network ({', '.join(parts)}): give it as the model, not beside another")
     (part,) = parts.values()
-    return _Alone(_places(part.kind, str(path)), part, str(path), told=False)
+    return _Alone(_places(part.kind, str(path)), part, str(path), told=False, says=said)
 
 
 def _here(path: Path) -> Path:

@@ -32,7 +32,7 @@ from unnoise.checkpoints.foreign.original_names import (
     vae_table,
 )
 from unnoise.checkpoints.foreign.parts import Part
-from unnoise.checkpoints.foreign.pieces import Cut, Shapes, Store
+from unnoise.checkpoints.foreign.pieces import MARKS, Cut, Shapes, Store
 from unnoise.core.errors import InputError
 
 Config = Mapping[str, Any]
@@ -343,7 +343,7 @@ NETWORK_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 
 def part(store: Store, prefix: str, reading: Reading, where: str) -> Part:
     """The part of a file whose tensors' names begin with `prefix`. InputError where it is incomplete, or of another family."""
-    shapes = store.shapes.below(prefix)
+    shapes = Shapes({name: shape for name, shape in store.shapes.below(prefix).items() if name not in MARKS})
     try:
         config, layout = reading(shapes)
         return Part(config, Cut(store, pieces(shapes, layout, prefix)), where)

@@ -17,6 +17,8 @@ from unnoise.core.errors import InputError
 
 _FLOAT8 = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 _READ = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "BOOL", *_FLOAT8}
+MARKS = ("v_pred", "ztsnr")
+"""Tensors that belong to no network: that they are there says how one was trained."""
 _SCALES = (".scale_weight", ".weight_scale")  # beside a "weight" of eight bits: what it is to be multiplied with
 
 
@@ -32,9 +34,10 @@ class Shapes(dict[str, tuple[int, ...]]):
 
 
 class Store(Protocol):
-    """A file of tensors."""
+    """A file of tensors. metadata: what it says beside them."""
 
     shapes: Shapes
+    metadata: Mapping[str, str]
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows start .. stop - 1 of a tensor, along its first axis; of a scalar, the scalar."""
@@ -76,7 +79,8 @@ class Cut(Mapping[str, Tensor]):
 
 def as_they_are(store: Store) -> Cut:
     """The tensors of a store whole, by its own names."""
-    return Cut(store, {name: Piece(name, ((0, shape[0] if shape else 1),), shape) for name, shape in store.shapes.items()})
+    shapes = {name: shape for name, shape in store.shapes.items() if name not in MARKS}
+    return Cut(store, {name: Piece(name, ((0, shape[0] if shape else 1),), shape) for name, shape in shapes.items()})
 
 
 class And(Mapping[str, Tensor]):

@@ -12,22 +12,30 @@ How a U-Net was trained its shapes do not say. In this order:
     noise                                                                           otherwise
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from unnoise.checkpoints.foreign import original_configs as read
-from unnoise.checkpoints.foreign.families import CLIP_G, CLIP_H, CLIP_L, T5, Family, family_of
-from unnoise.checkpoints.foreign.gguf import open_gguf
+from unnoise.checkpoints.foreign.families import CLIP_G, CLIP_H, CLIP_L, T5, Family, family_of, trained
+from unnoise.checkpoints.foreign.gguf import GGUFStore, network_of
 from unnoise.checkpoints.foreign.parts import Foreign, Part
-from unnoise.checkpoints.foreign.pieces import And, SafetensorsStore
+from unnoise.checkpoints.foreign.pieces import And, SafetensorsStore, Store
 from unnoise.checkpoints.foreign.recognise import refuse_other, refuse_pickle, unknown
 from unnoise.core.errors import InputError
 
 V_SPREAD = 0.09
 """Of Stable Diffusion 2's last first bias: below it, the network was trained to predict noise."""
+
+
+class Says(NamedTuple):
+    """What a file says itself of how its U-Net was trained: to predict what, None where it does not say; down to zero signal."""
+
+    prediction: str | None = None
+    zero_snr: bool = False
 
 
 class _Place(NamedTuple):
@@ -65,10 +73,11 @@ def open_single(path: Path) -> Foreign:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.suffix.lower() == ".gguf":
-        network = open_gguf(path)
+        packed = GGUFStore(path)
+        network = network_of(packed, path)
         if "model_type" in network.config:
             return Foreign("", {_ALONE[_role(network)]: network}, {}, {}, str(path))
-        return _model(network, [], _family(network, _predicts_v(network)), str(path))
+        return _model(network, [], _trained(network, says(packed)), str(path))
     refuse_pickle(path)
     store = SafetensorsStore(path)
     seen = "vision_model." if _WORDS in store.shapes else None  # of a whole CLIP the text half is read
@@ -79,9 +88,7 @@ def open_single(path: Path) -> Foreign:
         for _, sign, reading in read.NETWORKS:
             if prefix + sign in store.shapes:
                 network = read.part(store, prefix, reading, str(path))
-                told = "v" if "v_pred" in store.shapes else store.metadata.get("modelspec.prediction_type")
-                family = _family(network, _predicts_v(network, told), zero_snr="ztsnr" in store.shapes)
-                return _model(network, beside, family, str(path))
+                return _model(network, beside, _trained(network, says(store)), str(path))
     if not beside:
         raise unknown(store.shapes, path)
     return Foreign("", {_ALONE[_role(part)]: part for part in beside}, {}, {}, str(path))
@@ -103,6 +110,21 @@ def together(first: Foreign, *others: Foreign) -> Foreign:
     told = main.scheduler
     family = _family(network, told.get("prediction_type") == "v_prediction", bool(told.get("rescale_betas_zero_snr")))
     return _model(network, beside, family, main.where)
+
+
+def says(store: Store) -> Says:
+    return Says("v" if "v_pred" in store.shapes else store.metadata.get("modelspec.prediction_type"), "ztsnr" in store.shapes)
+
+
+def retold(scheduler: Mapping[str, Any], network: Part, said: Says) -> Mapping[str, Any]:
+    """A folder's scheduler, for a U-Net that takes the place of its own. InputError for a prediction that is not known."""
+    if network.kind != "UNet2DConditionModel":
+        return scheduler
+    return trained(scheduler, None if said.prediction is None else _predicts_v(network, said.prediction), said.zero_snr)
+
+
+def _trained(network: Part, said: Says) -> Family:
+    return _family(network, _predicts_v(network, said.prediction), said.zero_snr)
 
 
 def _family(network: Part, v_prediction: bool = False, zero_snr: bool = False) -> Family:
