@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextM
 
 from unnoise.core.errors import InputError
 from unnoise.modalities.words.clip_files import make_network, read_tokenizer
-from unnoise.modalities.words.source import _hash, open_encoder
+from unnoise.modalities.words.source import Opened, _hash, lend, open_encoder
 from unnoise.networks.clip_text import CLIPTextNetworkConfig
 
 from . import encoders
@@ -173,6 +173,33 @@ def test_a_configuration_that_says_quantised(told: dict, expected: str, save, ki
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": told}))
     with pytest.raises(InputError, match=rf"text_encoder: its weights are quantised \({expected}, says config.json\)"):
         open_encoder(str(folder), kind)
+
+
+def opened_from_a_folder(folder: Path) -> Opened:
+    return open_encoder(str(folder / "text_encoder"), "CLIPTextModel")
+
+
+def opened_from_a_file(folder: Path) -> Opened:
+    file = folder / "text_encoder" / "model.safetensors"
+    config = json.loads(file.with_name("config.json").read_text())
+    opened = lend(f"{file}/text_encoder", "CLIPTextModel", config, load_file(file), str(folder / "tokenizer"))
+    assert open_encoder(f"{file}/text_encoder", "CLIPTextModel") is opened
+    return opened
+
+
+@pytest.mark.parametrize("opened", [opened_from_a_folder, opened_from_a_file])
+def test_files_that_are_replaced_are_read_again(opened, tmp_path: Path) -> None:
+    """Weights, or a tokenizer, of the same size under the same name; and what has not changed is shared."""
+    encoders.save_clip(tmp_path / "text_encoder", 0)
+    first = opened(tmp_path)
+    assert opened(tmp_path) is first
+    encoders.save_clip(tmp_path / "text_encoder", 1, pad="!")
+    second = opened(tmp_path)
+    assert second.hash == _hash(CLIPTextModel.from_pretrained(tmp_path / "text_encoder")) != first.hash
+    assert (first.tokenizer.pad_token, second.tokenizer.pad_token) == ("<|endoftext|>", "!")
+    encoders.clip_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    third = opened(tmp_path)
+    assert (third.tokenizer.pad_token, third.hash) == ("<|endoftext|>", second.hash)
 
 
 def test_settings_that_cannot_be() -> None:

@@ -58,8 +58,10 @@ class Opened:
         return self
 
 
-_LENT: dict[tuple[str, str, bool], Opened] = {}
-"""Encoders that have no folder of their own, by what `open_encoder` is asked for."""
+Stamp = tuple[tuple[str, int, int], ...]
+"""Files with the nanosecond of their last change and their size: another stamp, other contents."""
+_LENT: dict[tuple[str, str, bool], tuple[Stamp, Opened]] = {}
+"""Encoders that have no folder of their own, by what `open_encoder` is asked for: of each the last that was lent."""
 
 
 def lend(
@@ -83,14 +85,22 @@ def lend(
             network, info = kind.from_pretrained(None, config=told, state_dict=dict(tensors), output_loading_info=True, dtype=dtype)
         return network, _tokenizer(source, tokenizer, ""), info["missing_keys"]
 
-    if key not in _LENT:
-        _LENT[key] = _opened(source, architecture, *_told(f"{source} (tokenizer: {tokenizer})", read))
-    return _LENT[key]
+    stamp = _stamp(Path(source).parent, Path(tokenizer))
+    if key not in _LENT or _LENT[key][0] != stamp:
+        _LENT[key] = stamp, _opened(source, architecture, *_told(f"{source} (tokenizer: {tokenizer})", read))
+    return _LENT[key][1]
+
+
+def _stamp(*places: Path) -> Stamp:
+    """Of files, and of those in folders; nothing of what is neither, such as a name on the hub, but that name."""
+    files = [f for p in places for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
+    told = [(str(f), f.stat() if f.is_file() else None) for f in files]
+    return tuple((name, stat.st_mtime_ns, stat.st_size) if stat else (name, 0, 0) for name, stat in told)
 
 
 def model_type(source: str) -> str:
     """What transformers calls the architecture: "bert", "clip_text_model", "t5" ... InputError for a source that is none."""
-    for (name, *_), opened in _LENT.items():
+    for (name, *_), (_, opened) in _LENT.items():
         if name == source:
             return str(opened.network.config.model_type)
     where, inside = _place(source)
@@ -106,13 +116,17 @@ def open_encoder(source: str, architecture: str, half: bool = False, variant: st
     Weights are read from safetensors alone, never from a pickle. Raises InputError for a source that is missing, lacks weights, or
     has them quantised.
     """
-    return _LENT.get((source, architecture, half)) or _open(source, architecture, half, variant)
+    if (source, architecture, half) in _LENT:
+        return _LENT[source, architecture, half][1]
+    where, inside = _place(source)
+    return _open(source, architecture, half, variant, _stamp(Path(where) / inside, Path(where) / _beside(inside)))
 
 
 @lru_cache(maxsize=8)
-def _open(source: str, architecture: str, half: bool, asked: str) -> Opened:
+def _open(source: str, architecture: str, half: bool, asked: str, stamp: Stamp) -> Opened:
+    """stamp: only told apart by, as files may be replaced."""
     where, inside = _place(source)
-    beside, folder, variant = inside.replace("text_encoder", "tokenizer"), Path(where) / inside, asked or _variant(where, inside)
+    beside, folder, variant = _beside(inside), Path(where) / inside, asked or _variant(where, inside)
     file, told = folder / f"model{'.' if variant else ''}{variant or ''}.safetensors", _config(folder)
 
     def both() -> tuple[Any, Any, Iterable[str]]:
@@ -129,6 +143,11 @@ def _open(source: str, architecture: str, half: bool, asked: str) -> Opened:
         return network, tokenizer, info["missing_keys"]
 
     return _opened(source, architecture, *_told(source, both))
+
+
+def _beside(inside: str) -> str:
+    """The folder of an encoder's tokenizer."""
+    return inside.replace("text_encoder", "tokenizer")
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
