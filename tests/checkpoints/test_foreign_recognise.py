@@ -1,6 +1,7 @@
 """Files that are not run: named by the names that diffusers itself tells them by, and by networks of its own classes."""
 
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import unnoise
 from unnoise.checkpoints.foreign.adapters import controlnet, picture_prompt
 from unnoise.checkpoints.foreign.recognise import OTHERS, class_family, other_family
 from unnoise.checkpoints.foreign.single import open_single
@@ -20,6 +22,7 @@ single_file_utils = pytest.importorskip("diffusers.loaders.single_file_utils")
 peft = pytest.importorskip("diffusers.loaders.peft")
 attention = pytest.importorskip("diffusers.models.attention_processor")
 redux = pytest.importorskip("diffusers.pipelines.flux.modeling_flux")
+import checkpoints.foreign_pipelines as tiny  # noqa: E402
 
 MARKED = {
     "a ControlNet": (
@@ -164,7 +167,7 @@ def test_picture_prompts_in_place_of_a_model(called: str, names: list[str], tmp_
         ("StableCascadeCombinedPipeline", "Stable Cascade"), ("QwenImagePipeline", "Qwen-Image"), ("ZImagePipeline", "Z-Image"),
         ("HiDreamImagePipeline", "HiDream"), ("Lumina2Pipeline", "Lumina"), ("AuraFlowPipeline", "AuraFlow"),
         ("ChromaPipeline", "Chroma"), ("StableVideoDiffusionPipeline", "Stable Video Diffusion"), ("Flux2Pipeline", "FLUX.2"),
-        ("StableUnCLIPPipeline", "Stable unCLIP"),
+        ("StableUnCLIPPipeline", "Stable unCLIP"), ("StableDiffusionUpscalePipeline", "Stable Diffusion's x4 upscaler"),
         ("StableDiffusionPipeline", None), ("StableDiffusionXLPipeline", None), ("StableDiffusion3Pipeline", None),
         ("FluxPipeline", None), ("PixArtSigmaPipeline", None), ("PixArtAlphaPipeline", None), ("SanaPipeline", None),
     ],
@@ -172,6 +175,50 @@ def test_picture_prompts_in_place_of_a_model(called: str, names: list[str], tmp_
 def test_families_by_the_class_of_their_pipeline(kind: str, family: str | None) -> None:
     assert hasattr(diffusers, kind), "no class of diffusers'"
     assert class_family(kind) == family
+
+
+OURS = (
+    "UNet2DConditionModel",
+    "SD3Transformer2DModel",
+    "FluxTransformer2DModel",
+    "PixArtTransformer2DModel",
+    "SanaTransformer2DModel",
+)
+AS_OURS = ("StableDiffusion", "Flux", "PixArt", "Sana", "LatentConsistencyModel", "SemanticStableDiffusion", "CycleDiffusion")
+"""Pipelines that run such networks as we do, or only differently, unless they are named below."""
+NOT_AS_OURS = {"Depth2Img", "GLIGEN", "GLIGENTextImage", "ImageVariation", "LDM3D", "LatentUpscale", "Upscale"}
+
+
+def test_pipelines_that_use_networks_of_ours_for_other_things() -> None:
+    """Of all pipelines of diffusers that may hold a network of a class that is run here."""
+    named = {name: getattr(diffusers, name) for name in dir(diffusers) if name.endswith("Pipeline")}
+    nets = {name: [str(p.annotation) for p in inspect.signature(kind.__init__).parameters.values()] for name, kind in named.items()}
+    using = {name for name, types in nets.items() if any(ours in t for ours in OURS for t in types)}
+    assert {"MarigoldDepthPipeline", "VisualClozePipeline", "FluxPipeline"} < using
+    known = {name for name in using if name.startswith(AS_OURS)} - {f"StableDiffusion{other}Pipeline" for other in NOT_AS_OURS}
+    assert {name for name in using if class_family(name) is None} == known
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            "MarigoldDepthPipeline",
+            r"Marigold, which measures pictures \(UNet2DConditionModel of a MarigoldDepthPipeline\) is not run",
+        ),
+        (
+            "GeometryPipeline",
+            r"a GeometryPipeline does unknown things with 4 channels more; known are those whose .* StableDiffusion",
+        ),
+    ],
+)
+def test_a_known_network_of_another_pipeline(kind: str, message: str, tmp_path: Path) -> None:
+    """Of eight channels: those of InstructPix2Pix have the picture in the last four, Marigold in the first."""
+    pipeline = tiny.stable_diffusion(tmp_path / "parts", "StableDiffusionInstructPix2PixPipeline", in_channels=8)
+    index = tiny.save(pipeline, tmp_path / "model") / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": kind}))
+    with pytest.raises(InputError, match=message):
+        unnoise.load(tmp_path / "model")
 
 
 def test_an_unknown_architecture_is_told_with_the_nearest(tmp_path: Path) -> None:

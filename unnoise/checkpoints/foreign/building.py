@@ -32,7 +32,7 @@ from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_TABLE, pixa
 from unnoise.checkpoints.foreign.memory import Wanted, check_fits
 from unnoise.checkpoints.foreign.parts import AsType, Foreign, Part
 from unnoise.checkpoints.foreign.recognise import class_family
-from unnoise.checkpoints.foreign.scheduler import read_scheduler
+from unnoise.checkpoints.foreign.scheduler import PIPELINES, read_scheduler
 from unnoise.checkpoints.foreign.single import open_single, unprojected
 from unnoise.checkpoints.foreign.vae_names import read_autoencoder
 from unnoise.control.sampling import Sampling
@@ -162,9 +162,10 @@ def _usual(told: Told, sampling: Sampling) -> Sampling:
 
 
 def denoiser_of(foreign: Foreign) -> Part:
-    """The network that denoises, of a known family. InputError for another, and where there is none."""
+    """The network that denoises, of a known family. InputError for another, where there is none, and for one of a known class that
+    another pipeline uses for something else."""
     part = foreign.parts.get("unet") or foreign.parts.get("transformer")
-    if part is not None and part.kind in FAMILIES:
+    if part is not None and part.kind in FAMILIES and class_family(foreign.pipeline) is None:
         return part
     if foreign.pipeline == "FluxPriorReduxPipeline":
         raise InputError(
@@ -354,8 +355,12 @@ Pictured = type[CodedMaskConfig] | type[WholeMaskConfig] | type[EditingConfig] |
 
 
 def _with_picture(told: Told, inner: EmphaticConfig, rooms: Mapping[int, Pictured]) -> EmphaticConfig:
-    """With a picture, where the network has room for one. rooms: channels -> what lies there. InputError for other room."""
+    """With a picture, where the network has room for one. rooms: channels -> what lies there. InputError for other room, and for a
+    pipeline that is not known: what is in that room no channel says, nor in which order."""
     there = told.network.picture_channels
+    if there and not told.foreign.pipeline.startswith(tuple(PIPELINES)):
+        known = f"known are those whose names begin with {', '.join(PIPELINES)}"
+        raise InputError(f"{told.foreign.where}: a {told.foreign.pipeline} does unknown things with {there} channels more; {known}")
     if there and there not in rooms:
         known = f"0 (from words alone) and {', '.join(map(str, rooms))} (to fill in, change or follow pictures) are known here"
         beside = f"{there} channels beside the {told.network.channels} that it denoises"
