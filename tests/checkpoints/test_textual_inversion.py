@@ -137,10 +137,28 @@ def test_words_of_several_encoders(hub: Path, tmp_path: Path) -> None:
     close(told(conditioner, *PROMPTS[:2])["tokens"], tokens)
     close(told(conditioner, *PROMPTS[:2])["vector"], vector)
     save_file({"<one>": vectors(24), "<two>": vectors(2, 16)}, tmp_path / "both.safetensors")
-    assert set(textual_inversion(model_of(conditioner), tmp_path / "both.safetensors")) == {"<one>", "<two>"}
+    with pytest.warns(UserWarning, match="alone"):
+        assert set(textual_inversion(model_of(conditioner), tmp_path / "both.safetensors")) == {"<one>", "<two>"}
     first, second = (e for n, e in encoders_of(conditioner).items() if n.startswith("text_encoder"))
     assert "<two>" in first.opened.tokenizer.get_vocab()
     assert "<one>" in second.opened.tokenizer.get_vocab()
+
+
+def test_a_word_that_one_of_several_encoders_learns(hub: Path, tmp_path: Path) -> None:
+    """Of Stable Diffusion 1 beside SDXL, a warning; of a file for each encoder, as diffusers' training writes, at the first."""
+    conditioner = sdxl(*(read_encoder(str(hub / n)) for n in ("text_encoder", "text_encoder_2"))).build()
+    save_file({"emb_params": vectors(2, 16)}, tmp_path / "easy.safetensors")
+    with pytest.warns(
+        UserWarning, match=r"easy.safetensors: 'easy' is learnt by text_encoder alone; to text_encoder_2 it is letters"
+    ):
+        textual_inversion(model_of(conditioner), tmp_path / "easy.safetensors")
+    for name, width in (("learned_embeds", 24), ("learned_embeds_2", 16)):
+        save_file({"<toy>": vectors(width)}, tmp_path / f"{name}.safetensors")
+    with pytest.warns(UserWarning, match=r"'<toy>' is learnt by text_encoder_2 alone; to text_encoder it is letters"):
+        textual_inversion(model_of(conditioner), tmp_path / "learned_embeds.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        textual_inversion(model_of(conditioner), tmp_path / "learned_embeds_2.safetensors")
 
 
 def test_the_vector_is_still_the_end_token_where_the_end_is_known_as_the_largest_number(hub: Path, tmp_path: Path) -> None:

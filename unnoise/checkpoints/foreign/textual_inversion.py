@@ -9,6 +9,7 @@ A file holds one of   {word: (width,) or (n, width)}                     diffuse
 A word of n vectors stands for n tokens, one after another.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def textual_inversion(model: Model, file: str | Path, word: str | None = None) -
     """Teach the model's text encoders what the file holds; returns the new words. word: what to call it, if not as the file does.
 
     No other model sees it, even one with the same encoders. InputError for a file that is none, for an encoder of another width,
-    and for a word that is one already; then nothing has changed.
+    and for a word that is one already; then nothing has changed. A warning says which of several encoders have not learnt it.
     """
     path, encoders = Path(file), encoders_of(model.conditioner)
     if not encoders:
@@ -65,7 +66,19 @@ def textual_inversion(model: Model, file: str | Path, word: str | None = None) -
             raise InputError(f"{path}: the text encoder knows {taken!r} already; give it another word")
     for encoder, named, vectors in found:
         _teach(encoder, named, vectors)
-    return tuple(dict.fromkeys(named for _, named, _ in found))
+    learnt = tuple(dict.fromkeys(named for _, named, _ in found))
+    for named in learnt:
+        _warn_of_halves(path, named, encoders)
+    return learnt
+
+
+def _warn_of_halves(path: Path, word: str, encoders: Mapping[str, Frozen]) -> None:
+    """Of a word that some of the model's encoders have learnt: the others cut it into letters."""
+    names = {encoder: name for name, encoder in reversed(tuple(encoders.items()))}  # diffusers', which come first
+    learnt, others = ([name for e, name in names.items() if (word in e.taught) is knows] for knows in (True, False))
+    if others:
+        told = f"{path}: {word!r} is learnt by {', '.join(sorted(learnt))} alone; to {', '.join(sorted(others))} it is letters"
+        warnings.warn(f"{told}: it was made for another model, or lacks the file that belongs to it", stacklevel=3)
 
 
 def _refuse_pickle(path: Path) -> None:
