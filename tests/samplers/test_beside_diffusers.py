@@ -206,6 +206,19 @@ def test_steps_that_do_not_meet(case, steps, factor, monkeypatch):
     assert theirs_off > factor * ours_off
 
 
+@pytest.mark.parametrize("steps", [20, 50])
+def test_what_pndm_averages_where_v_is_predicted(steps, monkeypatch):
+    """Theirs averages the answers, though v belongs to its own time; averaging the noises they mean, the error is epsilon's."""
+    off = {}
+    for predicts in ("epsilon", "v_prediction"):
+        case = Case("PNDMScheduler", {**SD, "skip_prk_steps": True, "steps_offset": 1, "prediction_type": predicts})
+        theirs, ours, network = case.build()
+        want, (times, got) = case.theirs(theirs, network, steps, monkeypatch), case.ours(ours, network, steps)
+        off[predicts] = errors([want, got], network, times, steps - 3)
+    assert off["v_prediction"][0] > 20 * off["v_prediction"][1]
+    assert off["v_prediction"][1] == pytest.approx(off["epsilon"][0], rel=1e-3)
+
+
 def test_karras_timesteps_are_told_as_they_are(monkeypatch):
     """They round the timestep that the network is told: at 100 steps and more, several share one while their noise differs."""
     case = Case("DPMSolverMultistepScheduler", {**SD, "use_karras_sigmas": True})
