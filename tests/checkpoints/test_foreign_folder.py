@@ -55,6 +55,14 @@ def test_a_folder_is_sampled_by_its_path(whole: Path, tmp_path: Path) -> None:
     assert torch.equal(again.sample("a red cat", 2, 7, steps=3).data, samples.data)
 
 
+def test_a_text_encoder_that_is_a_link_has_its_tokenizer_beside_the_link(whole: Path, folder: Path, tmp_path: Path) -> None:
+    """As one that several models share is linked into each of them."""
+    (folder / "text_encoder").rename(tmp_path / "shared")
+    (folder / "text_encoder").symlink_to(tmp_path / "shared")
+    drawn, expected = (unnoise.load(f).sample("a red cat", 1, 7, steps=2).data for f in (folder, whole))
+    assert torch.equal(drawn, expected)
+
+
 def picture(file: Path) -> torch.Tensor:
     return torch.tensor(list(Image.open(file).convert("RGB").tobytes())).reshape(16, 16, 3).to(torch.uint8)
 

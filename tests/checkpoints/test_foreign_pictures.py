@@ -421,6 +421,10 @@ def test_a_single_file_with_a_tokenizer_beside_it(tmp_path: Path) -> None:
     save_file(alone, tmp_path / "alone.safetensors")
     filled = unnoise.load(tmp_path / "alone.safetensors", beside=[tmp_path, tmp_path / "better"])  # and where the file has none
     assert filled.hash() == again.hash()
+    (tmp_path / "far").mkdir()
+    (tmp_path / "tiny.safetensors").rename(tmp_path / "far" / "blob")  # as caches keep files, with links to them
+    (tmp_path / "tiny.safetensors").symlink_to(tmp_path / "far" / "blob")
+    same(unnoise.load(tmp_path / "tiny.safetensors"), pipeline, expected, steps=5, guidance=3.0, **size)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: holds nothing that tiny\.safetensors lacks"):
         unnoise.load(tmp_path / "tiny.safetensors", beside=[tmp_path / "empty"])

@@ -254,9 +254,10 @@ def _encoder(told: Told, name: str, architecture: str, tokenizer: str) -> tuple[
     foreign = told.foreign
     part = needed(foreign, name)
     if Path(part.where).is_dir():
-        source = str(Path(part.where).resolve())  # a model that is saved here finds it again from anywhere
+        # a model that is saved here finds it again from anywhere; links stay, as the tokenizer lies beside them
+        source = str(Path(part.where).absolute())
         return source, open_encoder(source, architecture, told.half, part.variant)
-    source, beside = f"{Path(part.where).resolve()}/{name}", foreign.tokenizers.get(name.replace("text_encoder", "tokenizer"))
+    source, beside = f"{Path(part.where).absolute()}/{name}", foreign.tokenizers.get(name.replace("text_encoder", "tokenizer"))
     return source, _lent(source, architecture, part, beside, tokenizer, told.half)
 
 
@@ -341,7 +342,7 @@ def _pixart_told(told: Told) -> EmphaticConfig:
 
 def _sana_told(told: Told) -> EmphaticConfig:
     part = needed(told.foreign, "text_encoder")
-    source = str(Path(part.where).resolve()) if Path(part.where).is_dir() else part.where
+    source = str(Path(part.where).absolute()) if Path(part.where).is_dir() else part.where
     return read_gemma(source, half=told.half, variant=part.variant)
 
 
