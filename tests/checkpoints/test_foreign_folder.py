@@ -171,6 +171,21 @@ def mixed_up(folder: Path) -> None:
     shutil.copy(folder / "vae/diffusion_pytorch_model.safetensors", folder / "unet/diffusion_pytorch_model.safetensors")
 
 
+def nf4(folder: Path) -> None:
+    """As bitsandbytes packs a layer: two numbers in a byte, and how they are unpacked beside it."""
+    tensors = load_file(folder / UNET)
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"
+    tensors |= {name: torch.zeros(tensors[name].numel() // 2, 1, dtype=torch.uint8), f"{name}.absmax": torch.ones(1)}
+    save_file({**tensors, f"{name}.quant_state.bitsandbytes__nf4": torch.zeros(9, dtype=torch.uint8)}, folder / UNET)
+
+
+def integers(folder: Path) -> None:
+    tensors = load_file(folder / UNET)
+    save_file({k: (v * 50).to(torch.int8) if v.ndim == 2 else v for k, v in tensors.items()}, folder / UNET)
+
+
+NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+TORCHAO = {"quant_method": "torchao", "quant_type": "int8wo"}
 SCHEDULER = "scheduler/scheduler_config.json"
 UNET = "unet/diffusion_pytorch_model.safetensors"
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -185,6 +200,16 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "mixed-up files": (mixed_up, "unet: the checkpoint lacks 'time_embedding.linear_1.weight'"),
     "another size": (edit("unet/config.json", cross_attention_dim=24), "unet: the checkpoint's"),
     "another vae": (edit("vae/config.json", latent_channels=8), "vae: the checkpoint's"),
+    "quantised": (nf4, "unet: its weights are quantised ('down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"),
+    "integers": (integers, "unet: its weights are quantised ('"),
+    "said to be quantised": (
+        edit("unet/config.json", quantization_config=NF4),
+        "unet: its weights are quantised (bitsandbytes nf4, says config.json), which is not read from a folder; take the same",
+    ),
+    "words said to be quantised": (
+        edit("text_encoder/config.json", quantization_config=TORCHAO),
+        "text_encoder: its weights are quantised (torchao int8wo",
+    ),
     "pickled": (pickled, "diffusion_pytorch_model.bin: a pickle, which can run code when it is opened; safetensors are read"),
     "video": (edit("unet/config.json", _class_name="UNetSpatioTemporalConditionModel"), "Stable Video Diffusion (UNetSpatio"),
     "depth": (edit("unet/config.json", in_channels=5), "unet: the checkpoint's 'conv_in.weight'"),

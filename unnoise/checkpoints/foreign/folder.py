@@ -17,6 +17,7 @@ from unnoise.checkpoints.folder import read_json
 from unnoise.checkpoints.foreign.defaults import DEFAULTS
 from unnoise.checkpoints.foreign.parts import Foreign, MappedTensors, Part
 from unnoise.core.errors import InputError
+from unnoise.core.packed import refuse_packed
 
 INDEX = "model_index.json"
 NETWORKS = ("unet", "transformer")
@@ -90,10 +91,13 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
 
 def read_part(folder: Path, variant: str | None = None, file: str | None = None) -> Part:
-    """One network in its own folder. file: the one that holds its weights, where there are more. InputError as `read_diffusers`."""
+    """One network in its own folder. file: the one that holds its weights, where there are more. InputError as `read_diffusers`,
+    and for weights that are quantised."""
     config = config_of(folder)
     files = [file] if file else weights_of([f.name for f in folder.iterdir()], variant, str(folder))
-    return Part(config, MappedTensors([folder / name for name in files]), str(folder), variant or "")
+    tensors = MappedTensors([folder / name for name in files])
+    refuse_packed(config, tensors.dtypes, folder)
+    return Part(config, tensors, str(folder), variant or "")
 
 
 def _has(folder: Path, variant: str) -> bool:

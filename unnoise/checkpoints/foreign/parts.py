@@ -59,7 +59,10 @@ class Foreign:
 
 
 class MappedTensors(Mapping[str, Tensor]):
-    """The tensors of safetensors files, together: mapped into memory, each read when it is asked for, and not kept."""
+    """The tensors of safetensors files, together: mapped into memory, each read when it is asked for, and not kept.
+
+    dtypes: as the files call them, such as "BF16".
+    """
 
     def __init__(self, files: Sequence[Path]) -> None:
         """InputError for a file that is missing, truncated, or none, and for a tensor that two files have."""
@@ -69,6 +72,7 @@ class MappedTensors(Mapping[str, Tensor]):
                 if name in self._file_of:
                     raise InputError(f"{path}: the tensor {name!r} lies in another file of this network too: mixed-up files")
                 self._file_of[name] = opened
+        self.dtypes: Mapping[str, str] = {name: file.dtypes[name] for name, file in self._file_of.items()}
 
     def __getitem__(self, name: str) -> Tensor:
         return self._file_of[name][name]

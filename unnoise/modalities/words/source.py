@@ -261,7 +261,8 @@ def _told(source: str, ask: Callable[[], T]) -> T:
     except InputError:
         raise
     except ImportError as e:
-        raise InputError(f'the text encoder {source} needs {e.name}: pip install "unnoise[text]"') from e
+        needs = f'{e.name}: pip install "unnoise[text]"' if e.name else str(e).strip().partition("\n")[0]
+        raise InputError(f"the text encoder {source} needs {needs}") from e
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as e:
         why = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
         package = CARRIED.get(source)
