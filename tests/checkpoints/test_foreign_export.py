@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from beside_diffusers import randomised
 from command_line import refused
 from tiny import tiny_model
 
@@ -21,6 +22,7 @@ from unnoise.core.schedules import Cosine
 diffusers = pytest.importorskip("diffusers", reason="what is written is read by diffusers")
 import checkpoints.foreign_pipelines as tiny  # noqa: E402
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 FEW = {"num_inference_steps": 3, "guidance_scale": 3.0}
 SMALL = {"height": 16, "width": 16}
 V = {**tiny.BETAS, "steps_offset": 1, "clip_sample": False, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
@@ -72,6 +74,31 @@ def test_the_command_says_how_what_was_left_out_is_told_to_diffusers(tmp_path: P
     assert call == f"({str(tmp_path / 'again')!r}, text_encoder_3=None, tokenizer_3=None)"
     again = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "again", text_encoder_3=None, tokenizer_3=None)
     assert again.text_encoder_3 is None
+
+
+def flat(network: Any) -> dict[str, list[float]]:
+    """Its numbers: a projection is written as a linear layer or as a convolution of one pixel."""
+    return {name: tensor.flatten().tolist() for name, tensor in network.state_dict().items()}
+
+
+def test_what_lies_beside_and_a_variant_are_written(tmp_path: Path) -> None:
+    """A U-Net and an autoencoder in place of the folder's own; and of two U-Nets in a folder the one that is asked for."""
+    pipeline = tiny.stable_diffusion(tmp_path / "parts")
+    base = tiny.save(pipeline, tmp_path / "model")
+    unet, vae = (randomised(type(n).from_config(n.config), 9) for n in (pipeline.unet, pipeline.vae))
+    unet.save_pretrained(tmp_path / "net")
+    vae.save_pretrained(tmp_path / "codec")
+    (tmp_path / "net" / WEIGHTS).rename(tmp_path / "tuned.safetensors")
+    beside = [str(tmp_path / "tuned.safetensors"), str(tmp_path / "codec")]
+    main(["export", str(base), "--beside", *beside, "--out", str(tmp_path / "both")])
+    again = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "both")
+    for found, expected in ((again.unet, unet), (again.vae, vae)):
+        assert flat(found) == flat(expected)
+    unet.save_pretrained(base / "unet", variant="ema")
+    for given, expected in (([], pipeline.unet), (["--variant", "ema"], unet)):
+        main(["export", str(base), *given, "--out", str(tmp_path / f"one {given}")])
+        again = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / f"one {given}" / "unet")
+        assert flat(again) == flat(expected)
 
 
 def test_a_folder_that_exists_is_refused_before_the_model_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,10 @@ class Export:
     """A model whose network diffusers has: those of open checkpoints, as they come or trained on here."""
     out: Path
     """The folder to write, which must not exist yet."""
+    variant: str | None = None
+    """Which weights of an open checkpoint, such as fp16, where it has several. Not given: the plain ones."""
+    beside: tuple[Path, ...] = ()
+    """What an open checkpoint lacks, or networks in place of its own; as `unnoise sample` takes it."""
     format: Literal["diffusers"] = "diffusers"
     """The library that is to read it."""
 
@@ -27,7 +31,7 @@ class Export:
 def run(argv: list[str]) -> None:
     args = parse(Export, argv, "unnoise export")
     refuse_taken(args.out)  # before minutes of loading
-    load(args.model).export(args.out)
+    load(args.model, None, args.variant, args.beside).export(args.out)
     index = read_index(args.out / INDEX)
     lacks_t5 = str(index["_class_name"]).startswith("StableDiffusion3") and not named(index, "text_encoder_3")
     told = repr(str(args.out)) + (", text_encoder_3=None, tokenizer_3=None" if lacks_t5 else "")
