@@ -189,6 +189,49 @@ def test_what_a_u_nets_gguf_says_it_predicts(tmp_path: Path) -> None:
         assert {**scheduler, "prediction_type": "v_prediction", **TRAILING} == scheduler
 
 
+@pytest.mark.parametrize("channels", [4, 16])
+def test_taesd_without_its_configuration(channels: int, tmp_path: Path) -> None:
+    """All that are published are built as diffusers builds one by default; how many channels codes have, its tensors say."""
+    pipeline = tiny.stable_diffusion(tmp_path / "parts", in_channels=channels, out_channels=channels)
+    pipeline.register_modules(vae=tiny.vae(channels))
+    base = tiny.save(pipeline, tmp_path / "base")
+    network = randomised(diffusers.AutoencoderTiny(latent_channels=channels), 9)
+    model = unnoise.load(base, beside=[in_a_file(network, tmp_path)])
+    pipeline.register_modules(vae=network)
+    expected = unnoise.load(tiny.save(pipeline, tmp_path / "whole"))
+    assert (model.hash(), model.config.codec) == (expected.hash(), expected.config.codec)
+    z = torch.rand(1, channels, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model.codec.autoencoder.decode(z), network.decode(z).sample, rtol=1e-4, atol=1e-4)
+
+
+def test_networks_under_diffusers_names_beside_a_single_file(tmp_path: Path) -> None:
+    """An autoencoder where the file has one and where it has none, with its config.json and without; a U-Net."""
+    pipeline = usual_heads(tmp_path / "parts")
+    vae = tiny.vae(block_out_channels=(32, 64), norm_num_groups=32, scaling_factor=0.7)
+    tensors = named_by_its_makers(pipeline.unet)
+    save_file(tensors, tmp_path / "alone.safetensors")
+    save_file(tensors | {k: v.contiguous() for k, v in originals.vae(vae.state_dict(), 2).items()}, tmp_path / "both.safetensors")
+    student, better = other(pipeline.unet), other(vae)
+    folder = in_a_folder(better, tmp_path)
+    shutil.copy(folder / WEIGHTS, tmp_path / "better.safetensors")
+    for file in ("alone.safetensors", "both.safetensors"):
+        found = open_foreign(tmp_path / file, beside=[folder / WEIGHTS]).parts["vae"]  # type: ignore[union-attr]
+        assert found.config["scaling_factor"] == 0.7
+        assert torch.equal(found.tensors["encoder.conv_in.weight"], better.state_dict()["encoder.conv_in.weight"])
+    found = open_foreign(tmp_path / "both.safetensors", beside=[tmp_path / "better.safetensors"]).parts["vae"]  # type: ignore[union-attr]
+    assert found.config["scaling_factor"] == 0.18215  # its family's, as of the autoencoder in the file
+    assert torch.equal(found.tensors["encoder.conv_in.weight"], better.state_dict()["encoder.conv_in.weight"])
+    with pytest.raises(
+        InputError, match=r"better.safetensors: does not say how it is built, and alone.safetensors has none .* its folder"
+    ):
+        open_foreign(tmp_path / "alone.safetensors", beside=[tmp_path / "better.safetensors"])
+    save_file(dict(student.state_dict()) | V | ZERO, tmp_path / "student.safetensors")
+    foreign = open_foreign(tmp_path / "both.safetensors", beside=[tmp_path / "student.safetensors"])
+    assert foreign is not None
+    assert {**foreign.scheduler, "prediction_type": "v_prediction", **TRAILING} == foreign.scheduler
+    assert torch.equal(foreign.parts["unet"].tensors["conv_in.weight"], student.state_dict()["conv_in.weight"])
+
+
 def test_the_u_net_of_sdxl_lightning(tmp_path: Path) -> None:
     """As its makers say: Euler on trailing timesteps, which are equal steps of time; no guidance. Where they start from noise of
     sigma(1), the folder's own schedule starts from variance 1, .2 % more: theirs is given that."""

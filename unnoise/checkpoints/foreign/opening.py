@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from unnoise.checkpoints.foreign.defaults import DEFAULTS
 from unnoise.checkpoints.foreign.folder import (
     NETWORKS,
     PARTS,
@@ -28,6 +29,8 @@ from unnoise.checkpoints.foreign.single import Says, open_single, retold, says, 
 from unnoise.core.errors import InputError
 
 _VAE = "vae"
+_TAESD = "decoder.layers.0.weight"
+_BUILT = "give its folder, or the file with its config.json beside it"
 _UNSAID = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "sample_size")
 """What tensors do not say: of an autoencoder's codes, and of the size of pictures."""
 
@@ -38,7 +41,7 @@ def open_foreign(source: str | Path, variant: str | None = None, beside: Sequenc
     variant: which of its weights, such as "fp16". beside: for a single file, files and folders that hold what it lacks: text
     encoders, their tokenizers, an autoencoder; or such a network's name on the hub. For a folder, networks in place of its own: a
     U-Net or transformer, an autoencoder, each a file, a folder with its config.json, or a name on the hub; the folder's own
-    weights of these are not read, nor fetched.
+    weights of these are not read, nor fetched. So for a single file with those under diffusers' names.
     Raises InputError for what is missing, truncated, pickled or not known here.
     """
     path = Path(source)
@@ -80,15 +83,16 @@ def _alone(path: Path) -> _Alone:
     if path.is_dir():
         part = read_part(path)
         return _Alone(_places(part.kind, str(path)), part, str(path))
-    packed = path.suffix.lower() == ".gguf"
-    if not packed:
-        refuse_pickle(path)
-    store = GGUFStore(path) if packed else SafetensorsStore(path)
+    store = _store(path)
     tensors, said = as_they_are(store), says(store)
     if is_network_of_diffusers(tensors):
         if (beside := path.parent / "config.json").is_file() and "_class_name" in read_config(beside):
             part = Part(config_of(path.parent), tensors, str(path.parent))
             return _Alone(_places(part.kind, str(path)), part, str(path), says=said)
+        if _TAESD in tensors:
+            kind = "AutoencoderTiny"
+            config = {**DEFAULTS[kind], "_class_name": kind, "latent_channels": store.shapes[_TAESD][1]}
+            return _Alone((_VAE,), Part(config, tensors, str(path)), str(path))
         names = (_VAE,) if "decoder.conv_in.weight" in tensors else NETWORKS
         return _Alone(names, Part({}, tensors, str(path)), str(path), says=said)
     parts = open_single(path).parts
@@ -96,6 +100,14 @@ def _alone(path: Path) -> _Alone:
         raise InputError(f"{path}: holds more than one network ({', '.join(parts)}): give it as the model, not beside another")
     (part,) = parts.values()
     return _Alone(_places(part.kind, str(path)), part, str(path), told=False, says=said)
+
+
+def _store(path: Path) -> GGUFStore | SafetensorsStore:
+    """InputError for a file that is broken, packed in a way that is not read, or a pickle."""
+    if path.suffix.lower() == ".gguf":
+        return GGUFStore(path)
+    refuse_pickle(path)
+    return SafetensorsStore(path)
 
 
 def _here(path: Path) -> Path:
@@ -149,17 +161,22 @@ def _whole(file: Path, beside: Sequence[Path], variant: str | None) -> Foreign:
             )
         parts |= {n: read_part(place, variant) for n, place in new.items()}
         tokenizers = words | tokenizers
-    foreign = replace(foreign, parts=parts, tokenizers=tokenizers)
+    foreign, scheduler = replace(foreign, parts=parts, tokenizers=tokenizers), foreign.scheduler
     for other in map(_alone, instead):
-        if _VAE in other.names and _VAE not in parts and other.part.config:
+        if _VAE in other.names and _VAE not in parts:
+            if not other.part.config:
+                raise InputError(f"{other.where}: does not say how it is built, and {file.name} has none like it: {_BUILT}")
             parts[_VAE] = other.part
         else:
-            parts |= [_in_place(foreign, other)]
-    return replace(foreign, parts=parts)
+            name, parts[name] = _in_place(foreign, other)
+            scheduler = retold(scheduler, parts[name], other.says)
+    return replace(foreign, parts=parts, scheduler=scheduler)
 
 
 def _is_instead(path: Path, foreign: Foreign) -> bool:
-    """Whether it is a network alone in a folder, or an autoencoder in a file, where the other file has one already."""
+    """Whether it is a network alone, in a folder or under diffusers' names, or an autoencoder's file where the other has one."""
     if path.is_dir():
         return (path / "config.json").is_file()
+    if is_network_of_diffusers(_store(path).shapes):
+        return True
     return _VAE in foreign.parts and path.suffix.lower() == ".safetensors" and list(open_single(path).parts) == [_VAE]
