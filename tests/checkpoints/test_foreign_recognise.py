@@ -237,6 +237,28 @@ def test_an_unknown_architecture_is_told_with_the_nearest(tmp_path: Path) -> Non
         open_single(tmp_path / "other.safetensors")
 
 
+def test_a_packed_model_is_no_lora(tmp_path: Path) -> None:
+    """As Nunchaku writes a FLUX: four bits, and low-rank pairs of what they lack."""
+    names = [f"transformer_blocks.0.qkv_proj.{leaf}" for leaf in ("qweight", "wscales", "lora_down", "lora_up", "bias")]
+    save_file({n: torch.ones(1) for n in names}, tmp_path / "svdq.safetensors")
+    with pytest.raises(
+        InputError, match=r"svdq.safetensors: this is a model whose weights are packed .*; take the same one in bfloat16"
+    ):
+        open_single(tmp_path / "svdq.safetensors")
+
+
+def test_one_file_of_several(tmp_path: Path) -> None:
+    """A FLUX under its original names less the first of its blocks."""
+    with torch.device("meta"):
+        theirs = diffusers.FluxTransformer2DModel(num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2)
+    names = [n for n in originals.flux(theirs.state_dict()) if not n.startswith("double_blocks.0.")]
+    save_file({n: torch.ones(1) for n in names}, tmp_path / "second.safetensors")
+    with pytest.raises(
+        InputError, match=r"second.safetensors: holds only some of the tensors of FLUX.1 \('double_blocks.1.* one file of several"
+    ):
+        open_single(tmp_path / "second.safetensors")
+
+
 @pytest.mark.parametrize("name", ["model.ckpt", "disguised.safetensors"])
 def test_a_pickle_is_refused_and_the_way_to_convert_it_works(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = {"a.weight": torch.randn(3, 4).T, "b": torch.arange(5)}

@@ -315,7 +315,7 @@ FLUXES: dict[str, tuple[dict, str]] = {
 
 
 @pytest.mark.parametrize("name", FLUXES)
-@pytest.mark.parametrize("prefix", [NETWORK, ""])
+@pytest.mark.parametrize("prefix", [NETWORK, "transformer.", "module.", ""])
 def test_flux(name: str, prefix: str, tmp_path: Path) -> None:
     changed, pipeline = FLUXES[name]
     theirs = flux(**changed)

@@ -338,7 +338,7 @@ NETWORKS: tuple[tuple[str, str, Reading], ...] = (
 )
 """diffusers' name of the part, a tensor that only this network has, and how it is read."""
 
-NETWORK_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+NETWORK_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "module.", "net.", "")
 
 
 def part(store: Store, prefix: str, reading: Reading, where: str) -> Part:

@@ -138,6 +138,10 @@ _LORA = (
     "_lora.down.",
 )
 
+_PACKED = Other(
+    "a model whose weights are packed (Nunchaku's SVDQuant, GPTQ, AWQ)", (), "take the same one in bfloat16, float8 or as GGUF"
+)
+
 _CLASSES = {
     "Allegro": "Allegro",
     "AltDiffusion": "AltDiffusion",
@@ -210,6 +214,8 @@ _RUN: Mapping[str, Table] = {
 def other_family(names: Iterable[str]) -> Other | None:
     """What a file is that is not run here, if its tensors' names say so; a LoRA too."""
     bare = {_bare(name) for name in names}
+    if any(name.endswith(".qweight") for name in bare):  # some with low-rank pairs beside, which are no LoRA
+        return _PACKED
     if any(mark in f".{name}" for name in bare for mark in _LORA):
         return Other("a LoRA", (), _GIVE)
     modules = {name.removesuffix(".weight").removesuffix(".bias") for name in bare}
@@ -260,6 +266,10 @@ def unknown(names: Iterable[str], where: object) -> InputError:
     nearest = min(strange, key=lambda family: len(strange[family]))
     if len(strange[nearest]) == len(bare):
         return InputError(f"{where}: an unknown architecture, near none that is run here; its tensors are called {_some(bare)}")
+    if not strange[nearest]:
+        return InputError(
+            f"{where}: holds only some of the tensors of {nearest} ({_some(bare)}): one file of several, or cut short"
+        )
     return InputError(
         f"{where}: an unknown architecture; the nearest is {nearest}, which has no place for {len(strange[nearest])} of its "
         f"{len(bare)} tensors: {_some(strange[nearest])}"
