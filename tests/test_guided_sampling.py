@@ -57,6 +57,25 @@ def test_a_rule_is_followed(model: DiffusionModel) -> None:
     torch.testing.assert_close(still, model.config.process.prior(model.codec.shape(), Streams.each(SEEDS)))
 
 
+def rescaled(led: torch.Tensor, like: torch.Tensor, phi: float) -> torch.Tensor:
+    """Lin et al. 2023 (2305.08891, eq. 15-16), each sample by itself."""
+    had, has = (d.flatten(1).std(1, correction=0)[:, None, None, None] for d in (like, led))
+    return phi * led * had / has + (1 - phi) * led
+
+
+def test_what_is_led_is_rescaled_and_outside_the_interval_nothing_is(model: DiffusionModel, other: DiffusionModel) -> None:
+    """The one step is at t = 1; beside a weaker model, words lead between what is left after leading away from it."""
+    d_c, d_u = said(model, PROMPTS), said(model, [None] * 3)
+    beside = [said(other, p) + 1.5 * (said(model, p) - said(other, p)) for p in (PROMPTS, [None] * 3)]
+    for more, (towards, away) in (({}, (d_c, d_u)), ({"weaker": Weaker(other, 1.5)}, beside)):
+        led = away + 3 * (towards - away)
+        got = states(model, guidance=3.0, rescale=0.7, **more, **ONE_STEP)
+        torch.testing.assert_close(got, rescaled(led, towards, 0.7), rtol=1e-4, atol=1e-4)
+        assert (got - led).abs().max() > 0.1
+        outside = states(model, guidance=3.0, interval=(0.0, 0.5), **more, **ONE_STEP)
+        torch.testing.assert_close(outside, towards, rtol=1e-4, atol=1e-5)
+
+
 def test_a_weaker_model_is_led_away_from_on_both_sides(model: DiffusionModel, other: DiffusionModel) -> None:
     sides = [
         said(other, p) + 1.5 * (said(model, p) - said(other, p))
