@@ -1,6 +1,7 @@
 """Variations of a picture against scipy's, and that they are the sample's own."""
 
 import numpy as np
+import pytest
 import torch
 from scipy import ndimage
 
@@ -69,15 +70,21 @@ def test_a_rectangle_is_cut_out_of_half_of_them() -> None:
         torch.testing.assert_close(got[i], expected)
 
 
-def test_grey_pictures_stay_grey_but_for_the_brightness_of_their_channels() -> None:
-    """Fuller colours are no other hues: the channels of a flat grey picture differ by their offsets alone."""
-    rng = Streams.of(4, 8)
-    x = torch.zeros(8, 3, 12, 12)
-    centre = varied(x, rng)[:, :, 6, 6]
+@pytest.mark.parametrize("grey", [True, False])
+def test_flat_pictures_are_recoloured_by_the_formula(grey: bool) -> None:
+    """g (m + f (c - m)) + o: m the mean of the channels, one contrast g and one fullness f a picture, a brightness o a channel."""
+    n = 200
+    rng, generator = Streams.of(4, n), torch.Generator().manual_seed(0)
+    colour = 2 * torch.rand(n, 1 if grey else 3, generator=generator).expand(n, 3) - 1
+    x = colour[:, :, None, None].expand(n, 3, 12, 12).contiguous()
+    centre = varied(x, rng, colour)[:, :, 6, 6]
+    gain = (0.25 * rng.normal("contrast")).clamp(-0.5, 0.5).exp()[:, None]
+    fullness = (0.5 + 0.8 * rng.uniform("fullness"))[:, None]
+    middle = colour.mean(1, keepdim=True)
     noise = 0.06 * rng.uniform("amount")[:, None] * rng.normal("noise", (3, 12, 12))[:, :, 6, 6]
+    expected = gain * (middle + fullness * (colour - middle)) + 0.12 * rng.normal("brightness", (3,)) + noise
     cut = _cut_out(torch.full_like(x, 9.0), rng)[:, :, 6, 6] != 9
-    expected = 0.12 * rng.normal("brightness", (3,)) + noise
-    torch.testing.assert_close(centre[~cut], expected[~cut], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(centre[~cut], expected[~cut], atol=1e-5, rtol=1e-5)
 
 
 def test_a_variation_is_the_samples_own() -> None:
