@@ -62,13 +62,20 @@ def test_sixteen_bits_scale_by_257() -> None:
 
 def test_a_dark_sixteen_bit_picture_stays_dark() -> None:
     """The range is the format's, not the picture's own: or all pictures of a set would be stretched differently."""
-    im = Image.fromarray(np.full((4, 4), 257 * 10, np.uint16))
-    assert (decode(file(im), target(4, 4, 1)) == 10).all()
+    for level in (10, 0.8):
+        im = Image.fromarray(np.full((4, 4), round(257 * level), np.uint16))
+        assert (decode(file(im), target(4, 4, 1)) == round(level)).all()
 
 
 def test_floating_point_tiff_of_0_to_1() -> None:
     im = Image.fromarray(np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4))
     assert (decode(file(im, "TIFF"), target(4, 4, 1)).flatten() == np.arange(16) * 17).all()
+
+
+def test_whole_numbers_of_32_bits_are_bytes_where_they_fit_and_16_bits_where_not() -> None:
+    levels = np.arange(256, dtype=np.int32).reshape(16, 16)
+    for factor in (1, 257):
+        assert (decode(file(Image.fromarray(levels * factor), "TIFF"), target(16, 16, 1))[..., 0] == levels).all()
 
 
 def test_cmyk_and_bilevel() -> None:
@@ -77,9 +84,12 @@ def test_cmyk_and_bilevel() -> None:
     assert (decode(file(Image.new("1", (4, 4), 1)), target(4, 4, 1)) == 255).all()
 
 
-@pytest.mark.parametrize(("orientation", "turns", "mirrored"), [(1, 0, 0), (2, 0, 1), (3, 2, 0), (6, 3, 0), (8, 1, 0)])
+EXIF = [(1, 0, 0), (2, 0, 1), (3, 2, 0), (4, 2, 1), (5, 1, 1), (6, 3, 0), (7, 3, 1), (8, 1, 0)]
+
+
+@pytest.mark.parametrize(("orientation", "turns", "mirrored"), EXIF)
 def test_exif_orientation(orientation: int, turns: int, mirrored: int) -> None:
-    """EXIF 2.32, tag 274: 6 is to be turned a quarter clockwise, 8 anticlockwise, 3 half, 2 mirrored."""
+    """EXIF 2.32, tag 274: 6 is to be turned a quarter clockwise, 8 anticlockwise, 3 half; 2, 4, 5 and 7 are mirrored first."""
     x = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[274] = orientation
@@ -97,6 +107,9 @@ def test_a_crop_is_the_centre_and_a_pad_is_the_background() -> None:
     assert (padded[:8] == BLUE).all()
     assert (padded[16:] == BLUE).all()
     assert (padded[8:16] == x).all()
+    grey = decode(file(Image.fromarray(x)), target(24, 24, 1, background=BLUE, pad=True))
+    assert (grey[:8] == 29).all()  # 0.114 of 255 (ITU-R BT.601)
+    assert (grey[16:] == 29).all()
 
 
 def test_shrinking_is_antialiased() -> None:
@@ -113,6 +126,15 @@ def test_large_jpegs_take_the_short_way_to_the_same_picture() -> None:
     im = Image.fromarray((smooth * 255).astype(np.uint8))
     got = decode(file(im, "JPEG", quality=98, subsampling=0), target(32, 32)).astype(int)
     assert abs(got - decode(file(im), target(32, 32))).max() <= 4
+
+
+@pytest.mark.parametrize("side", [200, 300, 512])
+def test_the_short_way_leaves_detail_to_lanczos(side: int) -> None:
+    """Stripes of 3.2 pixels of the result, which decoding at less than twice that size would already have blurred by itself."""
+    stripes = 127 + 100 * np.sin(2 * np.pi * 20 * np.arange(side) / side)
+    im = Image.fromarray(np.broadcast_to(stripes[None, :, None], (side, side, 3)).astype(np.uint8))
+    got = decode(file(im, "JPEG", quality=98, subsampling=0), target(64, 64)).astype(int)
+    assert abs(got - decode(file(im), target(64, 64))).max() <= 4
 
 
 def test_only_the_first_frame_of_an_animation() -> None:
