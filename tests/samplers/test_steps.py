@@ -23,6 +23,7 @@ from unnoise.samplers.heun import Heun
 from unnoise.samplers.likelihood import Likelihood
 from unnoise.samplers.loop import sample
 from unnoise.samplers.predictor_corrector import PredictorCorrector
+from unnoise.samplers.registry import SAMPLERS
 from unnoise.samplers.renoise import renoise
 from unnoise.samplers.restart import Restart
 from unnoise.samplers.unipc import UniPC
@@ -57,6 +58,34 @@ def test_euler_is_ddim_and_first_orders_agree():
     for sampler in (Euler(), DPMpp(order=1), DEIS(order=1), DPMpp(order=3), DEIS(order=3), UniPC(order=4)):  # no history yet
         got, _ = sampler.step(denoise, process, x, t, s, sampler.start(x), rng)
         torch.testing.assert_close(got, want, msg=str(sampler))
+
+
+def test_a_step_of_heun_with_churn_is_edms_algorithm_2():
+    """Karras et al. 2022 (2206.00364), line by line, in sigma = 80 t: below, at both ends of, within and above the window."""
+    process, rng = Gaussian(EDM()), Streams.of(2, 6).at(3)
+    tmin, tmax, gamma, s_noise = 0.5, 20.0, 0.3, 1.2
+    sigma, to = row(0.4, 0.5, 5.0, 20.0, 30.0, 1.0), row(0.1, 0.3, 3.0, 10.0, 20.0, 0.0)
+    x, z = torch.randn(6, 4, dtype=torch.float64), rng.normal("churn", (4,)).double()
+
+    def denoised(x, sigma):
+        return torch.tanh(x / (1 + sigma)) + sigma / 100
+
+    want = []
+    for i in range(6):
+        g = gamma if tmin <= sigma[i] <= tmax else 0.0
+        raised = sigma[i] * (1 + g)
+        hat = x[i] + (raised**2 - sigma[i] ** 2).sqrt() * s_noise * z[i]
+        d = (hat - denoised(hat, raised)) / raised
+        new = hat + (to[i] - raised) * d
+        if to[i] != 0:
+            new = hat + (to[i] - raised) * (d + (new - denoised(new, to[i])) / to[i]) / 2
+        want.append(new)
+    sampler = Heun(churn=gamma, churn_min=tmin, churn_max=tmax, churn_noise=s_noise)
+    got, _ = sampler.step(lambda x, t: Mean(denoised(x, 80 * t[:, None])), process, x, sigma / 80, to / 80, None, rng)
+    torch.testing.assert_close(got, torch.stack(want))
+    named = SAMPLERS["heun-churn"].sampler  # S_tmin, S_tmax, S_noise of the paper's table 5, ImageNet-64
+    assert (named.churn_min, named.churn_max, named.churn_noise) == (0.05, 50, 1.003)
+    assert named.churn > 0
 
 
 def test_euler_maruyama_step_is_that_of_the_sde():
