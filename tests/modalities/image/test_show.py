@@ -108,12 +108,21 @@ def test_a_path_has_a_row_a_sample() -> None:
         assert np.array_equal(cell, picture)
 
 
-def test_prompts_with_several_pictures_have_a_row_each(tmp_path: Path) -> None:
-    files = write_pictures(
-        [noise(i, 128, 128) for i in range(6)], tmp_path, [{"prompt": p} for p in ("a", "a", "a", "b", "b", "b")]
-    )
+@pytest.mark.parametrize(("each", "columns"), [(2, 2), (5, 5), (16, 16), (17, 7)])
+def test_prompts_with_several_pictures_have_a_row_each(each: int, columns: int, tmp_path: Path) -> None:
+    """Up to 16; of more, 34 pictures with captions are about square: the root of 1.3 x 34 is 6.6."""
+    pictures = [noise(i, 128, 128) for i in range(2 * each)]
+    files = write_pictures(pictures, tmp_path, [{"prompt": p} for p in "ab" for _ in range(each)])
     width, _ = Image.open(files[-1]).size
-    assert width == 3 * (128 + 8) + 8
+    assert width == columns * (128 + 8) + 8
+
+
+def test_a_sheet_of_very_many_shows_the_first_256_and_says_so(tmp_path: Path) -> None:
+    pictures = [noise(i, 4, 4) for i in range(258)]
+    for n, title in ((256, ""), (258, "the first 256 of 258")):
+        files = write_pictures(pictures[:n], tmp_path, [{"seed": 0}] * n)
+        assert len(files) == n + 1
+        assert np.array_equal(np.asarray(Image.open(files[-1])), np.asarray(sheet(pictures[:256], columns=16, title=title)))
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8)])
