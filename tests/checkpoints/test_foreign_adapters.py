@@ -108,6 +108,16 @@ def test_two_control_nets_and_a_picture_prompt_at_once(stable_diffusion: tuple, 
     assert (alone - expected).abs().max() > 0.1
 
 
+def test_embeddings_prompt_as_the_pictures_they_are_of(stable_diffusion: tuple, tmp_path: Path) -> None:
+    """A plain IP-Adapter is told CLIP's embeddings, and 0 for no picture: those of a picture, told as they are, draw the same."""
+    plain, model = stable_diffusion
+    file = ip_adapter(plain.unet, tmp_path / "ip")
+    pictures = picture_prompt(file, PICTURES, scale=0.6, interval=(0.5, 1.0))
+    embeddings = face_prompt(file, pictures.get_buffer("seen"), 0.6, (0.5, 1.0))
+    drawn = [model.attached(prompt).sample("a cat", steps=3, guidance=4.0).data for prompt in (pictures, embeddings)]
+    assert torch.equal(*drawn)
+
+
 def test_guess_mode(stable_diffusion: tuple, tmp_path: Path) -> None:
     plain, model = stable_diffusion
     parts = {**plain.components, "controlnet": control_net(plain, tmp_path / "a")}
