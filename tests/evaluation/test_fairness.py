@@ -8,7 +8,7 @@ from stand_ins import Brightness, Itself, attribute, noise_pictures
 
 from unnoise.core.errors import InputError
 from unnoise.evaluation import fairness
-from unnoise.evaluation.fairness import equal_target, fairness_section, group_quality, known_shares, predicted_shares, target_of
+from unnoise.evaluation.fairness import fairness_section, group_quality, known_shares, predicted_shares, target_of
 from unnoise.modalities.image.measure import Pictures
 
 THIRDS = torch.full((3,), 1 / 3, dtype=torch.float64)
@@ -132,6 +132,5 @@ def test_what_is_missing_is_said():
     few = fairness_section(train, held, train.take(range(30)))
     assert any("not measured for 3 of 3 groups" in n for n in few.notes)
     assert target_of(attribute([0, 0, 1, -1])) == pytest.approx({"a": 2 / 3, "b": 1 / 3, "c": 0})
-    assert equal_target(attribute([])) == pytest.approx({"a": 1 / 3, "b": 1 / 3, "c": 1 / 3})
     with pytest.raises(InputError, match="known of no row"):
         target_of(attribute([-1, -1]))

@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 
 from unnoise.core.errors import InputError
 from unnoise.evaluation import two_sample
-from unnoise.evaluation.two_sample import MMD, Energy, SlicedWasserstein, floor, permutation_test
+from unnoise.evaluation.two_sample import MMD, Energy, SlicedWasserstein, compare, floor
 
 DISTANCES = [Energy(), Energy(unbiased=False), MMD(), MMD(unbiased=False, bandwidths=(0.5, 3.0)), SlicedWasserstein(16)]
 
@@ -83,21 +83,21 @@ def test_sliced_wasserstein_of_a_shift(d):
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_small_blocks_give_the_same(distance, monkeypatch):
     x, y = draws(6, 31, 3), draws(7, 22, 3, 0.3)
-    whole = permutation_test(distance, x, y, 39), distance(x, y)
+    whole = compare(distance, x, y, 39), distance(x, y)
     monkeypatch.setattr(two_sample, "_BLOCK", 150)
     assert distance(x, y) == pytest.approx(whole[1], rel=1e-6)
-    assert permutation_test(distance, x, y, 39).p_value == whole[0].p_value
+    assert compare(distance, x, y, 39).p_value == whole[0].p_value
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_p_values_are_uniform_for_one_distribution_and_small_for_two(distance):
-    p = np.array([permutation_test(distance, draws(2 * i, 20, 2), draws(2 * i + 1, 15, 2), 39, seed=i).p_value for i in range(200)])
+    p = np.array([compare(distance, draws(2 * i, 20, 2), draws(2 * i + 1, 15, 2), 39, seed=i).p_value for i in range(200)])
     for level in (0.1, 0.25, 0.5):
         # the p-value is uniform on 1/40 ... 1, so P(p <= level) = level; 15 two-sided tails of 2e-6 each: 3e-5
         low, high = stats.binom.ppf([1e-6, 1 - 1e-6], 200, level)
         assert low <= (p <= level + 1e-9).sum() <= high
     # three standard deviations apart: no random split comes near; P(p > 0.01) would need ten splits in 999 nearly the same as this
-    assert permutation_test(distance, draws(0, 20, 2), draws(1, 15, 2, 3.0), 999).p_value == 0.001
+    assert compare(distance, draws(0, 20, 2), draws(1, 15, 2, 3.0), 999).p_value == 0.001
 
 
 @pytest.mark.parametrize("distance", DISTANCES)

@@ -11,7 +11,7 @@ from unnoise.core.oracles import ExactGaussian
 from unnoise.core.processes import Gaussian, Masked
 from unnoise.core.random import Streams
 from unnoise.core.schedules import EDM, VE, Cosine, LinearVP, RectifiedFlow
-from unnoise.samplers.likelihood import Exact, Hutchinson, Likelihood, bits_per_dim
+from unnoise.samplers.likelihood import Exact, Hutchinson, Likelihood
 
 
 @pytest.mark.parametrize("schedule", [LinearVP(), Cosine(), VE(sigma_max=200.0), EDM(200.0), RectifiedFlow()], ids=str)
@@ -47,13 +47,6 @@ def test_hutchinson_is_exact_where_the_jacobian_is_diagonal():
     x = model.sample(Streams.of(4, 8)).double()
     got = Likelihood(Hutchinson(), steps=48)(lambda x, t: model(x, t), model.process, x, Streams.of(0, 8))
     torch.testing.assert_close(got, model.log_prob(x), atol=1e-3, rtol=0)
-
-
-def test_bits_per_dim():
-    """Uniform over 256 levels: 8 bits. On [-1, 1] its density is (1 / 2)^D."""
-    nats = torch.tensor([-3072 * math.log(2)], dtype=torch.float64)
-    assert float(bits_per_dim(nats, 3072)) == pytest.approx(1 + math.log2(127.5))
-    assert float(bits_per_dim(nats, 3072, levels_per_unit=128)) == pytest.approx(8)
 
 
 def test_refusals():

@@ -14,7 +14,6 @@ take away.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +25,7 @@ from unnoise.core.objectives import PerSample, on_device
 from unnoise.core.processes import Gaussian, gaussian
 from unnoise.core.processes.gaussian import mean, tensor
 from unnoise.core.random import Streams
-from unnoise.core.state import Batch, batch_size, expand
+from unnoise.core.state import Batch, expand
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Levels:
 
 @dataclass(frozen=True)
 class VariationalBound(PerSample):
-    """Bits per dimension, from one noise level a sample; `estimate` averages over both. levels None: continuous data.
+    """Bits per dimension, from one noise level a sample. levels None: continuous data.
 
     log_snr_max: where x_0' stands. 13.3 is what VDM learned for 256 levels (there sigma is 1/6 of their distance); for continuous
     data the higher, the tighter, down to float32's rounding at about 18. width: of the normal density around the denoiser's mean
@@ -118,30 +117,3 @@ def _log_snr(process: Gaussian, t: float) -> float:
 
 def _over_dimensions(a: Tensor) -> Tensor:
     return a.flatten(1).mean(1)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over `count` data samples and its standard error (of the data and of the noise levels together)."""
-
-    mean: float
-    error: float
-    count: int
-
-
-@torch.no_grad()
-def estimate(objective: PerSample, denoiser: Denoiser, batches: Iterable[Batch], seed: int = 0, draws: int = 1) -> Estimate:
-    """The objective's mean over (held-out) data, with `draws` noise levels a sample, spread evenly; from 8 on the error is small.
-
-    With VariationalBound: bits per dimension; with `Denoising(CategoricalBound())`: nats per dimension. The result does not depend
-    on how the data are cut into batches, beyond rounding. Raises InputError for fewer than two data samples.
-    """
-    means: list[Tensor] = []
-    for batch in batches:
-        rng = Streams.of(seed, batch_size(batch.x), first=sum(map(len, means)))
-        losses = [objective.losses(denoiser, batch, rng.at(j))[0].double().cpu() for j in range(draws)]
-        means.append(torch.stack(losses).mean(0))
-    if sum(map(len, means)) < 2:
-        raise InputError("an estimate with its error needs at least two data samples")
-    every = torch.cat(means)
-    return Estimate(float(every.mean()), float(every.std()) / math.sqrt(len(every)), len(every))

@@ -58,10 +58,6 @@ def target_of(attribute: Attribute) -> dict[str, float]:
     return dict(zip(attribute.values, (counts / counts.sum()).tolist()))
 
 
-def equal_target(attribute: Attribute) -> dict[str, float]:
-    return {v: 1 / len(attribute.values) for v in attribute.values}
-
-
 def known_shares(counts: Tensor, target: Tensor, seed: int = 0, counted: int | None = None) -> Shares:
     """counts (K,) of the made rows; target (K,), sum 1. Wilson's intervals.
 

@@ -10,7 +10,6 @@ at d^2 without that bias                                                  (Chong
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
@@ -43,11 +42,6 @@ class Moments:
         """From rows (n, F), n >= 1."""
         x = rows_of(x)
         return reduce(Moments.__add__, (Moments._block(b.double()) for b in x.split(_BLOCK)))
-
-    @staticmethod
-    def streamed(blocks: Iterable[Tensor]) -> "Moments":
-        """From blocks of rows, one in memory at a time."""
-        return reduce(Moments.__add__, map(Moments.of, blocks))
 
     @staticmethod
     def _block(x: Tensor) -> "Moments":

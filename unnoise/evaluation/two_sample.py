@@ -189,14 +189,6 @@ def _potential(gaps: Tensor, order: Tensor, first: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """`p_value`: how often a random split of the pooled rows is at least as far apart, 1 / (permutations + 1) at the least."""
-
-    distance: float
-    p_value: float
-
-
-@dataclass(frozen=True)
 class Compared:
     """A distance, its 95 % interval, and the permutation test's p-value. `null`: the mean over random splits of the pooled rows."""
 
@@ -216,14 +208,10 @@ class Floor:
     high: float
 
 
-def permutation_test(distance: Distance, x: Tensor, y: Tensor, permutations: int = 999, seed: int = 0) -> Verdict:
-    """Exact under exchangeability: P(p_value <= a) <= a if x and y are from one distribution (Phipson & Smyth 2010, eq. 4)."""
-    c = compare(distance, x, y, permutations, seed)
-    return Verdict(c.value, c.p_value)
-
-
 def compare(distance: Distance, x: Tensor, y: Tensor, permutations: int = 999, seed: int = 0) -> Compared:
     """The permutation test, with an interval for the distance between the two distributions.
+
+    p_value: exact under exchangeability, P(p_value <= a) <= a if x and y are from one distribution (Phipson & Smyth 2010, eq. 4).
 
     value - null - 1.96 s ... value + 1.96 s. s: by the jackknife, whose variance is too large in the mean (Efron & Stein 1981, Ann.
     Stat. 9), or for sliced Wasserstein by its influence function; but at least the standard deviation over random splits, the truth

@@ -129,11 +129,3 @@ class Likelihood:
         first, last = root(math.atan(self.noise_min)), root(phi_1)
         r = [(first + i / self.steps * (last - first)) ** 5 for i in range(self.steps)]
         return [*(math.atan2(ri, 1 - ri) for ri in r), phi_1]
-
-
-def bits_per_dim(nats: Tensor, dims: int, levels_per_unit: float = 127.5) -> Tensor:
-    """-log2 p per dimension, for data of `dims` dimensions with `levels_per_unit` quantisation levels to one unit of the state.
-
-    127.5 is 8-bit data scaled to [-1, 1]. A bound on the discrete code length if x was dequantised with uniform noise.
-    """
-    return -nats / (dims * math.log(2)) + math.log2(levels_per_unit)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from unnoise.core.errors import InputError
 from unnoise.core.random import place_of
-from unnoise.modalities.image.scenes.world import Group, Relation, Request, Saying, Scene
+from unnoise.modalities.image.scenes.world import Group, Relation, Request, Saying
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,6 @@ class Split:
             or any(self.held_count(g.name, g.count) for g in groups)
             or any(self.held_word(p.word) for p in request.parts if isinstance(p, Saying))
             or (related and request.relation is not None and self.held_relation(request.relation, groups[0].name, groups[1].name))
-        )
-
-    def shows_held_out(self, scene: Scene) -> bool:
-        """Whether a scene shows, said or unsaid, a colour, a count or a word that is never trained on."""
-        counts = {t.name: sum(o.name == t.name for o in scene.objects) for t in scene.objects}
-        return (
-            any(self.held_colour(t.name, t.colour) for t in scene.objects)
-            or any(self.held_count(name, n) for name, n in counts.items())
-            or any(self.held_word(s.word) for s in scene.signs)
         )
 
     def _held(self, *what: str) -> bool:
