@@ -100,11 +100,7 @@ class PixArt(nn.Module):
         return h
 
     def leave(self, entered: "Entered", deep: Tensor) -> Tensor:
-        *_, e, rows, columns, x = entered
-        (height, width), p = x.shape[-2:], self.config.patch
-        shift, scale = (self.table + e[:, None]).unbind(1)
-        h = channels_first(self.out(modulated(deep, shift, scale)), p, self.config.channels)
-        return unpatchify(h, rows, columns, p)[..., :height, :width].to(x.dtype)
+        return picture_of(entered, deep, self.table, self.out, self.config.patch, self.config.channels)
 
 
 class Entered(NamedTuple):
@@ -121,6 +117,18 @@ class Entered(NamedTuple):
     @property
     def base(self) -> Tensor:
         return self.h
+
+
+def picture_of(entered: Entered, deep: Tensor, table: Tensor, out: nn.Linear, patch: int, channels: int) -> Tensor:
+    """What is read off the last patches (B, N, width): (B, channels, H, W), of the size of the picture that was entered.
+
+    table (2, width): shift and scale, beside the noise level's own.
+    """
+    *_, e, rows, columns, x = entered
+    height, width = x.shape[-2:]
+    shift, scale = (table + e[:, None]).unbind(1)
+    h = channels_first(out(modulated(deep, shift, scale)), patch, channels)
+    return unpatchify(h, rows, columns, patch)[..., :height, :width].to(x.dtype)
 
 
 class Block(nn.Module):

@@ -16,9 +16,9 @@ from torch.nn.functional import silu
 
 from unnoise.networks.attention import attend_linearly
 from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, sincos_stretched
-from unnoise.networks.layers import RMSNorm, pad_to_multiple, run, unpatchify, wide, zeroed
+from unnoise.networks.layers import RMSNorm, pad_to_multiple, run, wide, zeroed
 from unnoise.networks.mmdit import modulated
-from unnoise.networks.pixart import Entered, WordsAttention, channels_first, words_layers, words_of
+from unnoise.networks.pixart import Entered, WordsAttention, picture_of, words_layers, words_of
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,7 @@ class Sana(nn.Module):
         return h.flatten(1, 2)
 
     def leave(self, entered: Entered, deep: Tensor) -> Tensor:
-        *_, e, rows, columns, x = entered
-        (height, width), p = x.shape[-2:], self.config.patch
-        shift, scale = (self.table + e[:, None]).unbind(1)
-        h = channels_first(self.out(modulated(deep, shift, scale)), p, self.config.channels)
-        return unpatchify(h, rows, columns, p)[..., :height, :width].to(x.dtype)
+        return picture_of(entered, deep, self.table, self.out, self.config.patch, self.config.channels)
 
 
 class Block(nn.Module):
