@@ -9,7 +9,7 @@ from worlds import mixture, oracle
 from unnoise.core.errors import InputError
 from unnoise.core.oracles import ExactFinite
 from unnoise.core.predictions import Mean
-from unnoise.core.processes import Gaussian
+from unnoise.core.processes import Gaussian, Product
 from unnoise.core.random import Streams
 from unnoise.core.schedules import EDM, Cosine, LinearVP, RectifiedFlow
 from unnoise.samplers.ancestral import Ancestral
@@ -190,5 +190,7 @@ def test_refusals():
         with pytest.raises(InputError, match=said):
             make()
     process = Gaussian(LinearVP())
+    with pytest.raises(InputError, match=r"^LogSNR\(.*one noise schedule; this one is Product. Uniform works for all"):
+        LogSNR().times(3, Product({"x": process}))
     with pytest.raises(InputError, match="must fall"):
         sample(lambda x, t: Mean(x), process, torch.zeros(1, 1), torch.tensor([0.5, 0.5]), Euler(), Streams.of(0, 1))

@@ -25,7 +25,7 @@ from unnoise.core.objectives import PerSample, on_device
 from unnoise.core.processes import Gaussian, gaussian
 from unnoise.core.processes.gaussian import mean, tensor
 from unnoise.core.random import Streams
-from unnoise.core.state import Batch, expand
+from unnoise.core.state import Batch, expand, over_dimensions
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class VariationalBound(PerSample):
         snr = expand(on_device(l, x).exp(), x)
         luck = (snr / (1 + snr)) ** 2 * (noise**2 - 1)  # mean 0, and most of the variance: a control variate
         diffusion = 0.5 * (high - low) * (snr * (x - said) ** 2 - luck)
-        nats = _over_dimensions(diffusion) + self._reconstruction(process, denoiser, batch, rng) + _prior(process, x)
+        nats = over_dimensions(diffusion) + self._reconstruction(process, denoiser, batch, rng) + _prior(process, x)
         return nats / math.log(2), t
 
     def _reconstruction(self, process: Gaussian, denoiser: Denoiser, batch: Batch, rng: Streams) -> Tensor:
@@ -80,7 +80,7 @@ class VariationalBound(PerSample):
         std = math.exp(-0.5 * self.log_snr_max)
         if self.levels is None:
             error = (x - mean(denoiser(x_t, t, batch.cond))) / std
-            return _over_dimensions(0.5 * error**2) + 0.5 * math.log(2 * math.pi) + math.log(std)
+            return over_dimensions(0.5 * error**2) + 0.5 * math.log(2 * math.pi) + math.log(std)
         step = (self.levels.high - self.levels.low) / (self.levels.count - 1)
         true = ((x - self.levels.low) / step).round().long()
         off = (x - self.levels.low - true * step).abs() > 0.01 * step
@@ -94,7 +94,7 @@ class VariationalBound(PerSample):
         above = torch.where(true == self.levels.count - 1, math.inf, above)
         below = (x - step / 2 - near).double() / std
         below = torch.where(true == 0, -math.inf, below)
-        return -_over_dimensions(_log_mass(below, above)).to(x.dtype)
+        return -over_dimensions(_log_mass(below, above)).to(x.dtype)
 
 
 def _log_mass(low: Tensor, high: Tensor) -> Tensor:
@@ -108,12 +108,8 @@ def _log_mass(low: Tensor, high: Tensor) -> Tensor:
 def _prior(process: Gaussian, x: Tensor) -> Tensor:
     """KL(N(alpha_1 x, sigma_1^2) | N(0, sigma_1^2)), averaged over dimensions: the process's prior leaves the signal out."""
     snr = math.exp(_log_snr(process, 1.0))
-    return _over_dimensions(0.5 * snr * x**2)
+    return over_dimensions(0.5 * snr * x**2)
 
 
 def _log_snr(process: Gaussian, t: float) -> float:
     return float(process.schedule.log_snr(torch.tensor(t, dtype=torch.float64)))
-
-
-def _over_dimensions(a: Tensor) -> Tensor:
-    return a.flatten(1).mean(1)

@@ -23,7 +23,7 @@ from unnoise.core.errors import InputError
 from unnoise.core.predictions import Fields, Logits, Prediction, Tangent
 from unnoise.core.processes import Masked, Process, Product, Torus, UniformCategorical
 from unnoise.core.processes.gaussian import gaussian, mean, tensor
-from unnoise.core.state import State, expand
+from unnoise.core.state import State, expand, over_dimensions
 from unnoise.core.weights import Simple, Weight
 
 
@@ -44,7 +44,7 @@ class SquaredError(Loss):
     def __call__(self, process: Process, said: Prediction, x_0: State, x_t: State, t: Tensor) -> Tensor:
         weight = self.weight(gaussian(process, "SquaredError").schedule, t)
         error = (mean(said).float() - tensor(x_0).float()) ** 2
-        return weight.float() * _over_dimensions(error)
+        return weight.float() * over_dimensions(error)
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class CrossEntropy(Loss):
     def __call__(self, process: Process, said: Prediction, x_0: State, x_t: State, t: Tensor) -> Tensor:
         entropy = _cross_entropy(said, tensor(x_0))
         if isinstance(process, Masked):
-            return _over_dimensions(torch.where(tensor(x_t) == process.largest, entropy, 0))
+            return over_dimensions(torch.where(tensor(x_t) == process.largest, entropy, 0))
         if isinstance(process, UniformCategorical):
-            return _over_dimensions(entropy)
+            return over_dimensions(entropy)
         raise InputError(f"CrossEntropy is for a categorical process; this one is {type(process).__name__}")
 
 
@@ -69,9 +69,9 @@ class CategoricalBound(Loss):
         if isinstance(process, Masked):
             alpha, d_alpha = process.schedule.alpha(t), process.schedule.d_alpha(t)
             entropy = torch.where(x_t == process.largest, _cross_entropy(said, x_0), 0)
-            return (-d_alpha / (1 - alpha)).float() * _over_dimensions(entropy)
+            return (-d_alpha / (1 - alpha)).float() * over_dimensions(entropy)
         if isinstance(process, UniformCategorical):
-            return _over_dimensions(_uniform_bound(process, _logits(said), x_0, x_t, t)).float()
+            return over_dimensions(_uniform_bound(process, _logits(said), x_0, x_t, t)).float()
         raise InputError(f"CategoricalBound is for a categorical process; this one is {type(process).__name__}")
 
 
@@ -103,7 +103,7 @@ class TangentError(Loss):
         d, log_p = process.turns(tensor(x_t), tensor(x_0), t)
         way = (log_p.exp() * d).sum(-1)
         error = ((said.v.double() - way) / expand(process.schedule.sigma(t).clamp(min=1e-5), way)) ** 2
-        return _over_dimensions(error).float()
+        return over_dimensions(error).float()
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,3 @@ def _logits(said: Prediction) -> Tensor:
 def _cross_entropy(said: Prediction, x_0: Tensor) -> Tensor:
     """-log p(x_0), position by position."""
     return -_logits(said).float().log_softmax(-1).gather(-1, x_0[..., None])[..., 0]
-
-
-def _over_dimensions(error: Tensor) -> Tensor:
-    return error.flatten(1).mean(1)

@@ -36,6 +36,11 @@ def expand(c: Tensor, x: Tensor) -> Tensor:
     return c.to(device=x.device, dtype=x.dtype).reshape(-1, *([1] * (x.ndim - 1)))
 
 
+def over_dimensions(a: Tensor) -> Tensor:
+    """The mean of each sample: (B, ...) -> (B,)."""
+    return a.flatten(1).mean(1)
+
+
 def tree_map(f: Callable[..., Tensor], *states: State) -> State:
     """f applied to a tensor, or to every field of a mapping (all `states` have the same fields)."""
     first = states[0]

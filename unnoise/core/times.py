@@ -21,12 +21,12 @@ EDGE = 1e-9
 """Times are drawn from [EDGE, 1 - EDGE]: at the ends themselves there is nothing to learn, and log_snr may be infinite."""
 
 
-def schedule_of(process: Process, who: str) -> Schedule:
-    """The process's one schedule. InputError for a process of several fields, in the name of `who` needs it."""
+def schedule_of(process: Process, who: object, instead: str = "UniformTimes") -> Schedule:
+    """The process's one schedule. InputError for a process of several fields: `who` needs it, `instead` does not."""
     if isinstance(process, Gaussian | Categorical | Torus):
         return process.schedule
     raise InputError(
-        f"{who} needs a process with one noise schedule; this one is {type(process).__name__}. UniformTimes works for all"
+        f"{who} needs a process with one noise schedule; this one is {type(process).__name__}. {instead} works for all"
     )
 
 

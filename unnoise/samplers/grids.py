@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from unnoise.core.errors import InputError
-from unnoise.core.processes import Gaussian, Process, Torus
-from unnoise.core.processes.categorical import Categorical
+from unnoise.core.processes import Process
 from unnoise.core.schedules import Schedule
 from unnoise.core.state import Shape
+from unnoise.core.times import schedule_of
 
 
 class Walk(NamedTuple):
@@ -71,12 +71,6 @@ def _through(log_snr: Tensor, schedule: Schedule) -> Tensor:
     return torch.cat([times.new_ones(1), times[1:], times.new_zeros(1)])
 
 
-def _schedule(process: Process, who: Grid) -> Schedule:
-    if isinstance(process, Gaussian | Torus | Categorical):
-        return process.schedule
-    raise InputError(f"{who} spaces the noise levels of one schedule; a {type(process).__name__} has one a field: use Uniform()")
-
-
 def _least_log_snr(schedule: Schedule) -> float:
     return float(schedule.log_snr(torch.ones((), dtype=torch.float64)))
 
@@ -125,7 +119,7 @@ class Karras(Grid):
             raise InputError(f"{self}: rho must be positive and 0 < sigma_min < sigma_max")
 
     def spread(self, steps: int, process: Process) -> Tensor:
-        schedule = _schedule(process, self)
+        schedule = schedule_of(process, self, "Uniform")
         top = min(self.sigma_max, math.exp(min(700.0, -0.5 * _least_log_snr(schedule))))
         a, b = top ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         ratio = torch.linspace(a, b, steps, dtype=torch.float64) ** self.rho
@@ -144,5 +138,5 @@ class LogSNR(Grid):
             raise InputError(f"{self}: low must be below high")
 
     def spread(self, steps: int, process: Process) -> Tensor:
-        schedule = _schedule(process, self)
+        schedule = schedule_of(process, self, "Uniform")
         return _through(torch.linspace(max(self.low, _least_log_snr(schedule)), self.high, steps, dtype=torch.float64), schedule)
