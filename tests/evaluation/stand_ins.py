@@ -1,12 +1,24 @@
-"""Rows for tests of the evaluation: small pictures of known distribution, and stand-ins for what looks at them and makes them."""
+"""Rows for tests of the evaluation, of known distribution, and stand-ins for what looks at them and makes them."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import stats
 
 from unnoise.core.measure import Attribute
 from unnoise.modalities.image.measure import Pictures, class_of
+
+
+def normal(seed: int | np.random.Generator, n: int, d: int = 1, mean: float = 0.0, std: float = 1.0) -> torch.Tensor:
+    """(n, d) float64; of a generator the numbers that come next."""
+    return torch.from_numpy(np.random.default_rng(seed).normal(mean, std, (n, d)))
+
+
+def folded(mean: float, std: float) -> float:
+    """E|Z| for Z ~ N(mean, std^2)."""
+    return std * math.sqrt(2 / math.pi) * math.exp(-(mean**2) / (2 * std**2)) + mean * (1 - 2 * stats.norm.cdf(-mean / std))
 
 
 def attribute(codes, values=("a", "b", "c"), name="class"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import linalg, stats
 from sklearn.neighbors import NearestNeighbors
+from stand_ins import normal
 
 from unnoise.core.errors import InputError
 from unnoise.core.intervals import Interval
@@ -22,10 +23,6 @@ from unnoise.evaluation.vendi import vendi
 REPEATS = 80
 ENOUGH = stats.binom.ppf(1e-5, REPEATS, 0.91)
 """Of 80 intervals of 95 % fewer cover the truth with a probability below 1e-5, with 4 % to spare for samples of finite size."""
-
-
-def normal(seed: int, n: int, d: int, mean: float = 0.0, std: float = 1.0) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).normal(mean, std, (n, d)))
 
 
 def moments(mean: np.ndarray, covariance: np.ndarray) -> Moments:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from stand_ins import folded, normal
 
 from unnoise.core.errors import InputError
 from unnoise.evaluation.classifier_test import classifier_test
@@ -17,14 +18,6 @@ from unnoise.evaluation.two_sample import MMD, Energy, SlicedWasserstein, compar
 
 PAIRS = [(0.0, 1.0), (0.2, 1.0), (0.6, 1.0), (0.0, 1.8)]
 REPEATS = 120
-
-
-def normal(rng: np.random.Generator, n: int, mean: float = 0.0, std: float = 1.0, d: int = 1) -> torch.Tensor:
-    return torch.from_numpy(rng.normal(mean, std, (n, d)))
-
-
-def folded(mean: float, std: float) -> float:
-    return std * math.sqrt(2 / math.pi) * math.exp(-(mean**2) / (2 * std**2)) + mean * (1 - 2 * stats.norm.cdf(-mean / std))
 
 
 def energy(mean: float, std: float) -> float:
@@ -50,7 +43,7 @@ def wasserstein(mean: float, std: float) -> float:
 def test_intervals_cover_the_distance_of_the_distributions(distance, truth, mean, std):
     rng, inside, value = np.random.default_rng(3), 0, truth(mean, std)
     for i in range(REPEATS):
-        c = compare(distance, normal(rng, 120), normal(rng, 160, mean, std), 60, seed=i)
+        c = compare(distance, normal(rng, 120), normal(rng, 160, 1, mean, std), 60, seed=i)
         assert c.low <= c.value <= c.high
         inside += c.low <= value <= c.high
     assert inside >= stats.binom.ppf(1e-5, REPEATS, 0.91)
@@ -59,7 +52,7 @@ def test_intervals_cover_the_distance_of_the_distributions(distance, truth, mean
 @pytest.mark.parametrize(("distance", "sizes"), [(Energy(), (9, 7)), (MMD(bandwidths=(1.0,)), (6, 11))])
 def test_the_jackknife_is_that_of_samples_with_a_row_left_out(distance, sizes):
     rng = np.random.default_rng(4)
-    x, y = normal(rng, sizes[0], d=3), normal(rng, sizes[1], 0.5, d=3)
+    x, y = normal(rng, sizes[0], 3), normal(rng, sizes[1], 3, 0.5)
     pooled, first = pool(x, y)
     got = distance.study(pooled, first[:, None]).error(first) ** 2
     want = 0.0
@@ -76,7 +69,7 @@ def drop(x: torch.Tensor, i: int) -> torch.Tensor:
 def test_the_influence_of_a_row_on_sliced_wasserstein_is_a_derivative():
     """Against the finite difference of the distance as one row is given a little more weight, by copies of all the others."""
     rng = np.random.default_rng(5)
-    x, y, copies = normal(rng, 7, d=2), normal(rng, 5, 0.8, d=2), 400
+    x, y, copies = normal(rng, 7, 2), normal(rng, 5, 2, 0.8), 400
     distance = SlicedWasserstein(8)
     pooled, first = pool(x, y)
     influence = distance.study(pooled, first[:, None]).influence
@@ -92,7 +85,7 @@ def test_the_influence_of_a_row_on_sliced_wasserstein_is_a_derivative():
 def test_the_classifier_guesses_between_equal_samples():
     """p <= 0.1 in at most so many of 25 runs: P(p <= a) <= a exactly, so more than the binomial quantile is rarer than 1e-5."""
     rng = np.random.default_rng(6)
-    p = np.array([classifier_test(normal(rng, 40, d=2), normal(rng, 40, d=2), seed=i).p_value for i in range(25)])
+    p = np.array([classifier_test(normal(rng, 40, 2), normal(rng, 40, 2), seed=i).p_value for i in range(25)])
     assert (p <= 0.1).sum() <= stats.binom.ppf(1 - 1e-5, 25, 0.1)
 
 
@@ -101,7 +94,7 @@ def test_the_classifier_tells_apart_what_can_be_and_no_more():
     from it, has a chance below 1e-6. With less than 3/4 of the gain the trees would have learnt little."""
     rng = np.random.default_rng(7)
     best = stats.norm.cdf(1.0)
-    t = classifier_test(normal(rng, 1000, d=3), normal(rng, 1000, 2 / math.sqrt(3), d=3))
+    t = classifier_test(normal(rng, 1000, 3), normal(rng, 1000, 3, 2 / math.sqrt(3)))
     assert t.accuracy.low < best + 0.05
     assert t.accuracy.value > 0.5 + 0.75 * (best - 0.5)
     assert t.accuracy.low < t.accuracy.value < t.accuracy.high
@@ -110,7 +103,7 @@ def test_the_classifier_tells_apart_what_can_be_and_no_more():
 
 def test_the_classifier_sees_a_spread_that_no_line_separates():
     rng = np.random.default_rng(8)
-    assert classifier_test(normal(rng, 400, d=4), normal(rng, 400, 0.0, 3.0, d=4)).p_value < 1e-6
+    assert classifier_test(normal(rng, 400, 4), normal(rng, 400, 4, 0.0, 3.0)).p_value < 1e-6
 
 
 def test_what_no_classifier_can_learn_from_is_refused():

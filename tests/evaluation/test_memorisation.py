@@ -7,17 +7,13 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
-from stand_ins import Itself, noise_pictures
+from stand_ins import Itself, noise_pictures, normal
 
 from unnoise.core import intervals
 from unnoise.core.errors import InputError
 from unnoise.evaluation.memorisation import Losses, closeness, copy_score, memorisation_section, near_copies
 from unnoise.evaluation.neighbours import Nearest, Vectors, nearest
 from unnoise.modalities.image.measure import Pictures
-
-
-def normal(seed, n, d=10):
-    return torch.from_numpy(np.random.default_rng(seed).normal(0, 1, (n, d)))
 
 
 def by_name(section):
@@ -49,8 +45,8 @@ def test_planted_copies_are_found_and_fresh_rows_are_not():
 
 
 def test_the_right_rows_are_called():
-    train, held, fresh = normal(0, 600), normal(1, 400), normal(2, 300)
-    made = torch.cat([fresh, train[:7] + 0.01 * normal(3, 7)])
+    train, held, fresh = normal(0, 600, 10), normal(1, 400, 10), normal(2, 300, 10)
+    made = torch.cat([fresh, train[:7] + 0.01 * normal(3, 7, 10)])
     score = [copy_score(nearest(Vectors.of(x), Vectors.of(train), 33)) for x in (made, held)]
     called = near_copies(score[0], score[1]).called
     assert bool(called[300:].all())
