@@ -172,7 +172,7 @@ class NoiseEmbedding(nn.Module):
 
 
 class TwoLayers(nn.Module):
-    """W2 nn.functional.silu(W1 x)."""
+    """W2 silu(W1 x)."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()

@@ -3,7 +3,8 @@
 pictures  a diffusion transformer on about 64 patches that predicts the picture itself, rectified flow (JiT, 2511.13720): the
           default; on a processor's few cores nothing else that we measured learns as much in an hour
 unet      the same with a convolutional U-Net: finer texture, three times slower
-ddpm      Ho et al. 2020 (2006.11239) to the letter: 35.7M-parameter U-Net, 1000 discrete betas, noise prediction, L_simple
+ddpm      after Ho et al. 2020 (2006.11239): 35.7M-parameter U-Net, 1000 discrete betas, noise prediction, L_simple; not theirs are
+          times between the steps, the log-SNR told in place of the step, the learning rate's decay and averages of two widths
 edm       Karras et al. 2022 (2206.00364): U-Net, sigma as time, its preconditioning, weight and log-normal noise levels
 edm2      Karras et al. 2024 (2312.02696): edm with the magnitude-preserving U-Net, whose weights cannot grow, and the scale of the
           loss at every noise level learned along
@@ -288,7 +289,7 @@ def _told(data: PictureData, options: Options) -> Told:
 
 
 def _levels(data: PictureData) -> int:
-    """Resolutions of a U-Net, the smallest 8 to 16 pixels."""
+    """Resolutions of a U-Net, each half of the last: of pictures of 8, 28, 80 and 256 pixels the smallest has 4, 7, 20 and 32."""
     side = max(data.height, data.width)
     return 2 if side < 24 else 3 if side < 96 else 4
 

@@ -2,7 +2,7 @@
 
     laid        transparent ones: half over white, half over any light colour
     moved       turned by up to 14 degrees, made 0.78 to 1.28 times as large, squeezed by a tenth, shifted by a tenth of its side
-    recoloured  contrast and brightness of each channel, and how full colours are: they stay what they are called
+    recoloured  contrast, the brightness of each channel, and how full colours are: they stay what they are called
     blurred     half of them made small and large again, to up to a third of the side
     cut out     a rectangle in half of them, of up to 0.4 of the side, one colour (DeVries & Taylor 2017, 1708.04552)
     noise       normal, of up to 0.06
