@@ -11,6 +11,7 @@ from tiny import tiny_config, tiny_model
 from unnoise.cli.again import command
 from unnoise.control.perturbed import perturbed
 from unnoise.control.rules import RULES, Linear, Projected, ZeroStar
+from unnoise.control.sampling import Sampling
 from unnoise.control.self_guidance import Internal, PerturbedAttention, SmoothedAttention, chosen
 from unnoise.control.step_caching import Every, StepCaching
 from unnoise.core.errors import InputError
@@ -139,6 +140,38 @@ def test_what_a_model_usually_does_is_saved_and_models_of_before_are_read(tmp_pa
     file.write_text(json.dumps(text))
     how = load(tmp_path / "old").config.sampling
     assert (how.rule, how.threshold, how.inner) == (Linear(), None, None)
+
+
+USUAL = [
+    {"guidance": 4.0},
+    {"interval": (0.0, 0.5)},
+    {"rescale": 0.7},
+    {"rule": ZeroStar(0.5)},
+    {"threshold": 0.3},
+    {"inner": PerturbedAttention(2.0, blocks=(0,))},
+    {"steps": 2},
+    {"sampler": "dpmpp-2m-sde", "steps": 3},
+    {"grid": "shifted", "steps": 3},
+    {"caching": StepCaching(Every(3)), "steps": 3},
+]
+
+
+@pytest.mark.parametrize("usual", USUAL, ids=lambda u: next(iter(u)))
+def test_unasked_a_model_does_as_usual_and_says_so_as_if_it_were_asked(model: DiffusionModel, usual: dict) -> None:
+    config = replace(model.config, sampling=Sampling(**{**ONE_STEP, "guidance": 3.0}))
+    plain = DiffusionModel(config, model.codec, model.conditioner, model.denoiser.network)
+    config = replace(config, sampling=replace(config.sampling, **usual))
+    changed = DiffusionModel(config, model.codec, model.conditioner, model.denoiser.network)
+    got = states(changed)
+    assert torch.equal(got, states(plain, **usual))
+    assert (got - states(plain)).abs().max() > 0.01
+    told = changed.sample("one").settings
+    assert {**told, "grid": None} == {
+        **plain.sample("one", **usual).settings,
+        "grid": None,
+    }  # a grid is told where it was asked for
+    for name in set(usual) & {"guidance", "interval", "rescale", "threshold", "steps", "sampler"}:
+        assert told[name] == (list(usual[name]) if name == "interval" else usual[name])
 
 
 def test_a_sample_tells_how_it_was_guided(model: DiffusionModel, other: DiffusionModel) -> None:
