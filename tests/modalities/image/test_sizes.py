@@ -56,6 +56,8 @@ def test_sizes_are_told_where_they_differ_and_some_are_whole() -> None:
     assert tell_apart([whole, small])
     assert not tell_apart([whole, told_size(90, 90, target(20, 20))])  # both as large as they are shown
     assert not tell_apart([small, told_size(8, 8, target(20, 20))])  # none is what would be asked for
+    for count, enough in ((19, True), (20, False)):  # one in twenty is enough to learn what is asked for
+        assert tell_apart([whole] + [small] * count) == enough
 
 
 def test_the_vector_is_the_words_and_then_the_size() -> None:
