@@ -10,8 +10,9 @@ import torch
 from tiny import tiny_model
 
 from unnoise.control.guidance import classifier_free
-from unnoise.control.sampling import Sampling
+from unnoise.control.sampling import Sampling, Start
 from unnoise.core.errors import InputError
+from unnoise.core.predictions import Mean
 from unnoise.core.random import Streams
 from unnoise.loading import load
 from unnoise.modalities.image.codec import PixelsConfig
@@ -44,6 +45,30 @@ def test_exact_is_bitwise_in_any_company(model: DiffusionModel, sampler: str) ->
     assert torch.equal(states(model, PROMPTS[2:5], seeds[2:5], exact=True, sampler=sampler), together[2:5])
     assert torch.equal(states(model, PROMPTS, seeds, exact=True, sampler=sampler, batch=3), together)
     assert len({x.numpy().tobytes() for x in together}) == 8, "different seeds make different samples"
+
+
+@pytest.mark.parametrize(("strength", "walked"), [(1.0, 10), (0.77, 7), (0.5, 5), (0.19, 1)])
+def test_a_start_is_walked_from_as_many_steps_as_its_strength_leaves(model: DiffusionModel, strength: float, walked: int) -> None:
+    """Whole steps, those that fit, as diffusers' int(steps * strength); x_t = (1 - t) x_0 + t noise, in this flow."""
+    begun: list[torch.Tensor] = []
+    pictures = torch.full((2, 8, 8, 1), 255, dtype=torch.uint8)
+    how = {"sample_seeds": [3, 4], "steps": 10, "sampler": "ddim", "grid": "uniform", "guidance": 1.0}
+
+    def denoised(x: torch.Tensor, t: torch.Tensor, cond: dict) -> Mean:
+        begun.append(x.clone())
+        assert float(t[0]) == pytest.approx(walked / 10 - (len(begun) - 1) / 10)
+        return Mean(x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.denoiser, "forward", denoised)
+        samples = model.sample(["one", "two"], start=Start(pictures, strength), **how)
+    assert len(begun) == walked
+    noise = model.config.process.prior(model.codec.shape(), Streams.each([3, 4]))
+    white, t = torch.ones(2, 1, 8, 8), walked / 10
+    spread = begun[0] - (1 - t) * white  # t times noise of some stream of each sample's own
+    assert spread.std() / t == pytest.approx(float(noise.std()), abs=0.35)
+    assert not torch.equal(spread[0], spread[1])
+    assert samples.settings["strength"] == strength
 
 
 def test_exact_is_in_float32(model: DiffusionModel) -> None:
