@@ -101,6 +101,14 @@ def test_the_classifier_tells_apart_what_can_be_and_no_more():
     assert t.p_value < 1e-6
 
 
+def test_no_mistake_in_either_half_is_as_rare_as_twice_that_in_one():
+    """t = 100 right answers of 100 in each half: 2 P(Binomial(100, 1/2) = 100); an interval of 97.5 % begins at 0.0125^(1/100)."""
+    t = classifier_test(torch.zeros(100, 2), torch.ones(100, 2))
+    assert math.isclose(t.p_value, 2 * 0.5**100)
+    assert (t.accuracy.value, t.accuracy.high) == (1, 1)
+    assert t.accuracy.low == pytest.approx(0.0125 ** (1 / 100), rel=1e-9)
+
+
 def test_the_classifier_sees_a_spread_that_no_line_separates():
     rng = np.random.default_rng(8)
     assert classifier_test(normal(rng, 400, 4), normal(rng, 400, 4, 0.0, 3.0)).p_value < 1e-6

@@ -89,6 +89,18 @@ def test_features_of_several_networks_are_averaged_and_named():
     assert any("corner x 1" in n and "corner x 4" in n and "0123456789abcdef" in n for n in both.notes)
 
 
+def test_precision_and_density_are_of_made_rows_and_recall_and_coverage_of_real_ones():
+    """Made rows in a small part of where real ones are lie among these, and leave most of them unfound; and the reverse."""
+    train, wide, narrow = pictures(0, 300, side=2), pictures(1, 300, side=2), pictures(2, 300, 112, 144, side=2)
+    for held, made, precise in ((wide, narrow, True), (narrow, wide, False)):
+        m = {m.name: m.value for m in feature_section(train, held, made, [Corner(1)]).measures}
+        high, low = ("precision", "recall") if precise else ("recall", "precision")
+        assert m[high] > 0.9
+        assert m[low] < 0.2
+        assert m["coverage"] < 0.2
+        assert (m["density"] > 0.5) == precise
+
+
 def test_a_metric_that_cannot_be_computed_is_a_note_and_the_others_go_on():
     s = feature_section(pictures(0, 200), pictures(1, 40), pictures(2, 200), [Corner(1, 4)])
     assert [m.name for m in s.measures] == [FEATURES[0], FEATURES[2], FEATURES[7]]

@@ -28,6 +28,11 @@ def test_the_sizes_of_sdxl() -> None:
         bucket_sizes(100, 64)
 
 
+def test_unasked_no_size_is_more_than_twice_as_long_as_wide() -> None:
+    """Of a side of 8 steps: 6 x 10 = 60 of 64 and 7 x 9 = 63 remain; 5 x 12 and 4 x 16 are too long."""
+    assert bucket_sizes(64, 8) == ((48, 80), (56, 72), (64, 64), (72, 56), (80, 48))
+
+
 def test_the_nearest_size_crops_least() -> None:
     sizes = bucket_sizes(64, 8)
     rng = np.random.default_rng(0)
