@@ -1,5 +1,6 @@
 """A text encoder taught by a tiny teacher, in its own process: it comes to agree with it, is saved, resumed and used by name."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from unnoise.core.errors import InputError
 from unnoise.modalities.words.frozen import Sentence
 from unnoise.recipes import distil_text as recipe
 from unnoise.recipes.options import Options
-from unnoise.recipes.text_encoders import fill, learn_by_heart, load_distilled, words_of
-from unnoise.recipes.train import plan, resume, start
+from unnoise.recipes.text_encoders import fill, learn_by_heart, load_distilled, save_distilled, words_of
+from unnoise.recipes.train import average, plan, resume, start
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "modalities"))
 from words import encoders
@@ -37,6 +38,15 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(np.full((8, 8, 3), 50 * i, dtype=np.uint8)).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(caption)
     return folder
+
+
+def distilled(teacher: str, pictures: Path, folder: Path) -> str:
+    """The folder of a small text encoder, hardly taught."""
+    student = plan(str(pictures), Options(text_encoder=teacher, steps=2, batch=4, width=24, depth=1), "distil-text")
+    assert isinstance(student.run, recipe.DistilRun)
+    encoder = replace(student.run.student.encoder, rank=4, heads=2)
+    start(replace(student, run=replace(student.run, pairs=4, student=replace(student.run.student, encoder=encoder))), folder)
+    return str(folder)
 
 
 def test_the_student_comes_to_agree_with_its_teacher(teacher: str, pictures: Path, tmp_path: Path) -> None:
@@ -123,12 +133,7 @@ def test_what_is_no_text_encoder(tmp_path: Path, teacher: str) -> None:
 
 def test_pictures_are_told_by_a_frozen_and_by_a_distilled_encoder(teacher: str, pictures: Path, tmp_path: Path) -> None:
     """The network of the saved model is told what the encoder says; a frozen one is read anew, a distilled one lies within."""
-    student = plan(str(pictures), Options(text_encoder=teacher, steps=2, batch=4, width=24, depth=1), "distil-text")
-    encoder = replace(student.run.student.encoder, rank=4, heads=2)  # type: ignore[union-attr]
-    start(
-        replace(student, run=replace(student.run, pairs=4, student=replace(student.run.student, encoder=encoder))), tmp_path / "w"
-    )  # type: ignore[union-attr]
-    for name, inside in ((teacher, False), (str(tmp_path / "w"), True)):
+    for name, inside in ((teacher, False), (distilled(teacher, pictures, tmp_path / "w"), True)):
         planned = plan(str(pictures), Options(text_encoder=name, steps=2, batch=4, width=16, depth=1))
         model = start(planned, tmp_path / f"run-{inside}")
         assert any(k.startswith("conditioner.") for k in model.parts.state_dict()) == inside
@@ -153,9 +158,26 @@ def test_two_frozen_encoders_are_told_end_to_end(teacher: str, pictures: Path, t
     torch.testing.assert_close(told["tokens"][:, :length, : one["tokens"].shape[2]], one["tokens"], rtol=1e-3, atol=2e-3)
     torch.testing.assert_close(told["tokens"][:, length:, : two["tokens"].shape[2]], two["tokens"], rtol=1e-3, atol=2e-3)
     assert len(model.sample("a red cat", n=2, steps=2)) == 2
-    student = plan(str(pictures), Options(text_encoder=teacher, steps=1, batch=4, width=24, depth=1), "distil-text")
-    encoder = replace(student.run.student.encoder, rank=4, heads=2)  # type: ignore[union-attr]
-    short = replace(student.run, pairs=4, student=replace(student.run.student, encoder=encoder))  # type: ignore[union-attr]
-    start(replace(student, run=short), tmp_path / "w")
+    distilled(teacher, pictures, tmp_path / "w")
     with pytest.raises(InputError, match="w: a distilled text encoder is told alone"):
         words_of(f"{teacher},{tmp_path / 'w'}")
+
+
+def test_a_run_refuses_another_text_encoder_in_the_folder_of_its_own(teacher: str, pictures: Path, tmp_path: Path) -> None:
+    """What is averaged, or gone on with, is told by the encoder that the training was told by, or not made at all."""
+    taught = words_of(distilled(teacher, pictures, tmp_path / "w")).conditioner.build()
+    planned = plan(str(pictures), Options(text_encoder=str(tmp_path / "w"), steps=2, batch=4, width=16, depth=1))
+    model = start(planned, tmp_path / "run")
+    again = average(tmp_path / "run", 0.1)
+    for k, v in again.conditioner.encoder.state_dict().items():
+        assert torch.equal(v, model.conditioner.encoder.state_dict()[k])
+
+    save_distilled(tmp_path / "w" / "model", taught)  # of the same shape, with fresh weights
+    for go_on in (lambda: average(tmp_path / "run", 0.1), lambda: resume(tmp_path / "run", progress=False)):
+        with pytest.raises(InputError, match=r"w: its weights are .* and this run was planned with"):
+            go_on()
+
+    before = json.loads((tmp_path / "run" / "run.json").read_text())  # runs of earlier versions know the folder alone
+    before["run"]["words"] = str(tmp_path / "w")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(before))
+    assert average(tmp_path / "run", 0.1).conditioner.encoder is not None

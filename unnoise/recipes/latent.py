@@ -32,6 +32,7 @@ from unnoise.recipes.options import Options
 from unnoise.recipes.pictures import plain, told_sizes, with_middle_head
 from unnoise.recipes.run import AnyRun, Interrupted, Preview, Run, averaged_denoiser, first_process, fit_denoiser
 from unnoise.recipes.sources import Opened, OpenPictures, PictureSource
+from unnoise.recipes.text_encoders import GivenWords
 from unnoise.training.config import TrainConfig
 from unnoise.training.distributed import device, join
 
@@ -58,8 +59,9 @@ class LatentRun(AnyRun):
     preview: Preview = Preview()
     checkpointing: bool = False
     """Keep only the inputs of the network's blocks for the backward pass: less memory, a third more time."""
-    words: str | DistilRun | None = None
-    """The folder of the distilled text encoder that the model is told by, or the training of it; None where it has none."""
+    words: str | GivenWords | DistilRun | None = None
+    """The distilled text encoder that the model is told by, a folder alone in runs of earlier versions; or the training of it; None
+    where it has none."""
     begin_with: str | None = None
     """The model whose weights it begins with; None for fresh ones."""
 

@@ -29,7 +29,6 @@ from unnoise.core.weights import EDMWeight, Simple, VelocityWeight, Weight
 from unnoise.modalities.conditioning import LabelsConfig, TextConfig
 from unnoise.modalities.image.data import PictureData
 from unnoise.modalities.image.sizes import SizedNamesConfig, SizedWordsConfig
-from unnoise.modalities.words.distilled import DistilledConfig
 from unnoise.modalities.words.emphasis import EmphaticConfig
 from unnoise.modalities.words.spelling import SpelledConfig
 from unnoise.modalities.words.syntax import escaped
@@ -41,7 +40,7 @@ from unnoise.networks.unet import UNetConfig, ddpm_cifar10
 from unnoise.recipes.options import Options
 from unnoise.recipes.run import Preview, Run, spread
 from unnoise.recipes.sources import OpenPictures, PictureSource
-from unnoise.recipes.text_encoders import Words, words_of
+from unnoise.recipes.text_encoders import GivenWords, Words, given_words, words_of
 from unnoise.training.config import AdamWConfig, InverseSqrtDecay, LinearDecay, TrainConfig
 
 _SIZE_DIM = 64  # of the vector: what is told of a picture's size
@@ -49,12 +48,12 @@ _SIZE_DIM = 64  # of the vector: what is told of a picture's size
 
 @dataclass(frozen=True)
 class Told:
-    """How a network is told what to draw: the conditioner and the widths of what it says; and the folder of a distilled encoder."""
+    """How a network is told what to draw: the conditioner and the widths of what it says; and a distilled encoder."""
 
     conditioner: Buildable
     vector_dim: int
     token_dim: int
-    words: str | None = None
+    words: GivenWords | None = None
 
 
 @dataclass(frozen=True)
@@ -276,16 +275,16 @@ def _told(data: PictureData, options: Options) -> Told:
             if getattr(options, name):
                 raise InputError(f"{option(name)}: nothing is said of these pictures in words; leave it out")
         return Told(LabelsConfig(data.classes, 192), 192, 0) if data.classes else Told(UnconditionalConfig(), 0, 0)
-    folder = None
+    given = None
     if options.text_encoder is not None:
         words = words_of(options.text_encoder)
-        folder = options.text_encoder if isinstance(words.conditioner, DistilledConfig) else None
+        given = given_words(options.text_encoder)
     else:
         encoder = TextEncoderConfig(width=192, depth=1 if data.classes else 3, heads=3)
         words = Words(TextConfig.of(captions, encoder), encoder.width, encoder.width)
     if options.spelling:
         words = words._replace(conditioner=SpelledConfig.of(captions, words.conditioner, words.token_dim))
-    return Told(*words, folder)
+    return Told(*words, given)
 
 
 def _levels(data: PictureData) -> int:

@@ -28,7 +28,7 @@ from unnoise.modalities.words.syntax import escaped
 from unnoise.model import DiffusionModel, ModelConfig
 from unnoise.recipes.sources import Opened, OpenPictures, PictureSource, TableSource
 from unnoise.recipes.task import DenoisingTask
-from unnoise.recipes.text_encoders import fill, learn_by_heart
+from unnoise.recipes.text_encoders import GivenWords, fill, learn_by_heart
 from unnoise.training.config import TrainConfig
 from unnoise.training.data import DataSet
 from unnoise.training.distributed import device
@@ -87,8 +87,8 @@ class Run(AnyRun):
     """Learn the scale of the loss at every noise level along (EDM2)."""
     checkpointing: bool = False
     """Keep only the inputs of the network's blocks for the backward pass: less memory, a third more time."""
-    words: str | None = None
-    """The folder of the distilled text encoder that the model is told by; None where it has none."""
+    words: str | GivenWords | None = None
+    """The distilled text encoder that the model is told by, a folder alone in runs of earlier versions; None where it has none."""
     begin_with: str | None = None
     """The model whose weights it begins with; None for fresh ones."""
 

@@ -19,13 +19,14 @@ from unnoise.recipes.latent import GivenCodec, LatentRun
 from unnoise.recipes.retrieval import RetrievalRun
 from unnoise.recipes.run import AnyRun, Preview, Run
 from unnoise.recipes.sources import PictureSource, TableSource
+from unnoise.recipes.text_encoders import GivenWords
 from unnoise.recipes.unclip import EmbeddedRun, GivenEmbedder
 from unnoise.training import config as training
 
 RUN_FILE = "run.json"
 RUN_CLASSES = RETRIEVAL_CLASSES | allow(
-    Run, AutoencoderRun, ReconstructionLosses, LatentRun, GivenCodec, RetrievalRun, EmbeddedRun, GivenEmbedder, DistilRun, Preview,
-    PictureSource, PictureOptions, Recaption, TableSource,
+    Run, AutoencoderRun, ReconstructionLosses, LatentRun, GivenCodec, RetrievalRun, EmbeddedRun, GivenEmbedder, DistilRun,
+    GivenWords, Preview, PictureSource, PictureOptions, Recaption, TableSource,
     training.TrainConfig, training.AdamWConfig, training.MuonConfig, training.Constant, training.CosineDecay,
     training.InverseSqrtDecay, training.LinearDecay, training.GuardConfig,
     objectives.Denoising, objectives.DenoisingTwice, objectives.SlicedScoreMatching, bound.VariationalBound, bound.Levels,

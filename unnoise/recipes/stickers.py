@@ -37,7 +37,7 @@ from unnoise.recipes.latent import LatentRun, first_stage
 from unnoise.recipes.options import Options
 from unnoise.recipes.run import Preview
 from unnoise.recipes.sources import OpenPictures, PictureSource
-from unnoise.recipes.text_encoders import Words, words_of
+from unnoise.recipes.text_encoders import GivenWords, Words, given_words, words_of
 from unnoise.training.config import AdamWConfig, LinearDecay, TrainConfig
 
 PROMPTS = (
@@ -57,15 +57,18 @@ def stickers(opened: OpenPictures, source: PictureSource, options: Options) -> L
     data = opened.pictures
     if data.channels != 4:
         raise InputError(f"recipe 'stickers' is for transparent pictures; give it stickers:FOLDER, and not {source.path}")
-    words: str | DistilRun | None = None
+    words: GivenWords | DistilRun | None = None
     conditioner: Buildable
     vector_dim = token_dim = 0
     if options.begin_with is not None:  # codec and words are that model's
         options = replace(options, codec=options.begin_with)
         conditioner = load(str(options.begin_with)).config.conditioner
     else:
-        words = options.text_encoder or distil_text(opened, source, Options(seed=options.seed))
-        told = words_of(words) if isinstance(words, str) else Words(words.student, *2 * (words.student.encoder.out,))
+        if options.text_encoder:
+            words, told = given_words(options.text_encoder), words_of(options.text_encoder)
+        else:
+            words = distil_text(opened, source, Options(seed=options.seed))
+            told = Words(words.student, *2 * (words.student.encoder.out,))
         conditioner, vector_dim, token_dim = told
         if isinstance(conditioner, DistilledConfig):
             conditioner = replace(conditioner, learnt=40)

@@ -1,6 +1,7 @@
 """Text encoders for a run: a frozen one by name, its embeddings in a book beside the run; or a distilled one from its folder."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,29 @@ class Words(NamedTuple):
     token_dim: int
 
 
+@dataclass(frozen=True)
+class GivenWords:
+    """A distilled text encoder that was trained before: where it lay, and the hash of its weights."""
+
+    path: str
+    hash: str
+
+    def load(self) -> Distilled:
+        """InputError if it is not what it was."""
+        found, digest = _read_distilled(self.path)
+        if digest != self.hash:
+            raise InputError(
+                f"{self.path}: its weights are {digest[:16]}, and this run was planned with {self.hash[:16]}; "
+                "bring that text encoder back, or start another run"
+            )
+        return found
+
+
+def given_words(name: str) -> GivenWords | None:
+    """The distilled text encoder `name` as it is now; None where that is a frozen one."""
+    return None if _distilled_place(Path(name)) is None else GivenWords(name, _read_distilled(name)[1])
+
+
 def words_of(name: str) -> Words:
     """The text encoder `name`: a folder of the recipe `distil-text`, or a frozen one by its folder or hub name; several frozen
     ones, their names separated by commas, are told end to end.
@@ -50,18 +74,19 @@ def words_of(name: str) -> Words:
     return Words(frozen, 0 if isinstance(frozen, T5TextConfig) else frozen.width, frozen.width)
 
 
-def fill(module: nn.Module, folder: str | None) -> None:
-    """Give every distilled encoder within the module what the one in the folder was taught.
+def fill(module: nn.Module, words: str | GivenWords | None) -> None:
+    """Give every distilled encoder within the module what the given one, or the one in the folder, was taught.
 
-    InputError for weights of another encoder, and where there is such an encoder and no folder.
+    InputError for weights of another encoder, and where there is such an encoder and none is given.
     """
     for part in module.modules():
         if isinstance(part, Distilled):
-            if folder is None:
+            if words is None:
                 raise InputError(
                     f"a model that is told by a distilled text encoder ({part.config.teacher}) needs its folder: words"
                 )
-            load_weights(part.encoder, load_distilled(folder).encoder.state_dict(), Path(folder))
+            taught = load_distilled(words) if isinstance(words, str) else words.load()
+            load_weights(part.encoder, taught.encoder.state_dict(), Path(words if isinstance(words, str) else words.path))
 
 
 def learn_by_heart(module: nn.Module, texts: Iterable[str], folder: Path, first: bool = True) -> None:
@@ -102,13 +127,18 @@ def save_distilled(folder: Path, distilled: Distilled) -> str:
 
 def load_distilled(folder: str | Path) -> Distilled:
     """From a folder that `save_distilled` wrote, or the run that trained it. Raises InputError for what is not one."""
+    return _read_distilled(folder)[0]
+
+
+def _read_distilled(folder: str | Path) -> tuple[Distilled, str]:
+    """The encoder, and the hash of its weights."""
     place = _distilled_place(Path(folder))
     if place is None:
         raise InputError(f"{folder}: not a text encoder; `unnoise train DATA --recipe distil-text --out {folder}` makes one")
-    config, tensors, _ = read_folder(place, DistilledConfig, _CLASSES)
+    config, tensors, digest = read_folder(place, DistilledConfig, _CLASSES)
     distilled = config.build()
     load_weights(distilled, tensors, place)
-    return distilled.eval()
+    return distilled.eval(), digest
 
 
 def _distilled_place(folder: Path) -> Path | None:

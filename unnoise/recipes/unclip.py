@@ -35,6 +35,7 @@ from unnoise.recipes.pictures import plain
 from unnoise.recipes.retrieval import RetrievalRun, retrieval
 from unnoise.recipes.run import AnyRun, Interrupted, Preview, Run, averaged_denoiser, fit_denoiser
 from unnoise.recipes.sources import Opened, OpenPictures, PictureSource
+from unnoise.recipes.text_encoders import GivenWords
 from unnoise.training.config import TrainConfig
 
 FIRST = "embedder"
@@ -69,8 +70,8 @@ class EmbeddedRun(AnyRun):
     objective: PerSample
     train: TrainConfig
     preview: Preview = Preview()
-    words: str | None = None
-    """The folder of the distilled text encoder that the model is told by; None where it has none."""
+    words: str | GivenWords | None = None
+    """The distilled text encoder that the model is told by, a folder alone in runs of earlier versions; None where it has none."""
 
     def afterwards(self, out: Path) -> str:
         prior = isinstance(self.model.codec, EmbeddingsConfig)
