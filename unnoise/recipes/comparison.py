@@ -26,7 +26,7 @@ from unnoise.recipes.contender import GRAIN, Diffusion
 from unnoise.recipes.options import Options
 from unnoise.recipes.pictures import plain
 from unnoise.recipes.run import Run
-from unnoise.recipes.sources import Opened, OpenPictures, OpenTable, PictureSource, TableSource, source_of
+from unnoise.recipes.sources import Opened, OpenPictures, OpenTable, PictureSource, TableSource, source_of, unchanged
 from unnoise.recipes.tables import tables
 from unnoise.training.loop import measure_step_seconds
 
@@ -205,7 +205,7 @@ def planned(asked: Comparison, data: Data, out: Path, say: Callable[[str], None]
     if file.is_file():
         plan = Plan.load(file)
         for key, value in same.items():
-            if plan.same.get(key) != value:
+            if plan.same.get(key) != value and not (key == "data" and unchanged(str(plan.same.get(key)), str(value))):
                 raise InputError(f"{out} holds a comparison with {key} {plan.same.get(key)}, not {value}; choose another --out")
         return plan
     family = Diffusion(data.run)

@@ -16,6 +16,7 @@ from unnoise.core.errors import InputError
 from unnoise.core.files import atomically
 from unnoise.modalities.image.data import PictureData
 from unnoise.modalities.image.latents import Latents
+from unnoise.recipes.sources import glance_of
 
 _AT_ONCE = 64
 
@@ -25,12 +26,9 @@ def cached_latents(codec: Latents, pictures: PictureData, fingerprint: str, file
 
     fingerprint: of the data that the pictures were taken from. InputError for a file that another codec made, or of other pictures.
     """
-    h = hashlib.sha256(f"{fingerprint} {pictures.options.flip}".encode())
-    for name in pictures.names:
-        h.update(name.encode())
-    made = {"codec": codec.hash(), "pictures": h.hexdigest()}
+    made = {"codec": codec.hash(), "pictures": _of(pictures, fingerprint)}
     if file.exists():
-        return _read(file, made)
+        return _read(file, made, _of(pictures, glance_of(fingerprint)))
     parts = []
     ways = (False, True) if pictures.options.flip else (False,)
     with tqdm(total=len(ways) * len(pictures), desc="latents", unit="", disable=not progress, leave=False) as bar:
@@ -45,14 +43,22 @@ def cached_latents(codec: Latents, pictures: PictureData, fingerprint: str, file
     return states
 
 
-def _read(file: Path, wanted: dict[str, str]) -> Tensor:
+def _of(pictures: PictureData, fingerprint: str) -> str:
+    h = hashlib.sha256(f"{fingerprint} {pictures.options.flip}".encode())
+    for name in pictures.names:
+        h.update(name.encode())
+    return h.hexdigest()
+
+
+def _read(file: Path, wanted: dict[str, str], formerly: str) -> Tensor:
+    """formerly: what earlier versions called these pictures."""
     try:
         with safe_open(file, "pt") as f:
             had, states = f.metadata() or {}, f.get_tensor("states")
     except (OSError, SafetensorError) as e:
         raise InputError(f"{file} cannot be read as cached latents ({e}); remove it, and they are made anew") from None
     for key, what in (("codec", "by codec"), ("pictures", "of pictures")):
-        if had.get(key) != wanted[key]:
+        if had.get(key) not in (wanted[key], formerly):
             raise InputError(
                 f"{file} holds latents made {what} {str(had.get(key))[:16]}, and this run's are {wanted[key][:16]}; remove it, and "
                 "they are made anew"

@@ -43,8 +43,16 @@ class Opened(ABC):
         """One paragraph: what was found and what will be done with it."""
 
     @abstractmethod
+    def glance(self) -> str:
+        """Of the names, of what is said and of a few rows: all that the fingerprints of earlier versions were."""
+
+    @abstractmethod
+    def contents(self) -> str:
+        """Changes when any row does."""
+
     def fingerprint(self) -> str:
-        """Changes when the data does: a resumed run must not go on with other data."""
+        """Changes when the data does: a resumed run must not go on with other data (`unchanged`)."""
+        return f"{self.glance()}-{self.contents()}"
 
     def skipped(self) -> list[str]:
         """What was left out because it could not be read: a line each."""
@@ -127,10 +135,13 @@ class OpenPictures(Opened):
     def account(self) -> str:
         return self.pictures.account()
 
-    def fingerprint(self) -> str:
+    def glance(self) -> str:
         p = self.pictures
         some = p.pictures([0, len(p) // 2, len(p) - 1])
         return _digest(p.names, p.captions, (p.height, p.width, p.channels), some.tobytes())
+
+    def contents(self) -> str:
+        return _digest([(e.name, e.size, e.crc()) for e in self.pictures.files], self.pictures.weights or ())
 
     def skipped(self) -> list[str]:
         return [str(s) for s in self.pictures.skipped]
@@ -220,8 +231,11 @@ class OpenTable(Opened):
     def account(self) -> str:
         return self.table.account()
 
-    def fingerprint(self) -> str:
+    def glance(self) -> str:
         return _digest([self.table.name], self.table.table.rows()[:3], len(self.table), repr(self.table.config).encode())
+
+    def contents(self) -> str:
+        return _digest(self.table.table.numeric.numpy().tobytes(), self.table.table.categorical.numpy().tobytes())
 
     def kept(self) -> TableData:
         """What is trained on: all rows, or those that are not held out, and columns that know nothing of the others."""
@@ -272,6 +286,15 @@ def source_of(path: str, picture_options: PictureOptions = PictureOptions(), con
     raise InputError(
         f"{path}: a {p.suffix or 'nameless'} file is not data that unnoise reads; give pictures (folder, zip, npz) or a csv"
     )
+
+
+def unchanged(before: str, now: str) -> bool:
+    """Whether two fingerprints are of the same data. One of an earlier version knows a glance alone, and is compared by that."""
+    return before in (now, glance_of(now))
+
+
+def glance_of(fingerprint: str) -> str:
+    return fingerprint.partition("-")[0]
 
 
 def _digest(*parts: object) -> str:

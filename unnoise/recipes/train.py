@@ -32,7 +32,7 @@ from unnoise.recipes.retrieval import retrieval
 from unnoise.recipes.run import AnyRun, Run, first_process
 from unnoise.recipes.runs import RUN_FILE, load_run, save_run
 from unnoise.recipes.scenes import scenes
-from unnoise.recipes.sources import Opened, OpenPictures, OpenTable, PictureSource, Source, TableSource, source_of
+from unnoise.recipes.sources import Opened, OpenPictures, OpenTable, PictureSource, Source, TableSource, source_of, unchanged
 from unnoise.recipes.stickers import stickers
 from unnoise.recipes.tables import tables
 from unnoise.recipes.unclip import unclip_decoder, unclip_prior
@@ -332,7 +332,7 @@ def resume(out: str | Path, progress: bool = True) -> Any:
     out = Path(out)
     run, fingerprint = load_run(out)
     opened = run.data.open(progress=progress)
-    if opened.fingerprint() != fingerprint:
+    if not unchanged(fingerprint, opened.fingerprint()):
         raise InputError(f"{run.data.path} has changed since {out} was started; bring the old data back, or start another run")
     return run.fit(opened, out, resume=True)
 

@@ -146,6 +146,8 @@ class PictureData:
     """How often each picture is drawn, against the others; None: all alike."""
     sizes: tuple[Told, ...] | None = field(default=None, repr=False)
     """How large each picture was, and what became of it; None: nothing worth telling."""
+    files: tuple[Entry, ...] = field(default=(), repr=False)
+    """What the pictures of the whole set were read from; none where they are drawn."""
 
     def __len__(self) -> int:
         return len(self.names)

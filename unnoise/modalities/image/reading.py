@@ -135,6 +135,7 @@ def _read_files(path: Path, options: PictureOptions, progress: bool) -> PictureD
     return PictureData(
         pixels, target.height, target.width, channels, names, captions, said.classes, tuple(skipped),
         tuple(n for n in notes if n), options, weights=weights, sizes=sizes if tell_apart(sizes) else None,
+        files=tuple(kept),
     )  # fmt: skip
 
 
@@ -182,7 +183,10 @@ def _read_npz(path: Path, options: PictureOptions) -> PictureData:
     names = tuple(str(i) for i in range(n))
     pixels = InMemory(np.ascontiguousarray(array))
     channels = target.channels
-    return PictureData(pixels, height, width, channels, names, captions, found.classes, (), tuple(n for n in notes if n), options)
+    return PictureData(
+        pixels, height, width, channels, names, captions, found.classes, (), tuple(n for n in notes if n), options,
+        files=(Entry.of(path),),
+    )  # fmt: skip
 
 
 def _header(e: Entry) -> Header | str:

@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,11 @@ class Entry:
     where: Path
     member: str | None
     size: int
+
+    @staticmethod
+    def of(file: Path) -> "Entry":
+        """A file by itself."""
+        return Entry(file.name, file, None, file.stat().st_size)
 
     @property
     def folder(self) -> str:
@@ -48,6 +54,19 @@ class Entry:
     def read(self) -> bytes:
         with self.open() as f:
             return f.read()
+
+    def crc(self) -> int:
+        """The CRC-32 of the bytes; of a zip's member as the zip has it. InputError if the file cannot be read any more."""
+        if self.member is not None:
+            return _archive(self.where, os.getpid()).getinfo(self.member).CRC
+        crc = 0
+        try:
+            with self.open() as f:
+                while block := f.read(1 << 20):
+                    crc = zlib.crc32(block, crc)
+        except OSError as e:
+            raise InputError(f"{self.where} cannot be read any more ({e.strerror}); bring it back") from None
+        return crc
 
     def text(self) -> str:
         """The file as text; InputError if it is not UTF-8."""

@@ -138,6 +138,7 @@ def read_stickers(folders: Sequence[Path], size: int, mix: Mix = Mix(), options:
         tuple(f"{k.label}-{i}" for k in kinds for i in range(k.length)),
         tuple(k.captions(i) for k in kinds for i in range(k.length)),
         None, (), notes, options, weights=tuple(np.concatenate([k.weights for k in kinds]).tolist()) if total else None,
+        files=tuple(e for f in folders for e in entries(f) if e.suffix in SUFFIXES),
     )  # fmt: skip
 
 

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import overload
 
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.annotations import Captions
 from unnoise.modalities.image.data import PictureData, PictureOptions
-from unnoise.modalities.image.scenes.emoji import read_sprites
+from unnoise.modalities.image.decode import SUFFIXES
+from unnoise.modalities.image.scenes.emoji import FONTS, read_sprites
 from unnoise.modalities.image.scenes.requests import LEARNT
 from unnoise.modalities.image.scenes.rows import Rendered, World
 from unnoise.modalities.image.scenes.shapes import Shapes
+from unnoise.modalities.image.sources import Entry, entries
 
 WORD = "scenes"
 """What stands in place of a path."""
@@ -47,7 +50,14 @@ def read_scenes(path: str, options: PictureOptions = PictureOptions(), rows: int
     named = f"{len(world.sprites.vocabulary.names):,} kinds of things"
     notes = (f"{rows:,} scenes of {named} are drawn as they are needed, {size} x {size}", _held_out(world))
     names = tuple(f"scene-{i}" for i in range(rows))
-    return PictureData(Rendered(world, size), size, size, 3, names, Told(world, rows), None, (), notes, options)
+    files = _files(Path(sprites)) if sprites else ()
+    return PictureData(Rendered(world, size), size, size, 3, names, Told(world, rows), None, (), notes, options, files=files)
+
+
+def _files(sprites: Path) -> tuple[Entry, ...]:
+    if sprites.suffix.lower() in FONTS:
+        return (Entry.of(sprites),)
+    return tuple(e for e in entries(sprites) if e.suffix in SUFFIXES)
 
 
 def _held_out(world: World) -> str:
