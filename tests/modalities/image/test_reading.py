@@ -284,3 +284,21 @@ def test_captions_that_are_all_equal_are_said_to_be(tmp_path: Path) -> None:
         png(tmp_path / f"{i}.png", i)
         (tmp_path / f"{i}.txt").write_text("a photo")
     assert "all 3 the same, 'a photo'" in read(tmp_path).account()
+
+
+def test_links_to_folders_are_followed_and_lead_round_in_no_circle(tmp_path: Path) -> None:
+    """As a tree of copies would be read; a folder that two links name is read twice, and one that links back to itself once."""
+    for name in ("cats", "dogs"):
+        (tmp_path / "elsewhere" / name).mkdir(parents=True)
+        png(tmp_path / "elsewhere" / name / "0.png", 8)
+    (tmp_path / "set" / "birds").mkdir(parents=True)
+    png(tmp_path / "set" / "birds" / "0.png", 8)
+    for link, to in (("cats", "cats"), ("dogs", "dogs"), ("hounds", "dogs")):
+        (tmp_path / "set" / link).symlink_to(tmp_path / "elsewhere" / to, target_is_directory=True)
+    (tmp_path / "set" / "birds" / "up").symlink_to(tmp_path / "set", target_is_directory=True)
+    (tmp_path / "elsewhere" / "cats" / "across").symlink_to(tmp_path / "elsewhere" / "dogs", target_is_directory=True)
+    (tmp_path / "elsewhere" / "dogs" / "back").symlink_to("../cats", target_is_directory=True)
+    data = read_pictures(tmp_path / "set", progress=False)
+    across = ["cats/across/0.png", "dogs/back/0.png", "hounds/back/0.png"]
+    assert list(data.names) == sorted(["birds/0.png", "cats/0.png", "dogs/0.png", "hounds/0.png", *across])
+    assert set(data.classes or ()) == {"birds", "cats", "dogs", "hounds", "across", "back"}

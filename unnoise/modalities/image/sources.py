@@ -82,8 +82,8 @@ def _archive(path: Path, process: int) -> zipfile.ZipFile:
 
 
 def entries(path: Path) -> list[Entry]:
-    """All files under a folder or in a zip, by name; hidden ones and what systems leave behind (`__MACOSX`) are left out, and so is
-    what unnoise itself wrote there that is no data: folders of training runs, contact sheets.
+    """All files under a folder (links are followed) or in a zip, by name; hidden ones and what systems leave behind (`__MACOSX`)
+    are left out, and so is what unnoise itself wrote there that is no data: folders of training runs, contact sheets.
 
     Zips that lie in a folder are read as sub-folders. Raises InputError for a zip that is damaged, locked, or has members
     that point outside it.
@@ -101,13 +101,22 @@ def entries(path: Path) -> list[Entry]:
     return sorted(found, key=lambda e: e.name)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not _clutter(f) and not _is_run(Path(root, f))]
-        for f in files:
-            file = Path(root, f)
-            if not _clutter(f) and file.is_file() and not is_sheet(f, file):  # not a dangling link, a pipe or a socket
-                yield file
+def _files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """above: the folders that this one lies in, by their real places: a link to one of them would lead round and round."""
+    above |= {folder.resolve()}
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        place = folder / name
+        if _clutter(name):
+            continue
+        if place.is_dir():
+            if place.resolve() not in above and not _is_run(place):
+                yield from _files(place, above)
+        elif place.is_file() and not is_sheet(name, place):  # not a dangling link, a pipe or a socket
+            yield place
 
 
 def _members(path: Path, prefix: str) -> list[Entry]:
