@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from unnoise.cli.main import main
+from unnoise.core.errors import InputError
+from unnoise.recipes.options import Options
+from unnoise.recipes.runs import save_run
+from unnoise.recipes.train import check_again, plan
 
 SHORT = ["--steps", "4", "--batch", "8", "--width", "32", "--depth", "1", "--train.bf16", "False"]
 
@@ -190,6 +195,28 @@ def test_the_command_that_started_a_run_goes_on_with_it(pictures: Path, run: Pat
         (["{other}"], "{run} is a run on {pictures}, not on {other}"),
         (["{pictures}", "--train.clip", "3"], "--train.clip 3: the run in {run} goes on as it was started, otherwise"),
         (["{pictures}", "--lr", "3"], "--lr 3.0: the run in {run} has "),
+        (["{pictures}", "--depth", "5"], "--depth 5: the run in {run} has 1; it goes on as it was started"),
+        (["{pictures}", "--recipe", "unet"], "--recipe unet: the run in {run} has pictures"),
+        (["{pictures}", "--size", "12"], "--size 12: the run in {run} was started without it"),
+        (["{pictures}", "--background", "black"], "--background black: the run in {run} has white"),
+        (["{pictures}", "--factor", "4"], "--factor 4: the run in {run} has 2"),
+        *(
+            (["{pictures}", flag, *more], f"{' '.join([flag, *more])}: the run in {{run}} was started without it")
+            for flag, *more in (
+                ["--flip"],
+                ["--muon"],
+                ["--recaption"],
+                ["--transport"],
+                ["--spelling"],
+                ["--internal-guidance"],
+                ["--buckets", "8"],
+                ["--begin-with", "scenes"],
+                ["--codec", "x"],
+                ["--text-encoder", "x"],
+                ["--condition", "x"],
+                ["--compression", "4"],
+            )
+        ),
     ],
 )
 def test_going_on_is_refused_with_what_the_run_was_not_started_with(
@@ -198,6 +225,18 @@ def test_going_on_is_refused_with_what_the_run_was_not_started_with(
     places = {"pictures": pictures, "run": run, "other": tmp_path}
     said = refused(["train", *(a.format(**places) for a in argv), "--out", str(run), "--resume"], capsys)
     assert message.format(**places) in said
+
+
+def test_a_run_goes_on_with_all_that_it_was_started_with(pictures: Path, tmp_path: Path) -> None:
+    asked = Options(flip=True, muon=True, spelling=True, background="black", size=8, transport=True)
+    planned = plan(str(pictures), asked)
+    save_run(planned.run, tmp_path, "some data", planned.asked())
+    for options, recipe in ((asked, "pictures"), (asked, None), (Options(), None)):
+        assert check_again(tmp_path, str(pictures), options, recipe) == planned.run
+    save_run(planned.run, tmp_path, "some data")  # as earlier versions did: spelling, transport and the recipe cannot be known
+    check_again(tmp_path, str(pictures), asked, "unet")
+    with pytest.raises(InputError, match="--depth 5: the run in"):
+        check_again(tmp_path, str(pictures), replace(asked, depth=5))
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def run(argv: list[str]) -> None:
     out = args.out or usual_folder(str(data))
     options = Options(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Options)})
     if args.resume and (out / "run.json").is_file():
-        before = check_again(out, str(data), options)
+        before = check_again(out, str(data), options, args.recipe)
         if rest and _changed(rest, before) != before:
             raise InputError(f"{' '.join(rest)}: the run in {out} goes on as it was started, otherwise; leave that out")
         go_on(out)

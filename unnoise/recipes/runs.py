@@ -1,7 +1,9 @@
 """A run's file: what the run is, and the fingerprint of its data. The one place that knows every kind of run."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from unnoise.checkpoints.config import allow, decode, encode
 from unnoise.checkpoints.folder import VERSION, read_json
@@ -39,11 +41,17 @@ RUN_CLASSES = RETRIEVAL_CLASSES | allow(
 """What a run's file may name, beside what a model's configuration may."""
 
 
-def save_run(run: AnyRun, out: Path, fingerprint: str) -> None:
-    """Write the run's file into the folder `out`."""
-    document = {"unnoise": VERSION, "data": fingerprint, "run": encode(run)}
+def save_run(run: AnyRun, out: Path, fingerprint: str, asked: Mapping[str, Any] | None = None) -> None:
+    """Write the run's file into the folder `out`. asked: the recipe and the options that it was planned with, as far as given."""
+    document = {"unnoise": VERSION, "data": fingerprint, "run": encode(run)} | ({} if asked is None else {"asked": dict(asked)})
     with atomically(out / RUN_FILE) as partial:
         partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def asked_of(out: Path) -> Mapping[str, Any] | None:
+    """What `save_run` was told that the run in the folder `out` was planned with; None of runs of earlier versions."""
+    asked = read_json(out / RUN_FILE).get("asked")
+    return asked if isinstance(asked, dict) else None
 
 
 def load_run(out: Path) -> tuple[AnyRun, str]:

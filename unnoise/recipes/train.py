@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from unnoise.checkpoints.config import encode
 from unnoise.core.errors import InputError, nearest, option
 from unnoise.loading import load
 from unnoise.modalities.image.data import InMemory, PictureData, PictureOptions
@@ -30,12 +31,13 @@ from unnoise.recipes.options import Options
 from unnoise.recipes.pictures import ddpm, edm, edm2, pictures, unet
 from unnoise.recipes.retrieval import retrieval
 from unnoise.recipes.run import AnyRun, Run, first_process
-from unnoise.recipes.runs import RUN_FILE, load_run, save_run
+from unnoise.recipes.runs import RUN_FILE, asked_of, load_run, save_run
 from unnoise.recipes.scenes import scenes
 from unnoise.recipes.sources import Opened, OpenPictures, OpenTable, PictureSource, Source, TableSource, source_of, unchanged
 from unnoise.recipes.stickers import stickers
 from unnoise.recipes.tables import tables
 from unnoise.recipes.unclip import unclip_decoder, unclip_prior
+from unnoise.training.config import MuonConfig
 from unnoise.training.loop import measure_step_seconds
 
 RECIPES: Mapping[str, Callable[[Any, Any, Options], AnyRun]] = {
@@ -89,11 +91,16 @@ _TOGETHER = (
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe's name, what it decided, and the data, read."""
+    """A recipe's name, what it decided, the data, read, and what it was asked for."""
 
     recipe: str
     run: AnyRun
     opened: Opened
+    options: Options = Options()
+
+    def asked(self) -> dict[str, Any]:
+        """What a run keeps of it, to know when it is asked for another."""
+        return {"recipe": self.recipe, **{name: encode(value) for name, value in _given(self.options).items()}}
 
 
 def plan(data: str, options: Options = Options(), recipe: str | None = None) -> Plan:
@@ -124,6 +131,7 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
     if not isinstance(source, FITS.get(name, PictureSource)):
         raise InputError(f"recipe {name!r} does not fit {data}, which is {source.called}")
     _check_options(name, options)
+    asked = options
     if options.buckets is not None and name not in BUCKETED:
         raise InputError(f"--buckets: recipe {name!r} takes data of one size; those that take several are {', '.join(BUCKETED)}")
     if name in LATENT and options.codec is None:  # that of the model which it goes on from
@@ -135,7 +143,13 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
     if isinstance(source, PictureSource) and options.alpha is None and _keeps_transparency(name, data, options):
         source = replace(source, options=replace(source.options, alpha=True))
     opened = source.open(progress=first_process())
-    return Plan(name, _asked(name, opened, source, options), opened)
+    return Plan(name, _asked(name, opened, source, options), opened, asked)
+
+
+def _given(options: Options) -> dict[str, Any]:
+    """The options that are not as they usually are."""
+    usual = Options()
+    return {f.name: v for f in fields(Options) if (v := getattr(options, f.name)) != getattr(usual, f.name)}
 
 
 def _keeps_transparency(recipe: str, data: str, options: Options) -> bool:
@@ -150,8 +164,7 @@ def _keeps_transparency(recipe: str, data: str, options: Options) -> bool:
 
 def _check_options(recipe: str, options: Options) -> None:
     """InputError for options that the recipe would not look at."""
-    usual = Options()
-    given = [f.name for f in fields(Options) if getattr(options, f.name) != getattr(usual, f.name)]
+    given = _given(options)
     for name in given:
         if recipe in FITS and name in _OF_PICTURES:
             raise InputError(f"{option(name)}: for pictures; recipe {recipe!r} has none")
@@ -213,7 +226,7 @@ def override(planned: Plan, options: Options, change: Callable[[AnyRun], AnyRun]
     if changed.data == planned.run.data:
         return replace(planned, run=changed)
     opened = changed.data.open(progress=first_process())
-    return Plan(planned.recipe, change(_asked(planned.recipe, opened, changed.data, options)), opened)
+    return Plan(planned.recipe, change(_asked(planned.recipe, opened, changed.data, options)), opened, options)
 
 
 def example_run(recipe: str | None) -> AnyRun:
@@ -303,7 +316,7 @@ def start(planned: Plan, out: Path) -> Any:
     if first:
         _clear(out)
         out.mkdir(parents=True, exist_ok=True)
-        save_run(run, out, planned.opened.fingerprint())
+        save_run(run, out, planned.opened.fingerprint(), planned.asked())
     return run.fit(planned.opened, out, resume=False)
 
 
@@ -313,18 +326,53 @@ def _clear(out: Path) -> None:
         shutil.rmtree(out)
 
 
-def check_again(out: Path, data: str, options: Options) -> AnyRun:
-    """The run in `out`. InputError where it was started with other data, or another number of steps, rows, seed, rate or width."""
+def check_again(out: Path, data: str, options: Options, recipe: str | None = None) -> AnyRun:
+    """The run in `out`. InputError where it was started with other data, another recipe, or otherwise than the given options say.
+
+    Runs of earlier versions do not say all that they were started with; what cannot be known of them is passed over.
+    """
     run, _ = load_run(out)
     before = run.data.path
-    if data != before and Path(data).resolve() != Path(before).resolve():
+    if not _alike(data, before):
         raise InputError(f"{out} is a run on {before}, not on {data}; choose another --out, or leave --resume out")
-    train, network = run.train, getattr(getattr(run, "model", None), "network", None)
-    for name, of in (("steps", train), ("batch", train), ("seed", train), ("lr", train.optimiser), ("width", network)):
-        given, had = getattr(options, name), getattr(of, name, None)
-        if given not in (None, getattr(Options(), name)) and had is not None and given != had:
-            raise InputError(f"--{name} {given}: the run in {out} has {had}; it goes on as it was started")
+    asked = asked_of(out)
+    given = _given(options) | ({} if recipe is None else {"recipe": recipe})
+    for name, value in given.items():
+        if (had := _decided(run, name)) is None:
+            if asked is None:
+                continue
+            had = asked.get(name, getattr(Options(), name, None))
+        if not _alike(value, had):
+            started = "was started without it" if had is None or had is False or had == {} else f"has {had}"
+            said = option(name) if value is True else f"{option(name)} {value}"
+            raise InputError(f"{said}: the run in {out} {started}; it goes on as it was started")
     return run
+
+
+def _decided(run: AnyRun, name: str) -> Any:
+    """What the run has in place of an option, given or not; None where its file does not say."""
+    network: Any = getattr(getattr(run, "model", None), "network", None)
+    read = getattr(run.data, "options", None)
+    if name in ("steps", "batch", "seed"):
+        return getattr(run.train, name)
+    if name == "lr":
+        return getattr(run.train.optimiser, name, None)
+    if name == "depth" and hasattr(network, "blocks"):
+        return network.blocks
+    if name in ("width", "depth"):
+        return getattr(network, name, None)
+    if name == "muon":
+        return isinstance(run.train.optimiser, MuonConfig)
+    if name == "recaption":
+        return getattr(read, name, None) is not None
+    if name == "begin_with":
+        return getattr(run, name, None)
+    return getattr(run.data if name == "condition" else read, name, None)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two options say the same; places may be written in two ways."""
+    return a == b or (isinstance(a, str) and isinstance(b, str) and Path(a).resolve() == Path(b).resolve())
 
 
 def resume(out: str | Path, progress: bool = True) -> Any:
