@@ -302,3 +302,13 @@ def test_links_to_folders_are_followed_and_lead_round_in_no_circle(tmp_path: Pat
     across = ["cats/across/0.png", "dogs/back/0.png", "hounds/back/0.png"]
     assert list(data.names) == sorted(["birds/0.png", "cats/0.png", "dogs/0.png", "hounds/0.png", *across])
     assert set(data.classes or ()) == {"birds", "cats", "dogs", "hounds", "across", "back"}
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 24), (24, 16), (16, 16)])
+def test_a_size_is_of_both_sides(height: int, width: int, tmp_path: Path) -> None:
+    for i in range(2):
+        png(tmp_path / f"{i}.png", noise(i, height, width))
+    data = read_pictures(tmp_path, PictureOptions(size=16), progress=False)
+    assert (data.height, data.width) == (16, 16)
+    own = read_pictures(tmp_path, progress=False)
+    assert (own.height, own.width) == (height, width)

@@ -217,7 +217,7 @@ def _choose_size(sizes: Sequence[tuple[int, int]], options: PictureOptions) -> t
     if len(kinds) == 1:
         h, w = sizes[0]
         of = f"all {w} x {h} pixels"
-        small = options.shape is None and options.size in (None, h) and max(h, w) <= options.largest
+        small = options.shape is None and options.size is None and max(h, w) <= options.largest
         if small or options.size == h == w or options.shape == (h, w):
             return h, w, f"{of}, trained as they are"
     else:
