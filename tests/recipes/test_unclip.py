@@ -75,7 +75,7 @@ def test_prior_and_decoder_share_an_embedder_and_are_sampled_as_one(tmp_path: Pa
         (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
         Image.fromarray(x).save(tmp_path / "set" / name / f"{i}.png")
     small = {"steps": 2, "batch": 8, "width": 32, "depth": 1}
-    first = train(tmp_path / "set", tmp_path / "embedder", recipe="retrieval", **small)
+    first = train(tmp_path / "set", tmp_path / "embedder", recipe="retrieval", **{**small, "depth": None})
     prior = train(tmp_path / "set", tmp_path / "prior", recipe="unclip-prior", embedder=str(tmp_path / "embedder"), **small)
     decoder = train(tmp_path / "set", tmp_path / "decoder", recipe="unclip-decoder", embedder=str(tmp_path / "embedder"), **small)
     picture = rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)

@@ -9,7 +9,8 @@ from unnoise.training.config import AdamWConfig, MuonConfig
 @dataclass(frozen=True)
 class Options:
     steps: int | None = None
-    """Optimiser steps; the recipe decides from the data."""
+    """Optimiser steps; the recipe decides from the data. Where something else is trained first, these are of what comes after it:
+    an autoencoder has --first.train.steps of its own, thousands unless given, an embedder --embedder.train.steps."""
     batch: int | None = None
     """Rows an optimiser step."""
     size: int | None = None

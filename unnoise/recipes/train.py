@@ -1,5 +1,6 @@
 """From data to a saved model: plan a run with a recipe, say what was chosen, train, save; or go on after an interruption."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -79,6 +80,7 @@ TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "embedder": _UNCLIP,
     "factor": ("super-resolution",),
     "condition": ("tables",),
+    "depth": tuple(r for r in RECIPES if r != "retrieval"),
 }
 """Options that all other recipes refuse, so that nobody waits for what does not come."""
 _OF_PICTURES = ("size", "background", "alpha", "buckets", "flip", "recaption", "weights")
@@ -111,6 +113,8 @@ def plan(data: str, options: Options = Options(), recipe: str | None = None) -> 
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} {value}: must be at least 1")
+    if options.lr is not None and not 0 < options.lr < math.inf:
+        raise InputError(f"--lr {options.lr:g}: must be above 0; recipes take 2e-4 to 1e-2")
     if options.alpha is False and are_stickers(data):
         raise InputError("--no-alpha: stickers are transparent; leave it out")
     source = source_of(
