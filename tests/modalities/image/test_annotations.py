@@ -5,6 +5,7 @@ import pytest
 
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.annotations import Annotations, annotate
+from unnoise.modalities.image.recaption import Facts
 from unnoise.modalities.image.sources import entries
 
 from .make import png
@@ -42,6 +43,18 @@ def test_captions_jsonl_prefers_the_caption_to_the_name(tmp_path: Path) -> None:
     rows = [{"file": "a.png", "name": "apple", "caption": "an apple, in oil"}, {"file": "b.png", "name": "pear"}]
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert said_of(tmp_path).captions == (("an apple, in oil",), ("pear",))
+
+
+def test_null_and_nan_say_nothing(tmp_path: Path) -> None:
+    """Whichever way a table library writes that a cell is empty."""
+    pictures(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    (tmp_path / "metadata.jsonl").write_text(
+        '{"file_name": "a.png", "text": NaN, "caption": "a cat"}\n{"file_name": "b.png", "text": ["one", null, NaN, "two"]}\n'
+        '{"file_name": "c.png", "text": [null], "name": "pear", "base": NaN}\n{"file_name": "d.png", "text": null}\n'
+    )
+    said = said_of(tmp_path)
+    assert said.captions == (("a cat",), ("one", "two"), ("pear",), ())
+    assert said.facts[2] == Facts("pear")
 
 
 def test_text_files_fill_what_the_sheet_leaves_out(tmp_path: Path) -> None:

@@ -113,9 +113,14 @@ def _rows_of(sheets: Sequence[Entry], by_name: Mapping[str, int]) -> tuple[list[
 
 def _texts(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Captions:
     """What the first of these keys that a row has says, row by row."""
-    values = [next((row[k] for k in keys if row.get(k) not in (None, "", [])), None) for row in rows]
-    lists = [v if isinstance(v, list) else [] if v is None else [v] for v in values]
-    return _clean([text for several in lists for text in several])
+    said = [next((texts for k in keys if (texts := _several(row.get(k)))), ()) for row in rows]
+    return _clean([text for several in said for text in several])
+
+
+def _several(value: Any) -> Captions:
+    """The texts of a cell; null and NaN, which pandas writes for null, are none."""
+    values = value if isinstance(value, list) else [value]
+    return _clean([v for v in values if v is not None and v == v])
 
 
 def _facts(rows: Sequence[Mapping[str, Any]]) -> Facts | None:

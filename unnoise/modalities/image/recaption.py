@@ -43,7 +43,7 @@ class Facts:
         said: Any = next((row[k] for k in _KEYWORDS if row.get(k)), [])
         words = said.replace(";", ",").split(",") if isinstance(said, str) else said if isinstance(said, list) else []
         keywords = dict.fromkeys(_plain(w) for w in words if isinstance(w, str))
-        variant = bool(row.get(_BASE)) and row.get(_BASE) != row.get(_ITSELF)
+        variant = bool(_text(row, (_BASE,))) and row.get(_BASE) != row.get(_ITSELF)
         fresh = tuple(w for w in keywords if w and w.lower() != name.lower())
         return Facts(name, fresh, _spaced(_text(row, _GROUP)), _spaced(_text(row, _STYLE)), variant)
 
