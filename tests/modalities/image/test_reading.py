@@ -286,6 +286,29 @@ def test_captions_that_are_all_equal_are_said_to_be(tmp_path: Path) -> None:
     assert "all 3 the same, 'a photo'" in read(tmp_path).account()
 
 
+def test_a_zip_beside_a_folder_of_its_name(tmp_path: Path) -> None:
+    """Their pictures are two sets if no file of the one is called as one of the other."""
+    for name in ("cats", "dogs"):
+        for i in range(2):
+            png(tmp_path / "set" / name / f"{i}.png", i)
+    zipped(tmp_path / "set" / "cats", tmp_path / "set" / "cats.zip")
+    with pytest.raises(InputError, match=r"holds cats/0.png twice, in .*cats.zip and in .*cats.0.png"):
+        read_pictures(tmp_path / "set", progress=False)
+    for i in range(2):
+        (tmp_path / "set" / "cats" / f"{i}.png").rename(tmp_path / "set" / "cats" / f"{i + 2}.png")
+    assert len(read_pictures(tmp_path / "set", progress=False)) == 6
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_of_two_members_of_one_name_the_later_is_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as z:
+        for i in (1, 2, 3):
+            z.write(png(tmp_path / f"{i}.png", np.full((8, 8, 3), 60 * i, np.uint8)), "a.png" if i < 3 else "b.png")
+    data = read_pictures(tmp_path / "set.zip", progress=False)
+    assert data.names == ("a.png", "b.png")
+    assert data.pictures([0, 1])[:, 0, 0, 0].tolist() == [120, 180]
+
+
 def test_links_to_folders_are_followed_and_lead_round_in_no_circle(tmp_path: Path) -> None:
     """As a tree of copies would be read; a folder that two links name is read twice, and one that links back to itself once."""
     for name in ("cats", "dogs"):

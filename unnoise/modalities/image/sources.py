@@ -98,7 +98,21 @@ def entries(path: Path) -> list[Entry]:
                 found.append(Entry(name, file, None, file.stat().st_size))
     else:
         found = _members(path, prefix="")
-    return sorted(found, key=lambda e: e.name)
+    return _named_once(path, sorted(found, key=lambda e: (e.name, str(e.where))))
+
+
+def _named_once(path: Path, found: list[Entry]) -> list[Entry]:
+    """Of two members of one zip the later one, as unpacking would leave it. InputError where a folder and a zip clash."""
+    once: dict[str, Entry] = {}
+    for e in found:
+        other = once.get(e.name)
+        if other is not None and (e.where != other.where or e.member != other.member):
+            raise InputError(
+                f"{path} holds {e.name} twice, in {other.where} and in {e.where}: a zip beside the folder that it was made of? "
+                "Rename or remove one of them"
+            )
+        once[e.name] = e
+    return list(once.values())
 
 
 def _files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
