@@ -1,6 +1,7 @@
 """The commands as a person types them, on eight-pixel pictures; and bad input: one line, exit status 2, nothing lost."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from unnoise.cli.main import main
 from unnoise.core.errors import InputError
 from unnoise.recipes.options import Options
-from unnoise.recipes.runs import save_run
+from unnoise.recipes.runs import load_run, save_run
 from unnoise.recipes.train import check_again, plan
 
 SHORT = ["--steps", "4", "--batch", "8", "--width", "32", "--depth", "1", "--train.bf16", "False"]
@@ -225,6 +226,32 @@ def test_going_on_is_refused_with_what_the_run_was_not_started_with(
     places = {"pictures": pictures, "run": run, "other": tmp_path}
     said = refused(["train", *(a.format(**places) for a in argv), "--out", str(run), "--resume"], capsys)
     assert message.format(**places) in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are any bytes on Linux alone")
+def test_names_that_are_not_text_are_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Held out by their names, and with captions cut within an emoji."""
+    folder = tmp_path / os.fsdecode(b"s\xe9t")
+    for name in (b"caf\xe9", b"caf\xe8"):
+        place = folder / os.fsdecode(name)
+        place.mkdir(parents=True)
+        for i in range(6):
+            Image.fromarray(np.full((8, 8, 3), 20 * i, np.uint8)).save(place / os.fsdecode(b"\xff%d.png" % i))
+    out = tmp_path / "run"
+    main(["train", str(folder), "--out", str(out), *SHORT, "--data.options.held-out", "0.3"])
+    assert r"2 (caf\xe8, caf\xe9)" in capsys.readouterr().out
+    main(["sample", str(out), r"caf\xe9", "-n", "1", "--steps", "1", "--out", str(tmp_path / "s")])
+    assert load_run(out)[0].data.path == str(folder)
+
+    rows = [{"file_name": f"{os.fsdecode(n)}/{os.fsdecode(b'%c0.png' % 255)}", "text": f"smile \ud83d {i}", "name": "a"} for i, n in
+            enumerate((b"caf\xe9", b"caf\xe8"))]  # fmt: skip
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    said = plan(str(folder), Options(recaption=True)).opened.told()
+    assert set(said) == {"a", None}
+    planned = plan(str(folder))
+    assert set(planned.opened.told()) == {"smile \ufffd 0", "smile \ufffd 1", None}
+    save_run(planned.run, tmp_path, "some data")
+    assert load_run(tmp_path)[0] == planned.run
 
 
 def test_a_run_goes_on_with_all_that_it_was_started_with(pictures: Path, tmp_path: Path) -> None:

@@ -48,8 +48,9 @@ def write_folder(folder: Path, config: object, tensors: Mapping[str, Tensor], ca
         save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, str(partial / "model.safetensors"))
         digest = file_hash(partial / "model.safetensors")
         document = {"unnoise": VERSION, "sha256": digest, "model": encode(config)}
-        (partial / "config.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        for name, said in (("config.json", text), ("README.md", card)):  # paths may hold what is not UTF-8
+            (partial / name).write_text(said, encoding="utf-8", errors="backslashreplace")
         if sheet is not None:
             (partial / SHEET).write_bytes(sheet)
         if folder.exists():

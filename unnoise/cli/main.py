@@ -1,5 +1,6 @@
 """`unnoise COMMAND ...`: finds the command, and turns bad input into one line and exit status 2. `--help` loads nothing heavy."""
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -35,6 +36,8 @@ usage: unnoise COMMAND ...    (unnoise COMMAND --help shows every option)
 
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return

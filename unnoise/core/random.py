@@ -21,7 +21,8 @@ GOLDEN = (5**0.5 - 1) / 2
 
 @lru_cache(maxsize=4096)
 def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    # file names that are not UTF-8 have half surrogates
+    return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
 def place_of(name: str) -> float:

@@ -46,7 +46,7 @@ def cached_latents(codec: Latents, pictures: PictureData, fingerprint: str, file
 def _of(pictures: PictureData, fingerprint: str) -> str:
     h = hashlib.sha256(f"{fingerprint} {pictures.options.flip}".encode())
     for name in pictures.names:
-        h.update(name.encode())
+        h.update(name.encode(errors="surrogatepass"))
     return h.hexdigest()
 
 

@@ -45,7 +45,8 @@ def save_run(run: AnyRun, out: Path, fingerprint: str, asked: Mapping[str, Any] 
     """Write the run's file into the folder `out`. asked: the recipe and the options that it was planned with, as far as given."""
     document = {"unnoise": VERSION, "data": fingerprint, "run": encode(run)} | ({} if asked is None else {"asked": dict(asked)})
     with atomically(out / RUN_FILE) as partial:
-        partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # as JSON writes half surrogates, of paths
 
 
 def asked_of(out: Path) -> Mapping[str, Any] | None:

@@ -1,6 +1,7 @@
 """Where a run's data comes from: what to read, said in a value that a run's file can hold, so that resuming reads it again."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -105,7 +106,8 @@ class Source(ABC):
 
     def name(self) -> str:
         """What the data is called, without where it lies."""
-        return Path(self.path).name or Path(self.path).resolve().name
+        name = Path(self.path).name or Path(self.path).resolve().name
+        return os.fsencode(name).decode(errors="backslashreplace")
 
     @abstractmethod
     def open(self, progress: bool = True) -> Opened:

@@ -10,6 +10,7 @@ And where nothing has a caption: `labels.csv` (`file`, `class`), or else the fol
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -17,7 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from unnoise.core.errors import InputError
-from unnoise.modalities.image.recaption import Facts
+from unnoise.modalities.image.recaption import Facts, plainly
 from unnoise.modalities.image.sources import Entry
 
 _CAPTIONS = frozenset({"metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv"})
@@ -152,12 +153,17 @@ def _rows(sheet: Entry) -> Iterator[tuple[int, dict[str, Any]]]:
 def _from_folders(pictures: Sequence[Entry]) -> list[Captions]:
     """The folder that holds the picture; folders named for a split (train, test) and what all share are passed over."""
     parts = [[p for p in e.folder.split("/") if p and p.lower() not in _SPLITS] for e in pictures]
-    return [(" ".join(p[-1].split("_")),) if p else () for p in parts]
+    return [(_readable(" ".join(p[-1].split("_"))),) if p else () for p in parts]
+
+
+def _readable(name: str) -> str:
+    """The name of a folder, bytes of it that are not UTF-8 written as \\xe9."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _clean(texts: Sequence[Any]) -> Captions:
     """Without blanks and repetitions."""
-    return tuple(dict.fromkeys(t for t in (" ".join(str(t).split()) for t in texts) if t))
+    return tuple(dict.fromkeys(t for t in (plainly(str(t)) for t in texts) if t))
 
 
 def _absent(missing: Sequence[str]) -> str:

@@ -42,7 +42,7 @@ class Facts:
             return None
         said: Any = next((row[k] for k in _KEYWORDS if row.get(k)), [])
         words = said.replace(";", ",").split(",") if isinstance(said, str) else said if isinstance(said, list) else []
-        keywords = dict.fromkeys(_plain(w) for w in words if isinstance(w, str))
+        keywords = dict.fromkeys(plainly(w) for w in words if isinstance(w, str))
         variant = bool(_text(row, (_BASE,))) and row.get(_BASE) != row.get(_ITSELF)
         fresh = tuple(w for w in keywords if w and w.lower() != name.lower())
         return Facts(name, fresh, _spaced(_text(row, _GROUP)), _spaced(_text(row, _STYLE)), variant)
@@ -107,16 +107,18 @@ def row_weights(facts: Sequence[Facts | None], weights: Mapping[str, float]) -> 
 
 
 def _text(row: Mapping[str, Any], keys: Sequence[str]) -> str:
-    return next((_plain(row[k]) for k in keys if isinstance(row.get(k), str) and row[k].strip()), "")
+    return next((plainly(row[k]) for k in keys if isinstance(row.get(k), str) and row[k].strip()), "")
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.split())
+def plainly(text: str) -> str:
+    """The text without blanks at its ends and double ones, and with a mark in place of every half surrogate (of an emoji that was
+    cut in two), which no file can hold."""
+    return " ".join(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").split())
 
 
 def _spaced(text: str) -> str:
-    return _plain(text.replace("_", " ").replace("-", " "))
+    return plainly(text.replace("_", " ").replace("-", " "))
 
 
 def _key(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest(), "little")
