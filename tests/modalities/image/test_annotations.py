@@ -45,6 +45,25 @@ def test_captions_jsonl_prefers_the_caption_to_the_name(tmp_path: Path) -> None:
     assert said_of(tmp_path).captions == (("an apple, in oil",), ("pear",))
 
 
+def test_lines_end_where_json_ends_them(tmp_path: Path) -> None:
+    """Not at what else Unicode counts among the ends of lines."""
+    pictures(tmp_path, "a.png", "b.png", "c.png")
+    rows = [{"file_name": f"{n}.png", "text": f"a {n}\u2028cat\x85 sits\x0bhere"} for n in "ab"]
+    text = "\r\n".join(json.dumps(r, ensure_ascii=False) for r in rows)
+    (tmp_path / "metadata.jsonl").write_bytes(text.encode())
+    (tmp_path / "c.txt").write_bytes("one\u2028and\r\ntwo".encode())
+    assert said_of(tmp_path).captions == (("a a cat sits here",), ("a b cat sits here",), ("one and", "two"))
+
+
+def test_a_sheet_without_rows_is_not_blamed_for_another(tmp_path: Path) -> None:
+    pictures(tmp_path, "a/0.png", "b/0.png")
+    (tmp_path / "a" / "metadata.csv").write_text("file_name,text\n0.png,cat\n1.png,dog\n")
+    (tmp_path / "b" / "metadata.csv").write_text("file_name,text\n")
+    said = said_of(tmp_path)
+    assert said.captions == (("cat",), ())
+    assert "(1 files that they name are not there, such as a/1.png)" in said.note
+
+
 def test_null_and_nan_say_nothing(tmp_path: Path) -> None:
     """Whichever way a table library writes that a cell is empty."""
     pictures(tmp_path, "a.png", "b.png", "c.png", "d.png")

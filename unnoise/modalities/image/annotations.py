@@ -11,6 +11,7 @@ And where nothing has a caption: `labels.csv` (`file`, `class`), or else the fol
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -58,7 +59,7 @@ def annotate(pictures: Sequence[Entry], others: Sequence[Entry]) -> Annotations:
     from_txt = set()
     for i, e in enumerate(pictures):
         if not texts[i] and e.stem in sidecars:
-            texts[i] = _clean(sidecars[e.stem].text().splitlines())
+            texts[i] = _clean(_lines(sidecars[e.stem].text()))
             from_txt.add(sidecars[e.stem].name)
     if from_txt:
         sources.append(f"{'captions' if not sources else 'others'} from {len(from_txt):,} .txt files beside the pictures")
@@ -91,7 +92,7 @@ def _rows_of(sheets: Sequence[Entry], by_name: Mapping[str, int]) -> tuple[list[
     missing: list[str] = []
     known = set(by_name)
     for sheet in sheets:
-        speaks_of = 0
+        speaks_of, absent = 0, list[str]()
         for line, row in _rows(sheet):
             file_key = next((k for k in _FILE_KEYS if k in row), None)
             if file_key is None or not isinstance(row[file_key], str):
@@ -101,14 +102,15 @@ def _rows_of(sheets: Sequence[Entry], by_name: Mapping[str, int]) -> tuple[list[
                 )
             name = str(PurePosixPath(sheet.folder) / row[file_key].replace("\\", "/"))
             if name not in known:
-                missing.append(name)
+                absent.append(name)
                 continue
             speaks_of += 1
             rows[by_name[name]].append(row)
-        if missing and not speaks_of:
+        if absent and not speaks_of:
             raise InputError(
-                f"{sheet.name} names no picture that is there (first: {missing[0]}); names are relative to its own folder"
+                f"{sheet.name} names no picture that is there (first: {absent[0]}); names are relative to its own folder"
             )
+        missing += absent
     return rows, missing
 
 
@@ -132,7 +134,7 @@ def _facts(rows: Sequence[Mapping[str, Any]]) -> Facts | None:
 def _rows(sheet: Entry) -> Iterator[tuple[int, dict[str, Any]]]:
     text = sheet.text()
     if sheet.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(_lines(text), 1):
             if line.strip():
                 try:
                     row = json.loads(line)
@@ -148,6 +150,11 @@ def _rows(sheet: Entry) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield reader.line_num, {k: v for k, v in row.items() if k is not None}
         except csv.Error as e:
             raise InputError(f"{sheet.name}, line {reader.line_num} is not CSV ({e})") from None
+
+
+def _lines(text: str) -> list[str]:
+    """Cut where files end lines; U+2028 and others that Unicode calls ends of lines may stand within a text of JSON."""
+    return re.split(r"\r\n|\r|\n", text)
 
 
 def _from_folders(pictures: Sequence[Entry]) -> list[Captions]:
