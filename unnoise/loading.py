@@ -17,6 +17,7 @@ from unnoise.checkpoints.foreign.lora import Weight, low_rank, network_of
 from unnoise.checkpoints.foreign.memory import Wanted
 from unnoise.checkpoints.foreign.opening import open_foreign
 from unnoise.checkpoints.foreign.parts import Foreign
+from unnoise.checkpoints.kinds import MODEL, kind_at
 from unnoise.checkpoints.shipped import FOLDER, shipped, shipped_folder
 from unnoise.control.sampling import Sampling
 from unnoise.core.errors import InputError
@@ -72,6 +73,9 @@ def _holds_a_model(folder: Path) -> bool:
 def _read(folder: Path) -> DiffusionModel:
     if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
         folder = folder / "model"
+    if (kind := kind_at(folder)) not in (None, MODEL):
+        assert kind is not None
+        raise InputError(f"{folder}: no diffusion model, but {kind.said(folder)}")
     config, tensors, _ = read_folder(folder, ModelConfig, MODEL_CLASSES)
     lend_again(config.conditioner)
     model: DiffusionModel = config.build()

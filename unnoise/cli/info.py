@@ -9,7 +9,8 @@ from typing import Any
 import tyro
 
 from unnoise.checkpoints.folder import read_json
-from unnoise.checkpoints.shipped import shipped_folder
+from unnoise.checkpoints.kinds import MODEL, kind_at
+from unnoise.checkpoints.shipped import shipped, shipped_folder
 from unnoise.cli.again import command, files, missing, unsaid
 from unnoise.cli.terminal import parse
 from unnoise.core.errors import InputError
@@ -29,6 +30,9 @@ def run(argv: list[str]) -> None:
     what = parse(Info, argv, "unnoise info").what
     if not what.exists() and (ships := shipped_folder(str(what))):
         what = ships
+    if not what.exists() and what.suffix.lower() not in (".png", ".csv"):
+        there = f"these models ship with unnoise: {', '.join(shipped())}"
+        raise InputError(f"{what} does not exist; give a PNG or csv that unnoise wrote, or the folder of a model or a run; {there}")
     if what.is_dir():
         _folder(what)
     elif what.suffix == ".csv":
@@ -58,6 +62,10 @@ def _show(meta: Mapping[str, Any]) -> None:
 def _folder(folder: Path) -> None:
     if (folder / "run.json").is_file() and not (folder / "model").is_dir():
         print(f"{folder}: a training run that has not finished; `unnoise resume {folder}` goes on")
+        return
+    if (kind := kind_at(folder)) not in (None, MODEL):
+        assert kind is not None
+        print(f"{folder}: {kind.said(folder)}")
         return
     model = load(folder)
     about, how = model.config.about, model.config.sampling

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from unnoise.checkpoints.config import allow
 from unnoise.checkpoints.folder import read_folder, write_folder
+from unnoise.checkpoints.kinds import RETRIEVAL, kind_at
 from unnoise.core import intervals
 from unnoise.core.errors import InputError
 from unnoise.core.intervals import Interval
@@ -110,6 +111,9 @@ def load_retrieval(folder: str | Path) -> Retrieval:
     folder = Path(folder)
     inner = folder / "model"
     place = inner if (inner / "config.json").is_file() else folder
+    if (kind := kind_at(place)) not in (None, RETRIEVAL):
+        assert kind is not None
+        raise InputError(f"{folder}: no retrieval network (the recipe retrieval makes one), but {kind.said(folder)}")
     config, tensors, digest = read_folder(place, RetrievalConfig, RETRIEVAL_CLASSES)
     network = config.network.build()
     try:
