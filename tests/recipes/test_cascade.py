@@ -19,6 +19,7 @@ from unnoise.model import DiffusionModel
 from unnoise.networks.patched import PatchedConfig
 from unnoise.networks.unet import UNetConfig
 from unnoise.recipes.cascade import Cascade, go_on
+from unnoise.recipes.evaluate import evaluate
 from unnoise.recipes.run import Preview, preview_samples
 from unnoise.recipes.sources import OpenPictures
 from unnoise.recipes.train import train
@@ -87,6 +88,8 @@ def test_trained_by_the_recipe_and_saved(tmp_path: Path) -> None:
     assert made.data.shape == (2, 16, 16, 1)
     assert made.settings["then"] == [str(tmp_path / "run" / "model")]
     assert made.settings["then_hash"] == [stage.hash()]
+    with pytest.raises(InputError, match=r"run: it enlarges what another model makes; draw with .*, and evaluate those samples"):
+        evaluate(tmp_path / "run", tmp_path / "set.npz", tmp_path / "report")
 
 
 def test_sheets_of_a_stage_show_what_it_makes_of_real_pictures() -> None:

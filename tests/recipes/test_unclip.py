@@ -4,10 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch.optim import Adam
 
+from unnoise.cli.main import main
+from unnoise.core.errors import InputError
 from unnoise.core.losses import SquaredError
 from unnoise.core.objectives import Denoising
 from unnoise.core.processes.gaussian import mean
@@ -18,6 +22,7 @@ from unnoise.loading import load
 from unnoise.modalities.conditioning import LabelsConfig
 from unnoise.modalities.image.data import InMemory, PictureData
 from unnoise.recipes.cascade import Cascade
+from unnoise.recipes.evaluate import evaluate
 from unnoise.recipes.options import Options
 from unnoise.recipes.run import Preview, preview_samples
 from unnoise.recipes.sources import OpenPictures, PictureSource
@@ -65,7 +70,7 @@ def test_the_prior_learns_a_mixture_of_gaussians() -> None:
 COLOURS = {"red": (230, 20, 20), "blue (dark": (20, 20, 230)}  # a bracket of a name is no weight
 
 
-def test_prior_and_decoder_share_an_embedder_and_are_sampled_as_one(tmp_path: Path) -> None:
+def test_prior_and_decoder_share_an_embedder_and_are_sampled_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     for i in range(40):
         name = list(COLOURS)[i % 2]
@@ -87,5 +92,15 @@ def test_prior_and_decoder_share_an_embedder_and_are_sampled_as_one(tmp_path: Pa
     assert int((alone.data[0].int() - made.data[1].int()).abs().max()) <= 1
     weighted = Cascade((prior, decoder)).sample("(red:1.5) [red::0.4]", sample_seeds=made.seeds[1:2])  # read by both
     assert weighted.settings["then"] == [decoder.path or decoder.config.about.name]
+    main(["sample", str(tmp_path / "prior"), "red", "-n", "2", "--steps", "2", "--seed", "7", "--out", str(tmp_path / "made")])
+    capsys.readouterr()
+    main(["info", str(tmp_path / "made" / "embeddings.safetensors")])
+    again = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("unnoise sample")).split()
+    main([*again[1:-1], str(tmp_path / "again")])
+    first, twin = (load_file(tmp_path / name / "embeddings.safetensors")["embeddings"] for name in ("made", "again"))
+    torch.testing.assert_close(twin, first[: len(twin)])
+    with pytest.raises(InputError, match=r"a prior makes embeddings, no pictures; draw with .* --then DECODER"):
+        evaluate(tmp_path / "prior", tmp_path / "set", tmp_path / "report")
+    assert not (tmp_path / "report").exists()
     opened = PictureSource(str(tmp_path / "set")).open(progress=False)
     assert preview_samples(decoder, Preview(n=2), opened).data.shape == (2, 8, 8, 3)

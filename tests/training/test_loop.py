@@ -120,14 +120,16 @@ def test_what_else_uses_torchs_generator_does_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, capsys, number):
+def test_ctrl_c_finishes_the_step_saves_and_says_where(tmp_path, capsys, number):
     task = Toy()
     straight = all_weights(task, fit(task, Points(), CONFIG, tmp_path / "straight"))
     before = signal.getsignal(number)
     result = fit(Toy(), Points(), CONFIG, tmp_path / "run", hooks=[At(7, lambda: os.kill(os.getpid(), number))])
     assert result.interrupted
     assert result.steps == 8
-    assert "stopped after step 8" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "stopped after step 8; all is saved" in said
+    assert "resume" not in said, "which folder to resume only the recipe knows: this may be a stage of a run"
     assert signal.getsignal(number) is before
     task = Toy()
     assert all_weights(task, fit(task, Points(), CONFIG, tmp_path / "run", resume=True)) == straight

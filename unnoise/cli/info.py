@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from safetensors import SafetensorError, safe_open
 
 from unnoise.checkpoints.folder import read_json
 from unnoise.checkpoints.kinds import MODEL, kind_at
@@ -30,7 +31,7 @@ def run(argv: list[str]) -> None:
     what = parse(Info, argv, "unnoise info").what
     if not what.exists() and (ships := shipped_folder(str(what))):
         what = ships
-    if not what.exists() and what.suffix.lower() not in (".png", ".csv"):
+    if not what.exists() and what.suffix.lower() not in (".png", ".csv", ".safetensors"):
         there = f"these models ship with unnoise: {', '.join(shipped())}"
         raise InputError(f"{what} does not exist; give a PNG or csv that unnoise wrote, or the folder of a model or a run; {there}")
     if what.is_dir():
@@ -40,8 +41,22 @@ def run(argv: list[str]) -> None:
         if not beside.is_file():
             raise InputError(f"{what} does not say how it was made: {beside.name}, which unnoise writes beside it, is not there")
         _show(read_json(beside))
+    elif what.suffix == ".safetensors":
+        _show(_first_row(what))
     else:
         _show(read_meta(what))
+
+
+def _first_row(file: Path) -> Mapping[str, Any]:
+    """Of the embeddings that a prior made. InputError for a file that does not say how it was made."""
+    try:
+        with safe_open(file, "pt") as f:
+            rows = json.loads((f.metadata() or {}).get("rows", "[]"))
+    except (OSError, ValueError, SafetensorError) as e:
+        raise InputError(f"{file} is not readable as safetensors ({e})") from None
+    if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
+        raise InputError(f"{file} does not say how it was made; only embeddings as `unnoise sample PRIOR` writes them do")
+    return rows[0]
 
 
 def _show(meta: Mapping[str, Any]) -> None:

@@ -28,6 +28,8 @@ from unnoise.evaluation.section import Section
 from unnoise.loading import load
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.data import PictureOptions
+from unnoise.modalities.image.embeddings import Embeddings
+from unnoise.modalities.image.enlarging import Enlarging
 from unnoise.modalities.image.latents import LatentsConfig
 from unnoise.modalities.words.emphasis import Emphatic
 from unnoise.modalities.words.syntax import escaped
@@ -57,6 +59,7 @@ def evaluate(
     if not subject.exists():
         subject = shipped_folder(str(subject)) or subject
     model = load(subject) if _is_model(subject) else None
+    _refuse_parts(subject, model)
     source, share = _source(subject, str(data), model, options)
     opened = source.open(progress=progress)
     facts = {"measured": str(subject), "data": opened.account()}
@@ -94,6 +97,20 @@ def evaluate(
 
 def _is_model(path: Path) -> bool:
     return any((path / p).is_file() for p in ("config.json", "model/config.json", "run.json"))
+
+
+def _refuse_parts(subject: Path, model: DiffusionModel | None) -> None:
+    """InputError for models that make no data by themselves."""
+    if model is not None and isinstance(model.codec, Embeddings):
+        raise InputError(
+            f"{subject}: a prior makes embeddings, no pictures; draw with `unnoise sample {subject} PROMPT --then DECODER "
+            "--out samples`, and evaluate those samples"
+        )
+    if model is not None and isinstance(model.conditioner, Enlarging):
+        raise InputError(
+            f"{subject}: it enlarges what another model makes; draw with `unnoise sample MODEL --then {subject} --out "
+            "samples`, and evaluate those samples"
+        )
 
 
 def _source(subject: Path, data: str, model: DiffusionModel | None, options: Options) -> tuple[Source, float]:

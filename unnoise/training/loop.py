@@ -134,7 +134,7 @@ class _Run:
         if self.world.first and plot.available():
             plot.draw(self.run)
         if stopped:
-            self._say(f"stopped after step {self.position.step}; all is saved: resume the run in {self.run} to go on")
+            self._say(f"stopped after step {self.position.step}; all is saved in {self.run}")
         ema = {width: self.trainer.averaged(width) for width in self.config.ema_widths}
         return FitResult(self.position.step, ema, self.run / "metrics.jsonl", stopped)
 
