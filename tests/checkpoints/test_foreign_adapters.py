@@ -76,6 +76,12 @@ def ip_adapter(unet: Any, folder: Path) -> Path:
     return folder / "ip.safetensors"
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test's weights are the same alone and after others."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, DiffusionModel]:
     folder = tmp_path_factory.mktemp("sd")
@@ -155,20 +161,20 @@ def test_filling_in(stable_diffusion: tuple, tmp_path: Path) -> None:
     pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     opacity = np.full((16, 16, 1), 255, np.uint8)
-    opacity[3:9, 5:12] = 90
+    opacity[2:13, 3:14] = 90
     picture = np.concatenate([PICTURES[0], opacity], -1)
     shown = torch.tensor(PICTURES[0]).permute(2, 0, 1)[None].expand(2, -1, -1, -1) / 255
     holes = torch.tensor(opacity[..., 0] == 90).expand_as(shown)
-    how = {"num_inference_steps": 4, "guidance_scale": 3.0, "controlnet_conditioning_scale": 0.9}
+    how = {"num_inference_steps": 4, "guidance_scale": 3.0, "controlnet_conditioning_scale": 3.0}
     expected = latents(pipeline, model, image=torch.where(holes, -1.0, shown), **how)
     Image.fromarray(picture).save(tmp_path / "hole.png")
     for given in (picture, tmp_path / "hole.png"):
-        attached = model.attached(controlnet(tmp_path / "control_v11p_sd15_inpaint", given, 0.9))
+        attached = model.attached(controlnet(tmp_path / "control_v11p_sd15_inpaint", given, 3.0))
         same(attached, pipeline, expected, steps=4, guidance=3.0)
     file = tmp_path / "control_v11p_sd15_inpaint/diffusion_pytorch_model.safetensors"
-    same(model.attached(controlnet(file, picture, 0.9)), pipeline, expected, steps=4, guidance=3.0)
+    same(model.attached(controlnet(file, picture, 3.0)), pipeline, expected, steps=4, guidance=3.0)
     whole = latents(pipeline, model, image=shown, **how)
-    assert (whole - expected).abs().max() > 0.1
+    assert (whole - expected).abs().max() / expected.std() > 0.01  # ten times what `same` forgives
     with pytest.raises(InputError, match="draws anew what is transparent in its picture, and nothing is"):
         controlnet(tmp_path / "control_v11p_sd15_inpaint", np.concatenate([PICTURES[0], 0 * opacity + 255], -1))
     with pytest.raises(InputError, match=r"uint8 \(height, width, 4\), not"):
