@@ -67,9 +67,7 @@ def main() -> None:
     energy = Energy(unbiased=False)
     a, b = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(0))].tensor_split(2)
     some = drawn[torch.linspace(0, len(drawn) - 1, len(a)).long()]  # as many as the floor has
-    print(
-        f"          energy distance to real digits {energy(some, b):.4f}, between real ones {floor(energy, a, b).mean:.4f}"
-    )
+    print(f"          energy distance to real digits {energy(some, b):.4f}, between real ones {floor(energy, a, b).mean:.4f}")
 
     seeds = list(range(1000, 1000 + len(held)))
     embedding = look.decode(look.encode(pictures))

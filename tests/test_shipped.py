@@ -161,6 +161,8 @@ def test_the_model_goes_over_what_was_put_together(tmp_path):
         (["two cats", "--arrange", "0", "--error", "0.1"], "--error"),
         (["--arrange", "0"], "without a prompt"),
         (["two cats and", "--arrange", "0"], "at the end"),
+        (["two cats", "--arrange", "0", "-n", "0"], "n 0: ask for at least 1"),
+        (["two cats", "--arrange", "0.2", "--steps", "2"], "less than one step"),
         (["two cats", "--arrange", "0", "--height", "64", "--width", "32"], "square"),
     ],
 )

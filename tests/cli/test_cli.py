@@ -350,3 +350,12 @@ def test_recipes_train_and_sample(recipe: str, pictures: Path, tmp_path: Path) -
     main(["train", str(pictures), "--out", str(tmp_path / "run"), "--recipe", recipe, *short])
     main(["sample", str(tmp_path / "run"), "dark", "-n", "1", "--out", str(tmp_path / "s")])
     assert (tmp_path / "s" / "sheet.png").is_file()
+
+
+def test_the_command_that_started_a_run_resumes_it(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though a dotted option had the last word over a plain one."""
+    words = ["train", str(pictures), "--out", str(tmp_path / "x"), *SHORT, "--train.batch", "3"]
+    main(words)
+    capsys.readouterr()
+    main([*words, "--resume"])
+    assert "the model is in" in capsys.readouterr().out

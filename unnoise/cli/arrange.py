@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from unnoise.control.layout.arranged import arranged, counts_or_places
 from unnoise.control.sampling import Samples, Start
@@ -34,13 +35,20 @@ def check_arrange(args: Any) -> None:
 
 def arranges(args: Any) -> bool:
     """Whether all prompts count or place things, and no option stands in the way."""
-    return all(map(counts_or_places, args.prompts)) and not _beside(args)
+    square = args.width is None or args.height in (None, args.width)
+    return square and all(map(counts_or_places, args.prompts)) and not _beside(args)
 
 
-def arrange(args: Any, n: int, codec: Codec, walk: Walk) -> Samples:
-    """n samples for every prompt. codec: for the size that is asked for."""
-    if not isinstance(codec, Pixels | Latents) or codec.config.height != codec.config.width:
+def arrange(args: Any, n: int, codec: Codec, steps: int, walk: Walk) -> Samples:
+    """n samples for every prompt. codec: for the size that is asked for. steps: of a whole walk."""
+    if not isinstance(codec, Pixels | Latents):
+        raise InputError("--arrange: this model makes no pictures")
+    if codec.config.height != codec.config.width:
         raise InputError("--arrange is for square pictures")
+    if n < 1:
+        raise InputError(f"n {n}: ask for at least 1 sample")
+    if args.arrange > 0:  # refuses less than a step before anything is drawn
+        Start(None, args.arrange).times(torch.zeros(steps + 1))
     prompts = [prompt for prompt in args.prompts for _ in range(n)]
     seeds = args.sample_seeds or [derive(args.seed, i) for i in range(len(prompts))]
     if len(seeds) != len(prompts):

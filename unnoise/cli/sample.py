@@ -256,7 +256,9 @@ def run(argv: list[str]) -> None:
         if args.arrange is None:
             samples = walk(prompts, n, args.sample_seeds, start, side)
         else:
-            samples = arrange(args, n, _sized(args, model), lambda p, s, begin: walk(p, 1, s, begin, side if begin else None))
+            steps = model.config.sampling.steps if args.steps is None else args.steps
+            sized = _sized(args, model)
+            samples = arrange(args, n, sized, steps, lambda p, s, begin: walk(p, 1, s, begin, side if begin else None))
     if later:
         samples = go_on(samples, later, negative=args.negative, exact=args.exact, bf16=args.bf16, batch=args.batch)
     samples = replace(samples, settings={**samples.settings, **told(args), "negative": args.negative}, own=own(args, total))

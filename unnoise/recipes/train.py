@@ -342,10 +342,11 @@ def check_again(out: Path, data: str, options: Options, recipe: str | None = Non
     asked = asked_of(out)
     given = _given(options) | ({} if recipe is None else {"recipe": recipe})
     for name, value in given.items():
-        if (had := _decided(run, name)) is None:
+        had = asked[name] if asked and name in asked else _decided(run, name)  # a dotted option may have had the last word
+        if had is None:
             if asked is None:
                 continue
-            had = asked.get(name, getattr(Options(), name, None))
+            had = getattr(Options(), name, None)
         if not _alike(value, had):
             started = "was started without it" if had is None or had is False or had == {} else f"has {had}"
             said = option(name) if value is True else f"{option(name)} {value}"

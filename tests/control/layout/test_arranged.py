@@ -108,6 +108,7 @@ def test_a_thing_is_cut_to_what_is_seen_of_it():
         ("three owls left of", "at the end"),
         ("eleven owls and", "at the end"),
         ("", "a thing is expected"),
+        ("(two:1.3) owls", "weights and changes"),
         ("!!!", "a thing is expected"),
     ],
 )
@@ -129,7 +130,12 @@ def test_ten_large_things_have_no_room():
     [
         ("three cats left of a dog", True), ("a cat behind a tree", True), ("five small cats and a dog", True), ("cats", False),
         ("a cat wearing a hat", False), ("bow and arrow", False), ("man and woman holding hands", False), ("three o'clock", False),
-        ("", False), ("three owls left of a sign that says HI", False), ("ten", False),
+        ("two cats, cartoon style", False), ("two cats, no dogs", False), ("two cats without hats", False), ("nine lives", True),
+        ("(a cat:1.3) left of a dog", False), ("[cat:dog:0.5] above a house", False), ("two hundred cats", False),
+        ("two cats two dogs", False), ("two women holding hands", False), ("two of hearts", False), ("man under stress", False),
+        ("ten cats, ten dogs, ten fish and ten birds", False), ("ten cats and ten dogs", True), ("a bee inside a box", False),
+        ("two rings", True), ("three blue fire engines", True), ("", False),
+        ("three owls left of a sign that says HI", False), ("ten", False),
     ],
 )  # fmt: skip
 def test_prompts_that_count_or_place(prompt, counts):

@@ -9,6 +9,7 @@ What comes out can be begun with (`Start` at a small strength), so that the mode
 there with what is around them.
 """
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -20,9 +21,14 @@ from unnoise.core.random import derive
 from unnoise.modalities.image.scenes.draw import pixels
 from unnoise.modalities.image.scenes.emoji import PictureSprites
 from unnoise.modalities.image.scenes.grammar import parse, vocabulary_of
-from unnoise.modalities.image.scenes.vocabulary import BACKDROPS, plural
-from unnoise.modalities.image.scenes.world import Request, Scene
+from unnoise.modalities.image.scenes.place import has_room
+from unnoise.modalities.image.scenes.vocabulary import BACKDROPS, NUMBERS, plural
+from unnoise.modalities.image.scenes.world import Relation, Request, Scene
 
+_NUMBERED = {"a", "an", "the", *NUMBERS, *map(str, range(1, len(NUMBERS) + 1))}
+_NO_NAME = frozenset(
+    ("no", "not", "without", "but", "of", "in", "on", "at", "for", "to", "by", "hundred", "thousand", "million", "dozen", "break")
+)
 DrawThings = Callable[[Sequence[str], Sequence[int]], np.ndarray]
 """Names and seeds -> uint8 pictures (B, H, W, C), one of each."""
 
@@ -45,7 +51,9 @@ def arranged(prompts: Sequence[str], seeds: Sequence[int], draw: DrawThings, sid
 
 
 def asked(prompt: str) -> Request:
-    """What is to be where. InputError for what the grammar does not read, and for words on signs."""
+    """What is to be where. InputError for what the grammar does not read, for words on signs, and for weights and changes."""
+    if marks := sorted(set(prompt) & set("()[]{}:")):
+        raise InputError(f"{prompt!r}: {' '.join(marks)} of weights and changes cannot be arranged; leave them out")
     request = parse(prompt, vocabulary_of(prompt))
     if request.words:
         raise InputError(f"{prompt!r} has a sign, and things alone are arranged here; the model scenes draws words on signs")
@@ -53,14 +61,21 @@ def asked(prompt: str) -> Request:
 
 
 def counts_or_places(prompt: str) -> bool:
-    """Whether a prompt asks for several of a kind or says where things are: what is arranged, and not one thing's name."""
+    """Whether a prompt is surely of things to be counted or placed, for which there is room: each part with its number or article
+    and a short name, several of one kind or a relation."""
     try:
         request = asked(prompt)
     except InputError:
         return False
-    names = vocabulary_of(prompt).names
-    several = any(g.count > 1 and plural(g.name) in prompt.lower() and g.name in names for g in request.groups)
-    return several or request.relation is not None
+    words, parts = re.findall(r"[\w'-]+", prompt.lower()), request.groups
+    said = sum(word in _NUMBERED for word in words)
+    names = [g.name.split(" ") for g in parts]
+    if said != len(parts) or any(len(n) > 3 or _NO_NAME & {*n} or any(w.endswith("ing") for w in n[:-1]) for n in names):
+        return False
+    squares = PictureSprites({g.name: np.zeros((1, 1, 4), np.uint8) for g in parts}, vocabulary_of(prompt))
+    several = any(g.count > 1 and plural(g.name) in prompt.lower() for g in parts)
+    related = request.relation is not None and request.relation is not Relation.INSIDE  # drawn things hold nothing
+    return (several or related) and has_room(request, squares)
 
 
 def cut(picture: np.ndarray) -> np.ndarray:

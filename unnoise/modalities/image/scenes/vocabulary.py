@@ -22,15 +22,25 @@ _IRREGULAR = {
     "fish": "fish", "sheep": "sheep", "mouse": "mice", "leaf": "leaves", "knife": "knives", "wolf": "wolves", "elf": "elves",
     "ox": "oxen", "die": "dice", "man": "men", "woman": "women", "person": "people", "child": "children", "tooth": "teeth",
     "foot": "feet", "goose": "geese", "quiz": "quizzes",
+    "calf": "calves", "loaf": "loaves", "shelf": "shelves", "thief": "thieves", "scarf": "scarves", "hoof": "hooves",
+    "life": "lives",
+    "tomato": "tomatoes", "potato": "potatoes", "hero": "heroes", "mosquito": "mosquitoes", "lens": "lenses", "gas": "gases",
+    "canvas": "canvases", "iris": "irises", "snowman": "snowmen", "fireman": "firemen", "policeman": "policemen",
+    "grandchild": "grandchildren", "deer": "deer", "reindeer": "reindeer", "goldfish": "goldfish", "starfish": "starfish",
+    "jellyfish": "jellyfish", "blowfish": "blowfish",
 }  # fmt: skip
 
 
 _IE = (
     "cookie", "zombie", "selfie", "movie", "genie", "brownie", "smoothie", "hoodie", "necktie", "axe", "headache", "moustache",
-    "lacrosse",
+    "lacrosse", "avalanche", "mustache", "cache", "quiche", "toothache", "magpie", "collie", "birdie", "pixie",
 )  # fmt: skip
 _SINGULARS = {several: one for one, several in _IRREGULAR.items()} | {word + "s": word for word in _IE}
 """Plurals that the rules of `singular` would take for others."""
+_ALIKE = frozenset({
+    "pants", "jeans", "shorts", "trousers", "scissors", "sunglasses", "eyeglasses", "goggles", "headphones", "binoculars", "series",
+})  # fmt: skip
+"""Nouns that say no number."""
 
 
 def plural(name: str) -> str:
@@ -50,6 +60,8 @@ def plural(name: str) -> str:
 def singular(noun: str) -> str:
     """The noun of which this is the plural; where several could be (buses, houses), the likelier one."""
     *before, last = noun.split(" ")
+    if last in _ALIKE:
+        return noun
     if last in _SINGULARS:
         last = _SINGULARS[last]
     elif last.endswith("ies") and len(last) > 4:  # pies, ties
