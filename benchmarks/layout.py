@@ -27,7 +27,7 @@ from unnoise.control.guidance import classifier_free
 from unnoise.control.layout.conditioner import Planned, PlannedConfig
 from unnoise.control.layout.planner import plan, sound
 from unnoise.control.layout.rows import LaidOut
-from unnoise.control.layout.start import price, shifted
+from unnoise.control.layout.start import price, shift_of, shifted
 from unnoise.core.codec import Codec, Conditioner
 from unnoise.core.errors import InputError
 from unnoise.core.intervals import share
@@ -178,8 +178,7 @@ def laid_in_noise(model: DiffusionModel, strength: float, lead: str = "") -> Dra
         rng = Streams.each([first + i for i in range(len(some))])
         layouts = [plan(p.text, WORLD.sprites, np.random.Generator(np.random.Philox(key=s))) for p, s in zip(some, rng.seeds)]
         bare = [replace(scene, objects=(), signs=()) for scene in layouts]
-        full, ground = (tensor(codec.encode(shown(scenes, codec))) for scenes in (layouts, bare))
-        mean = strength * (full - ground)
+        mean = shift_of(codec, shown(layouts, codec), shown(bare, codec), strength)
         said, nothing = (
             model.conditioner(model.conditioner.prepare(texts)) for texts in ([lead + p.text for p in some], [None] * len(some))
         )
@@ -218,12 +217,12 @@ def patches(picture: np.ndarray, colour: str) -> int:
     return int((np.bincount(marks.ravel(), minlength=n + 1)[1:] >= 6).sum())
 
 
-def shown(scenes: Sequence[Scene], codec: Codec) -> Tensor:
+def shown(scenes: Sequence[Scene], codec: Codec) -> np.ndarray:
     """Scenes as uint8 pictures (B, H, W, C) that the codec encodes."""
     assert isinstance(codec, Pixels | Latents)
     pictures = np.stack([render(scene, WORLD.sprites, codec.config.height) for scene in scenes])
     opaque = np.full_like(pictures[..., :1], 255)
-    return torch.from_numpy(np.concatenate([pictures, opaque], -1) if codec.config.channels == 4 else pictures)
+    return np.concatenate([pictures, opaque], -1) if codec.config.channels == 4 else pictures
 
 
 def on_white(pictures: np.ndarray) -> np.ndarray:

@@ -1,18 +1,19 @@
 """A layout in the noise, on data whose flow is known in closed form."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from unnoise.control.guidance import bind
-from unnoise.control.layout.start import colour_shift, price, shifted
+from unnoise.control.layout.start import price, shift_of, shifted
 from unnoise.core.errors import InputError
 from unnoise.core.oracles import ExactGaussian
 from unnoise.core.processes import Gaussian
 from unnoise.core.random import Streams
 from unnoise.core.schedules import RectifiedFlow
+from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.scenes.vocabulary import BACKDROPS, COLOURS
-from unnoise.modalities.image.scenes.world import Backdrop, Scene, Sign, Thing
 from unnoise.samplers.loop import sample
 from unnoise.samplers.registry import find_sampler
 
@@ -51,16 +52,16 @@ def test_the_price_is_the_divergence_of_what_comes_out() -> None:
 
 
 def test_things_pull_towards_their_colour() -> None:
-    box = (0.25, 0.25, 0.75, 0.75)
-    far = Thing("circle", "red", "large", (0.0, 0.0, 0.5, 0.5), 1.0)
-    near = Thing("square", "blue", "large", box, 0.0)
-    ground = Backdrop("mint")
-    m = colour_shift([Scene((far, near), (Sign("A", (0.8, 0.8, 1.0, 1.0)),), ground), Scene()], (8, 8), 0.4, 0.5)
+    """States of pixels lie in -1 ... 1."""
+    codec = PixelsConfig(8, 8, 3).build()
+    bare = np.full((2, 8, 8, 3), BACKDROPS["mint"], np.uint8)
+    laid = bare.copy()
+    laid[0, 2:6, 2:6] = COLOURS["blue"]
+    m = shift_of(codec, laid, bare, 0.4)
     assert torch.equal(m[1], torch.zeros(3, 8, 8))
     for c in range(3):
-        towards = {n: 0.4 * (COLOURS[n][c] - BACKDROPS["mint"][c]) / 127.5 / 0.5 for n in ("red", "blue")}
-        assert torch.allclose(m[0, c, 2:6, 2:6], torch.full((4, 4), towards["blue"]), atol=1e-5)
-        assert torch.allclose(m[0, c, :2, :4], torch.full((2, 4), towards["red"]), atol=1e-5)
+        towards = 0.4 * (COLOURS["blue"][c] - BACKDROPS["mint"][c]) / 127.5
+        assert torch.allclose(m[0, c, 2:6, 2:6], torch.full((4, 4), towards), atol=1e-5)
         assert not m[0, c, 6:].any()
 
 

@@ -10,7 +10,7 @@ What shapes do not tell follows the rules of the original files (`original_confi
 
 import math
 
-from unnoise.checkpoints.foreign.original_configs import Config, count, rules
+from unnoise.checkpoints.foreign.original_configs import Config, count, flux_heads, rules
 from unnoise.checkpoints.foreign.pieces import Shapes
 
 
@@ -94,12 +94,10 @@ def _flux(shapes: Shapes) -> Config:
         "in_channels": channels,
         "num_layers": joint,
         "num_single_layers": single,
-        "attention_head_dim": head,
-        "num_attention_heads": width // head,
+        **flux_heads(width, head),
         "joint_attention_dim": shapes["context_embedder.weight"][1],
         "pooled_projection_dim": shapes["time_text_embed.text_embedder.linear_1.weight"][1],
         "guidance_embeds": "time_text_embed.guidance_embedder.linear_1.weight" in shapes,
-        "axes_dims_rope": [head // 8, head * 7 // 16, head * 7 // 16],
         "num_mode": shapes["controlnet_mode_embedder.weight"][0] if "controlnet_mode_embedder.weight" in shapes else None,
         "conditioning_embedding_channels": shapes[pixels][0] if pixels in shapes else None,
     }

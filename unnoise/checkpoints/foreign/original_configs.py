@@ -157,14 +157,18 @@ def flux(shapes: Shapes) -> tuple[Config, Layout]:
         "out_channels": None if out == channels else out,
         "num_layers": count(shapes, "double_blocks."),
         "num_single_layers": count(shapes, "single_blocks."),
-        "attention_head_dim": head,
-        "num_attention_heads": width // head,
+        **flux_heads(width, head),
         "joint_attention_dim": shapes["txt_in.weight"][1],
         "pooled_projection_dim": shapes["vector_in.in_layer.weight"][1],
         "guidance_embeds": "guidance_in.in_layer.weight" in shapes,
-        "axes_dims_rope": [head // 8, head * 7 // 16, head * 7 // 16],
     }
     return config, Layout(FLUX, width=width, swapped=("final_layer.adaLN_modulation.1",))
+
+
+def flux_heads(width: int, head: int) -> Config:
+    """What FLUX's width and the size of its heads say, under diffusers' names."""
+    axes = [head // 8, head * 7 // 16, head * 7 // 16]
+    return {"attention_head_dim": head, "num_attention_heads": width // head, "axes_dims_rope": axes}
 
 
 def vae(shapes: Shapes) -> tuple[Config, Layout]:

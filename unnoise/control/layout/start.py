@@ -15,15 +15,12 @@ What it does to what comes out:
   beside the input.
 """
 
-from collections.abc import Sequence
-
-import torch
+import numpy as np
 from torch import Tensor
 
+from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
-from unnoise.modalities.image.scenes.vocabulary import BACKDROPS, COLOURS
-from unnoise.modalities.image.scenes.world import Scene
-from unnoise.networks.raster import cover, layers
+from unnoise.core.processes.gaussian import tensor
 
 
 def shifted(x_1: Tensor, mean: Tensor, scale: float) -> Tensor:
@@ -38,15 +35,10 @@ def price(mean: Tensor) -> Tensor:
     return mean.flatten(1).double().square().sum(1) / 2
 
 
-def colour_shift(scenes: Sequence[Scene], size: tuple[int, int], strength: float, data_std: float) -> Tensor:
-    """A shift for pictures in [-1, 1]: (B, 3, H, W). Inside things, their colour less the background's, in units of the data's
-    deviation, times `strength`; signs and things with colours of their own are left alone."""
-    out = torch.zeros(len(scenes), 3, *size)
-    for i, scene in enumerate(scenes):
-        things = sorted((t for t in scene.objects if t.colour), key=lambda t: t.depth)
-        if things:
-            box = torch.tensor([[t.box for t in things]])
-            ground = torch.tensor(BACKDROPS[scene.backdrop.colour], dtype=torch.float32)
-            colour = torch.tensor([COLOURS[t.colour] for t in things], dtype=torch.float32) - ground  # (K, 3)
-            out[i] = torch.einsum("khw,kc->chw", layers(cover(box, size))[0][0], colour / 127.5 / data_std)
-    return strength * out
+def shift_of(codec: Codec, laid: np.ndarray, bare: np.ndarray, strength: float) -> Tensor:
+    """A shift: what the codec makes of pictures of layouts less what it makes of their backgrounds alone, times `strength`:
+    in deviations of the noise where states have about one.
+
+    laid, bare: uint8 (B, H, W, C), as the codec encodes them.
+    """
+    return strength * (tensor(codec.encode(laid)) - tensor(codec.encode(bare)))
