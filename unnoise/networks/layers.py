@@ -127,10 +127,12 @@ class Attention(SelfAttending):
         context: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """x (B, N, dim), mask (B, N) of its own tokens; context: tokens (B, L, context_dim) and their mask (B, L)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)  # each (B, heads, N, D)
-        q, k = self.q_norm(q), self.k_norm(k)
+        qk, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).split((2, 1), 2)
+        # queries and keys at once, for on small pictures every operation costs its start
+        qk = rms_normalise(qk, self.q_norm.eps) * torch.stack([self.q_norm.weight, self.k_norm.weight])[:, None].to(qk.dtype)
         if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
+            qk = rotate(qk, *rotary)
+        (q, k), v = qk.unbind(2), v[:, :, 0]  # each (B, heads, N, D)
         if self.context is not None and context is not None:
             tokens, valid = context
             more_k, more_v = self.context(tokens).unflatten(-1, (2, self.heads, -1)).transpose(1, 3).unbind(2)
