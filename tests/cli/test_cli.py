@@ -359,3 +359,15 @@ def test_the_command_that_started_a_run_resumes_it(pictures: Path, tmp_path: Pat
     capsys.readouterr()
     main([*words, "--resume"])
     assert "the model is in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["info", "stickers"], ["train", "--help"]])
+def test_a_reader_that_goes_early_sees_no_traceback(argv: list[str]) -> None:
+    """`unnoise ... | head -1`"""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        ended = subprocess.run([sys.executable, "-m", "unnoise", *argv], stdout=write, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, "")

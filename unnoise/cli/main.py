@@ -47,9 +47,13 @@ def main(argv: list[str] | None = None) -> None:
     keep_freed_memory()
     try:
         command(argv[0]).run(argv[1:])
+        sys.stdout.flush()  # here, where a reader that has gone is met
     except InputError as e:
         print(f"unnoise: {e}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:  # the reader of our output has gone (`unnoise ... | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except Exception as e:  # torch's, by its name: torch is not loaded for --help
         if type(e).__name__ != "OutOfMemoryError":
             raise
@@ -58,9 +62,6 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt as e:
         print(f"\nunnoise: {e or 'interrupted'}", file=sys.stderr)
         raise SystemExit(130) from None
-    except BrokenPipeError:  # the reader of our output has gone (`unnoise ... | head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
 
 
 def command(name: str) -> ModuleType:
