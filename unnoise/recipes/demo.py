@@ -4,14 +4,18 @@ few minutes on two cores, and draw everything that happens."""
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from unnoise.checkpoints.shipped import EXACT, FREE
+from unnoise.control.layout.arranged import arranged, counts_or_places
 from unnoise.core.errors import InputError
 from unnoise.core.state import State
 from unnoise.loading import load
@@ -48,9 +52,9 @@ def demo(out: Path, overwrite: bool = False, steps: int | None = None) -> Diffus
     _make_room(out, overwrite)
     for name, prompts in PROMPTS.items():
         began = time.perf_counter()
-        made = load(name).sample(prompts, n=1, seed=7)
+        pictures, settings = pictures_of(load(name), prompts)
         file = out / f"{name}.png"
-        save_png(file, sheet(list(made.data), [str(p) for p in made.prompts], columns=4, smallest=128), made.settings)
+        save_png(file, sheet(pictures, prompts, columns=4, smallest=128), settings)
         took = time.perf_counter() - began
         print(f"{file}: {len(prompts)} prompts to {name}, which ships, in {took:.1f} s", flush=True)
     print("Now a model is trained here:", flush=True)
@@ -66,6 +70,23 @@ def demo(out: Path, overwrite: bool = False, steps: int | None = None) -> Diffus
     model = start(replace(planned, run=_shortened(run, steps)), out / "run")
     _draw(model, out)
     return model
+
+
+def pictures_of(model: DiffusionModel, prompts: Sequence[str], seed: int = 7) -> tuple[list[Tensor], Mapping[str, Any]]:
+    """A picture of each as `unnoise sample` draws it: what cannot count by itself arranges what a prompt counts and places."""
+    made = model.sample(prompts, n=1, seed=seed)
+    if model.config.about.name != FREE:
+        return list(made.data), made.settings
+
+    def draw(names: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        return np.asarray(model.sample(names, n=1, sample_seeds=seeds).data)
+
+    finer = made.data.repeat_interleave(2, 1).repeat_interleave(2, 2)  # as fine as what is arranged
+    pictures = [
+        torch.from_numpy(arranged([prompt], [own], draw, len(x))[0]) if counts_or_places(prompt) else x
+        for prompt, own, x in zip(prompts, made.seeds, finer)
+    ]
+    return pictures, made.settings
 
 
 def _shortened(run: Run, steps: int) -> Run:
