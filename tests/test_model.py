@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_model
 
 from unnoise.control.guidance import classifier_free
-from unnoise.control.sampling import Sampling, Start
+from unnoise.control.sampling import Sampling, Start, check_finite
 from unnoise.core.errors import InputError
 from unnoise.core.predictions import Mean
 from unnoise.core.random import Streams
@@ -191,3 +191,17 @@ def test_saved_in_bfloat16_it_is_half_as_large_and_the_rounded_model(model: Diff
         expected = value.bfloat16().to(value.dtype) if value.is_floating_point() else value
         assert torch.equal(again.parts.state_dict()[name], expected)
     assert again.hash() in (tmp_path / "half" / "README.md").read_text()
+
+
+def test_what_is_not_finite_is_refused_and_not_drawn() -> None:
+    """Codecs draw NaN as 0: broken weights would come out as a picture."""
+    broken = tiny_model()
+    with torch.no_grad():
+        next(broken.denoiser.parameters()).view(-1)[0] = torch.nan
+    with pytest.raises(InputError, match=r"2 samples \(number 0, 1\) are not finite: either weights are broken"):
+        broken.sample("one", n=2)
+    x = torch.zeros(6, 1, 2, 2)
+    x[2, 0, 1, 1], x[5, 0, 0, 0] = torch.inf, torch.nan
+    check_finite(x[:2], 4)
+    with pytest.raises(InputError, match=r"2 samples \(number 10, 13\)"):
+        check_finite({"kind": torch.ones(6, dtype=torch.long), "x": x}, 8)

@@ -21,7 +21,7 @@ from unnoise.control.guidance import bind, check, classifier_free_twice, guided,
 from unnoise.control.layout.conditioner import Planned
 from unnoise.control.low_rank import Adapted
 from unnoise.control.rules import Rule, rule_name
-from unnoise.control.sampling import Samples, Sampling, Start
+from unnoise.control.sampling import Samples, Sampling, Start, check_finite
 from unnoise.control.self_guidance import SelfGuidance, self_guidance_settings
 from unnoise.control.step_caching import CachedDenoiser, StepCaching, caching_settings
 from unnoise.control.switching import switched
@@ -292,6 +292,7 @@ class DiffusionModel:
                 wanted[rows], seeds[rows], times, chosen.sampler, how, negative, exact, bf16, watch, some, weaker, codec.shape(),
                 begun, more,
             )  # fmt: skip
+            check_finite(x, i)
             chunks.append(x)
         data = codec.decode(tree_map(lambda *c: torch.cat(c), *chunks))
         settings = {

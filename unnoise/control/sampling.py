@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unnoise.control.rules import Linear, Rule
@@ -12,6 +13,7 @@ from unnoise.control.self_guidance import SelfGuidance
 from unnoise.control.step_caching import StepCaching
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
+from unnoise.core.state import State
 from unnoise.samplers.grids import Grid, Walk
 from unnoise.samplers.loop import Sampler
 from unnoise.samplers.registry import WALKS, Choice, find_grid, find_sampler
@@ -104,6 +106,19 @@ class Start:
         if steps < 1:
             raise InputError(f"strength {self.strength} of {len(times) - 1} steps is less than one step: use more of either")
         return times[-1 - steps :]
+
+
+def check_finite(x: State, first: int = 0) -> None:
+    """InputError where the states of samples, counted from `first`, have NaN or infinities: they would be decoded as if they had
+    none."""
+    parts = [x] if isinstance(x, Tensor) else x.values()
+    broken = torch.stack([~part.isfinite().reshape(len(part), -1).all(1) for part in parts]).any(0).nonzero()[:, 0] + first
+    if len(broken):
+        which = ", ".join(map(str, broken[:5].tolist())) + (" ..." if len(broken) > 5 else "")
+        raise InputError(
+            f"the network's answers for {len(broken)} samples (number {which}) are not finite: either weights are broken (fetch "
+            "the file again), or numbers overflowed; try a lower --guidance, more --steps, and leave --bf16 and --int8 out"
+        )
 
 
 @dataclass(frozen=True)

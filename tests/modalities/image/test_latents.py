@@ -169,3 +169,12 @@ def test_every_pixel_is_covered_by_more_than_margins() -> None:
 def test_tiles_of_only_margins_are_refused() -> None:
     with pytest.raises(ValueError, match="wider than its margins"):
         Tiling(side=8, margin=3, fade=2)
+
+
+def test_a_broken_decoder_is_refused() -> None:
+    broken = codec(8, 8)
+    with torch.no_grad():
+        for p in broken.autoencoder.parameters():
+            p.fill_(torch.nan)
+    with pytest.raises(InputError, match="not finite: its weights are broken"):
+        broken.decode(torch.zeros(1, *broken.shape()))

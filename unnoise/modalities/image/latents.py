@@ -132,11 +132,13 @@ class Latents(Codec):
 
     @torch.no_grad()
     def decode(self, state: State) -> Tensor:
-        """float (B, c, h, w) -> uint8 (B, H, W, C) on the CPU. InputError for what is not such a state."""
+        """float (B, c, h, w) -> uint8 (B, H, W, C) on the CPU. InputError for another state, and for NaN in what it becomes."""
         if not isinstance(state, Tensor) or state.ndim != 4 or state.shape[1] != self.config.latent_channels:
             raise InputError(f"this codec decodes one tensor (B, {self.config.latent_channels}, h, w)")
         z = state.to(self.mean).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) * _each(self.std) + _each(self.mean)
         x = self._mapped(self.autoencoder.decode, z, self.tiling(1), Fraction(self.config.autoencoder.factor))
+        if not bool(x.isfinite().all()):
+            raise InputError("what the codec decodes is not finite: its weights are broken, or numbers overflowed")
         if tuple(state.shape[1:]) == self.shape():
             x = x[..., : self.config.height, : self.config.width]
         return self.pixels.decode(x)
