@@ -175,6 +175,13 @@ BAD = [
     ("stickers", LONG, "2,500 pieces of words; this model reads 320 at most"),
     ("stickers", "(three red apples", "'(' is never closed"),
     ("stickers", "three red apples]]", "']' closes nothing"),
+    ("stickers", "!!! ...", "the prompt '!!! ...' has no words: say what to draw"),
+    (
+        "stickers",
+        "a cat \ud55c",
+        "'\ud55c' in the prompt: this model's vocabulary has no piece of it; leave it out, or use English",
+    ),
+    ("stickers", "z" * 9_000, "zzz...' in the prompt: this model's vocabulary has no piece of it"),
     ("scenes", "a zxqv blorf", "nothing in the prompt 'a zxqv blorf' is something that this model draws"),
     ("scenes", "\U0001f34e", "which no training caption has"),
     ("scenes", "!!! ...", "nothing in the prompt"),
@@ -192,10 +199,11 @@ def test_prompts_that_cannot_be_drawn_are_refused_in_one_line(name, prompt, mess
 
 
 def test_stickers_draw_words_that_they_never_saw():
-    """Unknown words, an emoji, punctuation, nothing, from the same noise: no two of them the same, and the same words are."""
-    prompts = ["a zxqv blorf", "\U0001f34e", "!!! ...", "", "a ZXQV  blorf"]
-    *different, again = load("stickers").sample(prompts, sample_seeds=[3] * 5, steps=1).data.int()
+    """Unknown words, an emoji, nothing, from the same noise: no two the same; the same words are, emoji by their names."""
+    prompts = ["a zxqv blorf", "\U0001f34e", "", "a ZXQV  blorf", "red apple"]
+    *different, again, apple = load("stickers").sample(prompts, sample_seeds=[3] * 5, steps=1).data.int()
     assert int((different[0] - again).abs().max()) <= 1  # of rows of one batch, to rounding
+    assert int((different[1] - apple).abs().max()) <= 1
     for i, x in enumerate(different):
         assert all(float((x - y).abs().float().mean()) > 1 for y in different[:i])  # of 255
 

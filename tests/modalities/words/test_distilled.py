@@ -1,13 +1,14 @@
 """Our own text encoder: its pieces are BERT's, its tokens depend on the text alone, and it learns what its teacher means."""
 
 import random
+import unicodedata
 
 import pytest
 import torch
 from transformers import BertTokenizer
 
 from unnoise.core.errors import InputError
-from unnoise.modalities.words.distilled import NOTHING, PADDING, Distilled, DistilledConfig
+from unnoise.modalities.words.distilled import NOTHING, PADDING, Distilled, DistilledConfig, named_emoji
 from unnoise.modalities.words.pieces import UNKNOWN, Pieces
 from unnoise.modalities.words.syntax import read
 from unnoise.networks.word_encoder import WordEncoderConfig
@@ -140,6 +141,29 @@ def test_what_is_learnt_tells_words_apart_that_were_said_and_leaves_the_others()
     torch.testing.assert_close(now["vector"][0], before["vector"][0] + out @ (table[3] + table[4]) / 3)
     assert torch.equal(now["vector"][1], before["vector"][1])
     assert [n for n, p in model.named_parameters() if p.requires_grad] == ["learnt.0.weight", "learnt.1.weight"]
+
+
+def test_emoji_are_their_names() -> None:
+    """Unicode's own names where CLDR's are the same; CLDR's, written down, where they are not."""
+    for emoji in "\U0001f34e\U0001f680\U0001f431\U0001f600":
+        assert named_emoji(emoji).split() == unicodedata.name(emoji).lower().split()
+    for emoji, name in (
+        ("\u2764\ufe0f", "red heart"),
+        ("\u2b50", "star"),
+        ("\U0001f469\u200d\U0001f680", "woman astronaut"),
+        ("\U0001f1eb\U0001f1f7", "flag: France"),
+    ):
+        assert named_emoji(f"a{emoji}b_c").split() == ["a", *name.split(), "b_c"]
+    assert named_emoji("caf\u00e9 \u732b #1") == "caf\u00e9 \u732b #1"
+
+
+@pytest.mark.parametrize(("prompt", "message"), [("red dog", "'dog' in the prompt"), ("(!:1.2) '", "has no words")])
+def test_prompts_without_a_known_word_are_refused_and_captions_are_not(prompt: str, message: str) -> None:
+    model = distilled()
+    with pytest.raises(InputError, match=message):
+        model.prepare_said([read(prompt).at(0, 1)])
+    assert len(model.prepare([prompt])["ids"]) == 1
+    assert len(model.prepare_said([read("red cat").at(0, 1), None])["ids"]) == 2
 
 
 def test_impossible_vocabularies_and_prompts() -> None:

@@ -6,6 +6,7 @@ A teacher of meanings puts a strawberry beside a cherry; what tells them apart m
     token_i <- token_i + W E[id_i],    E = 0 at first, so that words which the training never said stay as they were taught
 """
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
-from unnoise.modalities.words.pieces import UNKNOWN, Pieces
+from unnoise.modalities.words.pieces import UNKNOWN, Pieces, words
 from unnoise.modalities.words.syntax import Said
 from unnoise.networks.word_encoder import WordEncoderConfig
 
@@ -56,11 +57,33 @@ class Distilled(Emphatic):
         self.learnt = _learnt(config.encoder.rows, config.learnt, config.encoder.out) if config.learnt else None
 
     def prepare_said(self, said: Sequence[Said | None]) -> Cond:
+        """As `prepare`. A BREAK starts a new window. InputError also for prompts without a word, and for words that no piece of the
+        vocabulary fits: they would be drawn as anything at all."""
+        for one in said:
+            if one is not None:
+                self._check(one)
+        return self._prepared(said)
+
+    def prepare(self, raw: Sequence[str | None]) -> Cond:
         """-> ids (B, L) int64, padded to the longest prompt, and where a word has a weight, weights (B, L).
 
-        A BREAK starts a new window. Words that no piece of the vocabulary fits are one unknown. InputError for a prompt of too many
-        pieces.
+        Words of captions that no piece of the vocabulary fits are one unknown. InputError for a text of too many pieces.
         """
+        return self._prepared([None if r is None else Said.plain(r) for r in raw])
+
+    def _check(self, said: Said) -> None:
+        spoken = [w for chunk in said.chunks for text, _ in chunk for w in words(named_emoji(text))]
+        meant = [word for word in spoken if any(map(str.isalnum, word))]
+        if spoken and not meant:
+            raise InputError(f'the prompt {said.text[:40]!r} has no words: say what to draw, such as "a cat"')
+        for word in meant:
+            if self.pieces.unknown in self.pieces.ids(word):
+                start = unicodedata.normalize("NFC", word if len(word) <= 40 else word[:37] + "...")
+                raise InputError(
+                    f"{start!r} in the prompt: this model's vocabulary has no piece of it; leave it out, or use English"
+                )
+
+    def _prepared(self, said: Sequence[Said | None]) -> Cond:
         told = [self._told(s) for s in said]
         longest = max(map(len, told), default=1)
         ids, weights = torch.zeros(len(said), longest, dtype=torch.int64), torch.ones(len(said), longest)
@@ -74,7 +97,7 @@ class Distilled(Emphatic):
         length, told = self.config.encoder.length, list[tuple[int, float]]()
         for chunk in ((),) if said is None else said.chunks:
             told += [(0, 1.0)] * (-len(told) % length)
-            told += [(i, weight) for text, weight in chunk for i in self.pieces.ids(text)] or [(1, 1.0)]
+            told += [(i, weight) for text, weight in chunk for i in self.pieces.ids(named_emoji(text))] or [(1, 1.0)]
         if len(told) > self.config.most * length:
             start = said.text[:37] + "..." if said else ""
             pieces, windows = sum(i > 0 for i, _ in told), -(-len(told) // length)
@@ -102,6 +125,19 @@ class Distilled(Emphatic):
         more = more if weights is None else more * weights[..., None].to(more.dtype)
         vector = told["vector"] + more.sum(1) / told["mask"].sum(1, keepdim=True)
         return {"tokens": told["tokens"] + more, "mask": told["mask"], "vector": vector}
+
+
+def named_emoji(text: str) -> str:
+    """Emoji as their English names of Unicode's CLDR: what a vocabulary of words knows of them."""
+    if text.isascii():
+        return text
+    import emoji  # its table takes longer to read than a prompt to draw a step
+
+    def named(characters: str, about: dict[str, str]) -> str:
+        flag = "flag: " if "\U0001f1e6" <= characters[0] <= "\U0001f1ff" else ""
+        return f" {flag}{about['en'].strip(':').replace('_', ' ')} "
+
+    return emoji.replace_emoji(text, named)
 
 
 def _learnt(rows: int, rank: int, out: int) -> nn.Sequential:

@@ -17,7 +17,7 @@ class Pieces:
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
         self._ids = {piece: i for i, piece in enumerate(vocabulary)}
-        self._unknown = self._ids[UNKNOWN]
+        self.unknown = self._ids[UNKNOWN]
         self._word = lru_cache(maxsize=65_536)(self._taken_apart)
 
     def ids(self, text: str) -> list[int]:
@@ -26,7 +26,7 @@ class Pieces:
 
     def _taken_apart(self, word: str) -> tuple[int, ...]:
         if len(word) > LONGEST_WORD:
-            return (self._unknown,)
+            return (self.unknown,)
         out, start = [], 0
         while start < len(word):
             for end in range(len(word), start, -1):
@@ -34,7 +34,7 @@ class Pieces:
                 if piece is not None:
                     break
             else:
-                return (self._unknown,)
+                return (self.unknown,)
             out.append(piece)
             start = end
         return tuple(out)
