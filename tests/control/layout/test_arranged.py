@@ -51,6 +51,22 @@ def test_as_many_as_are_asked_for(count, channels):
         assert len(found(picture, "red wolf")) == count
 
 
+def test_signs_are_drawn_and_stand_where_the_prompt_says():
+    """What is seen and is no owl is one board; what has its outline's colour are the outline and four letters."""
+    for picture in arranged(["three owls left of a sign that says OPEN"] * 3, SEEDS, blobs(), 256):
+        owls = found(picture, "owl")
+        assert len(owls) == 3
+        board = picture[..., 3] > 200
+        for x0, y0, x1, y1 in owls:
+            board[y0 - 2 : y1 + 3, x0 - 2 : x1 + 3] = False
+        assert label(board)[1] == 1
+        rows, columns = np.nonzero(board)
+        assert columns.min() > max(x1 for _, _, x1, _ in owls)
+        ink = picture[(rows.min() + rows.max()) // 2, columns.min() + 1, :3].astype(int)
+        marks, n = label(board & (np.abs(picture[..., :3] - ink).max(-1) < 60))
+        assert sum(np.bincount(marks.ravel(), minlength=n + 1)[1:] > 20) == 5
+
+
 @pytest.mark.parametrize(
     ("relation", "axis", "sign"), [("left of", 0, 1), ("to the right of", 0, -1), ("above", 1, 1), ("beneath", 1, -1)]
 )
@@ -104,7 +120,8 @@ def test_a_thing_is_cut_to_what_is_seen_of_it():
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ("a sign that says OPEN", "has a sign"),
+        ("a sign that says OPEN", "has no thing beside its sign"),
+        ("an owl and a sign that says EXTRAORDINARY", "1 to 10 capital letters"),
         ("three owls left of", "at the end"),
         ("eleven owls and", "at the end"),
         ("", "a thing is expected"),
@@ -135,7 +152,8 @@ def test_ten_large_things_have_no_room():
         ("two cats two dogs", False), ("two women holding hands", False), ("two of hearts", False), ("man under stress", False),
         ("ten cats, ten dogs, ten fish and ten birds", False), ("ten cats and ten dogs", True), ("a bee inside a box", False),
         ("two rings", True), ("three blue fire engines", True), ("", False),
-        ("three owls left of a sign that says HI", False), ("ten", False),
+        ("three owls left of a sign that says HI", True), ("an owl and a sign that says A", True), ("a sign that says HI", False),
+        ("owl left of a sign that says A", False), ("ten", False),
     ],
 )  # fmt: skip
 def test_prompts_that_count_or_place(prompt, counts):

@@ -3,6 +3,7 @@
     request    counts, things and relations of the prompt: the grammar of scenes, with the prompt's own nouns as its vocabulary
     layout     `scenes.place`, once it is known how wide each thing is: right by construction
     things     each kind alone, by its bare name, from a seed derived from the sample's; cut to what is seen of it
+    signs      drawn by `scenes.draw`, for models that draw one thing at a time seldom spell
     picture    the things resized to their boxes, the deeper ones first; nothing behind them, white where pictures are opaque
 
 What comes out can be begun with (`Start` at a small strength), so that the model goes over it. Things of opaque pictures are put
@@ -18,7 +19,7 @@ from PIL import Image
 from unnoise.control.layout.planner import placed
 from unnoise.core.errors import InputError
 from unnoise.core.random import derive
-from unnoise.modalities.image.scenes.draw import pixels
+from unnoise.modalities.image.scenes.draw import FINER, draw_sign, pixels, stroke
 from unnoise.modalities.image.scenes.emoji import PictureSprites
 from unnoise.modalities.image.scenes.grammar import parse, vocabulary_of
 from unnoise.modalities.image.scenes.place import has_room
@@ -36,7 +37,7 @@ DrawThings = Callable[[Sequence[str], Sequence[int]], np.ndarray]
 def arranged(prompts: Sequence[str], seeds: Sequence[int], draw: DrawThings, side: int) -> np.ndarray:
     """uint8 (B, side, side, C): for each prompt, from its own seed, what it asks for, where it asks for it.
 
-    Raises InputError, before anything is drawn, for prompts that the grammar does not read and that have signs.
+    Raises InputError, before anything is drawn, for prompts that the grammar does not read, or that are of signs alone.
     """
     requests = [asked(prompt) for prompt in prompts]
     kinds = [(i, name) for i, request in enumerate(requests) for name in dict.fromkeys(g.name for g in request.groups)]
@@ -51,12 +52,12 @@ def arranged(prompts: Sequence[str], seeds: Sequence[int], draw: DrawThings, sid
 
 
 def asked(prompt: str) -> Request:
-    """What is to be where. InputError for what the grammar does not read, for words on signs, and for weights and changes."""
+    """What is to be where. InputError for what the grammar does not read, for signs alone, and for weights and changes."""
     if marks := sorted(set(prompt) & set("()[]{}:")):
         raise InputError(f"{prompt!r}: {' '.join(marks)} of weights and changes cannot be arranged; leave them out")
     request = parse(prompt, vocabulary_of(prompt))
-    if request.words:
-        raise InputError(f"{prompt!r} has a sign, and things alone are arranged here; the model scenes draws words on signs")
+    if not request.groups:
+        raise InputError(f"{prompt!r} has no thing beside its sign to be drawn; the model scenes draws signs")
     return request
 
 
@@ -67,15 +68,16 @@ def counts_or_places(prompt: str) -> bool:
         request = asked(prompt)
     except InputError:
         return False
+    spelt = [word.lower() for word in request.words]
     words, parts = re.findall(r"[\w'-]+", prompt.lower()), request.groups
-    said = sum(word in _NUMBERED for word in words)
+    said = sum(word in _NUMBERED for word in words) - sum(word in _NUMBERED for word in spelt)
     names = [g.name.split(" ") for g in parts]
-    if said != len(parts) or any(len(n) > 3 or _NO_NAME & {*n} or any(w.endswith("ing") for w in n[:-1]) for n in names):
+    if said != len(request.parts) or any(len(n) > 3 or _NO_NAME & {*n} or any(w.endswith("ing") for w in n[:-1]) for n in names):
         return False
     squares = PictureSprites({g.name: np.zeros((1, 1, 4), np.uint8) for g in parts}, vocabulary_of(prompt))
     several = any(g.count > 1 and plural(g.name) in prompt.lower() for g in parts)
     related = request.relation is not None and request.relation is not Relation.INSIDE  # drawn things hold nothing
-    return (several or related) and has_room(request, squares)
+    return (several or related or bool(spelt)) and has_room(request, squares)
 
 
 def cut(picture: np.ndarray) -> np.ndarray:
@@ -96,6 +98,10 @@ def together(scene: Scene, sprites: PictureSprites, side: int, channels: int, ba
         x0, y0, x1, y1 = pixels(thing.box, side)
         sprite = Image.fromarray(sprites.pictures[thing.name]).resize((x1 - x0, y1 - y0), Image.Resampling.LANCZOS)
         canvas.alpha_composite(sprite, (x0, y0))
+    boards = Image.new("RGBA", (side * FINER, side * FINER), (255, 255, 255, 0))
+    for sign in scene.signs:
+        draw_sign(boards, sign, side * FINER, stroke(side * FINER))
+    canvas.alpha_composite(boards.reduce(FINER))
     picture = np.asarray(canvas if channels == 4 else canvas.convert("L" if channels == 1 else "RGB"))
     return picture.reshape(side, side, channels)
 

@@ -30,7 +30,7 @@ def render(scene: Scene, sprites: Sprites, size: int) -> np.ndarray:
         sprite = sprites.draw(thing.name, thing.colour, x1 - x0, y1 - y0, line)
         canvas.paste(sprite, (x0, y0), sprite)
     for sign in scene.signs:
-        _sign(canvas, sign, side, line)
+        draw_sign(canvas, sign, side, line)
     return np.asarray(canvas.reduce(FINER))
 
 
@@ -84,7 +84,8 @@ _STYLES = {"plain": lambda canvas: None, "fading": _fading, "ground": _ground}
 STYLES = tuple(_STYLES)
 
 
-def _sign(canvas: Image.Image, sign: Sign, side: int, line: int) -> None:
+def draw_sign(canvas: Image.Image, sign: Sign, side: int, line: int) -> None:
+    """Its board and its word, on a canvas of `side` pixels with outlines of `line`."""
     board, ink = BOARDS[sign.board]
     x0, y0, x1, y1 = pixels(sign.box, side)
     ImageDraw.Draw(canvas).rounded_rectangle((x0, y0, x1 - 1, y1 - 1), 2 * line, board, ink, line)
