@@ -9,10 +9,10 @@ FOLDER: as in `unnoise train stickers:FOLDER`. Printed, each with its 95 % inter
     captions    random training captions, as often as training draws them (drawn scenes apart): how often the network picks the
                 right caption out of 100; and by what they are of
     names       emoji by their bare names: the right name out of 100
-    colours     of things in colours that recolouring held out ("a blue banana"), among 100 such: none that the thing's own drawings
+    colours     of things in colours that recolouring held out ("a blue violin"), among 100 such: none that the thing's own drawings
                 are near to (45 degrees of hue), or are called. And as those are mostly other things: "blue" of the same thing in
                 the ten colours, beside what the model draws for the thing alone, which names no colour
-    wearing     of hats on heads that never wore them ("a cat wearing a crown"), among 100 such and trained ones
+    wearing     of hats on heads that never wore them ("a grinning face wearing a crown"), among 100 such and trained ones
     never       names that no picture was trained on, among 100 such and trained ones; and, drawings of one name being much alike,
                 with the interval over names
     held out    of those: how far samples lie from the real drawings of those names, in the network's features, beside the floor:

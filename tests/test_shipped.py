@@ -144,6 +144,14 @@ def test_what_prompts_count_and_place_is_arranged_where_no_model_is_named(tmp_pa
     assert np.array_equal(np.asarray(Image.open(next((tmp_path / "b").glob("0*.png")))), picture)
 
 
+@pytest.mark.parametrize(("prompt", "hard"), [("two cats behind a red star", True), ("a cat wearing a hat", False)])
+def test_it_is_said_where_what_is_counted_or_placed_is_not_arranged(prompt, hard, tmp_path, capsys):
+    main(["sample", prompt, "-n", "1", "--steps", "1", "--out", str(tmp_path / "a")])
+    said = capsys.readouterr().err
+    assert "drawn alone" not in said
+    assert (f"{prompt!r} is drawn at once" in said) is hard
+
+
 def test_the_model_goes_over_what_was_put_together(tmp_path):
     run = ["sample", "stickers", "two red hearts", "-n", "1", "--steps", "4", "--out"]
     main([*run, str(tmp_path / "a"), "--arrange", "0", "--height", "64"])

@@ -166,6 +166,10 @@ class Sample:
     """Write into a folder that exists, over files of the same name."""
 
 
+_PLACED = re.compile(
+    r"\b(?:two|three|four|five|six|seven|eight|nine|ten|left of|right of|above|below|behind|in front of|sign that says)\b", re.I
+)
+"""Words of prompts that count or place things, or have a sign."""
 _PLACE = re.compile(r"~/|\.\.?/|/.*/|.*\.(?:safetensors|gguf|ckpt)$|[A-Za-z]:\\", re.DOTALL)
 """Paths, which no prompt looks like."""
 
@@ -182,6 +186,11 @@ def run(argv: list[str]) -> None:
         if args.arrange is None and args.model.name == "stickers" and arranges(args):
             print("stickers, each thing drawn alone and put where the prompt says (--arrange 0)", file=sys.stderr)
             args = replace(args, arrange=0.0)
+        elif args.arrange is None and args.model.name == "stickers" and (hard := next(filter(_PLACED.search, asked), None)):
+            print(
+                f"{hard!r} is drawn at once, which this model seldom counts and places right; it arranges what is said as in "
+                '"three owls left of a violin" or "two cats above a sign that says HELLO"', file=sys.stderr,
+            )  # fmt: skip
     elif not ({"/", "."} & {*name} or args.prompts or there or name in shipped()):
         known, alone = ", ".join(shipped()), shlex.quote(name)
         raise InputError(
