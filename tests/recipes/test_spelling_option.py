@@ -1,5 +1,6 @@
 """--spelling: a model told letters one by one, around any encoder of words; saved, loaded, and drawing what the letters say."""
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,19 @@ def test_what_is_saved_is_loaded_and_the_order_of_letters_decides(model: Diffusi
     assert "".join(model.config.conditioner.alphabet[i - 1] for i in letters) == "BA"
     with pytest.raises(InputError, match="writes 16 at most"):
         model.sample(f'"{"A" * 17}"')
+
+
+def test_the_commands_that_are_offered_ask_for_the_captions_quotes_and_all(
+    folder: Path, model: DiffusionModel, tmp_path: Path
+) -> None:
+    """As a shell takes them apart."""
+    run = plan(str(folder), Options(spelling=True)).run
+    said = shlex.split(run.afterwards(Path("my run")).removeprefix("draw with: "))
+    assert said[:4] == ["unnoise", "sample", "my run", run.preview.prompts[0]]
+    assert '"' in said[3]
+    model.save(tmp_path / "model")
+    card = next(line for line in (tmp_path / "model" / "README.md").read_text().splitlines() if "unnoise sample" in line)
+    assert shlex.split(card)[3:5] == list(model.config.about.examples[:2])
 
 
 def test_pictures_without_words_and_recipes_without_text_refuse(folder: Path, tmp_path: Path) -> None:

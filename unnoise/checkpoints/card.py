@@ -1,5 +1,6 @@
 """The model card: what a saved model says of itself, for people to read."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -31,8 +32,7 @@ def card(
     shown: whether a sheet of samples lies beside it. follows: whether it goes on from what another model made.
     """
     metrics = "\n".join(f"| {k} | {v:.4g} |" for k, v in about.metrics.items())
-    prompts = " ".join(f'"{p}"' for p in about.examples[:2])
-    asked = "MODEL A_PROMPT --then THIS_FOLDER" if follows else f"THIS_FOLDER {prompts}"
+    asked = "MODEL A_PROMPT --then THIS_FOLDER" if follows else shlex.join(["THIS_FOLDER", *about.examples[:2]])
     sheet = f"![what it draws]({SHEET})\n\n" if shown else ""
     return f"""# {about.name}
 

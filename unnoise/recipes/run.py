@@ -8,6 +8,7 @@ A run's folder, beside what the training loop keeps there (see `training.loop`):
 """
 
 import os
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,8 +67,8 @@ class AnyRun(ABC):
 
     def afterwards(self, out: Path) -> str:
         """What may be typed once it is done."""
-        prompt = "".join(f'"{p}" ' for p in self.preview.prompts[:1])
-        return f"draw with: unnoise sample {out} {prompt}-n 16 --out samples"
+        asked = shlex.join([str(out), *self.preview.prompts[:1]])
+        return f"draw with: unnoise sample {asked} -n 16 --out samples"
 
     def averaged(self, out: Path, width: float, step: int | None = None) -> DiffusionModel:
         """The model of the run in `out` with averaged weights of any relative width. InputError if it has none."""
