@@ -3,9 +3,10 @@
     unnoise train stickers:$UNNOISE_DATA --recipe super-resolution --out runs/enlarge
     python benchmarks/cascade.py runs/enlarge [-n 200] [--steps 8] [--pictures FOLDER --size 128]
 
-RUN: a run of the recipe. Its pictures are those that it held out, by name: of `stickers` the drawings whose names nothing was
-learnt from, of other sets those of --data.options.held-out. --pictures: others, of any size. All are made small (bicubic, as in
-training), rounded to bytes, and enlarged; transparent ones are compared on white. With 95 % intervals, gains over bicubic paired:
+RUN: a run of the recipe, or with --pictures any model of it, such as `larger`. Its pictures are those that it held out, by name: of
+`stickers` the drawings whose names nothing was learnt from, of other sets those of --data.options.held-out. --pictures: others, of
+any size. All are made small (bicubic, as in training), rounded to bytes, and enlarged; transparent ones are compared on white. With
+95 % intervals, gains over bicubic paired:
 
     PSNR, SSIM   10 log10(255^2 / mean squared error), and structural similarity: mean over pictures
     texture      how far the finest detail is from the real picture's, wherever in it: mean of W_1(<w, made>, <w, real>) over 64
@@ -145,11 +146,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=None)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    run, _ = load_run(asked.run)
     model = load(asked.run)
-    if not isinstance(model.conditioner, Enlarging) or not isinstance(run.data, PictureSource):
-        raise InputError(f"{asked.run}: not a run of the recipe super-resolution")
+    if not isinstance(model.conditioner, Enlarging):
+        raise InputError(f"{asked.run}: enlarges nothing")
     if asked.pictures is None:
+        run, _ = load_run(asked.run)
+        assert isinstance(run.data, PictureSource)
         pixels = held_out(run.data)
     else:
         alpha = model.conditioner.config.large.channels == 4

@@ -13,6 +13,7 @@ from unnoise.cli.main import main
 from unnoise.core.errors import InputError
 from unnoise.loading import load
 from unnoise.modalities.image.show import read_meta
+from unnoise.recipes.cascade import go_on
 
 ndimage = pytest.importorskip("scipy.ndimage")
 
@@ -223,6 +224,15 @@ def test_a_prompt_of_one_word_is_taken_for_a_model_and_the_way_to_draw_it_is_sai
     )
     assert "unnoise sample stickers '!!!'" in refused(["sample", "!!!"], capsys)
     assert "a model is a folder with config.json" in refused(["sample", "model.safetensors"], capsys)
+
+
+def test_what_scenes_draws_is_enlarged_and_stays_opaque():
+    small = load("scenes").sample("two red apples", n=1, seed=3)
+    made = go_on(small, [load("larger")]).data[0].numpy()
+    assert made.shape == (128, 128, 4)
+    assert (made[..., 3] == 255).all()
+    again = np.asarray(Image.fromarray(made[..., :3]).resize((64, 64), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(again - small.data[0].numpy().astype(int)).mean() < 6  # of 255
 
 
 def test_what_stickers_draws_is_enlarged(tmp_path, capsys):

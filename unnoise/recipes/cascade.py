@@ -163,6 +163,8 @@ def go_on(
             given = _given(following(model), data, seeds, batch)
             height, width = given["picture"].shape[2:] if "picture" in given else (None, None)
             new = model.sample(list(made.prompts), given=given, height=height, width=width, **how)
+            if "picture" in given and data.shape[-1] == 3 and new.data.shape[-1] == 4:
+                new.data[..., 3] = 255
         data, codec = new.data, new.codec
     if models:
         settings["then"] = [m.path or m.config.about.name for m in models]

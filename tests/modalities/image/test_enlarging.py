@@ -1,6 +1,7 @@
 """The condition of super-resolution: Pillow's resampling, the law of the noise, any size, and what fits."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,6 +81,16 @@ def test_nothing_made_is_the_same_entries_and_all_is_told() -> None:
     torch.testing.assert_close(cond["picture"], given["picture"])
     assert cond["vector"].shape == (2, 8)
     assert not torch.equal(cond["vector"], conditioner(nothing)["vector"])
+
+
+def test_opaque_pictures_enter_a_stage_of_transparent_ones_as_such() -> None:
+    conditioner = replace(PLAIN, large=replace(PLAIN.large, channels=4)).build()
+    x = torch.randint(0, 256, (2, 8, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    opaque = torch.cat([x, torch.full_like(x[..., :1], 255)], -1)
+    told, same = (conditioner.from_made(v, Streams.of(0, 2))["picture"] for v in (x, opaque))
+    assert torch.equal(told, same)
+    with pytest.raises(InputError, match="enlarges transparent pictures; the model before it makes grey pictures"):
+        conditioner.from_made(x[..., :1], Streams.of(0, 2))
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -91,6 +91,8 @@ class Enlarging(Following, ABC):
     def from_made(self, made: np.ndarray | Tensor, rng: Streams) -> Cond:
         made = torch.as_tensor(made)
         self._fits(made.shape[-1] if made.ndim == 4 else 0)
+        if made.shape[-1] < self.config.large.channels:
+            made = torch.cat([made, torch.full_like(made[..., :1], 255)], -1)
         return self._noised(made, torch.full((len(made),), self.config.strength), rng)
 
     def shrunk(self, data: np.ndarray | Tensor) -> Tensor:
@@ -100,12 +102,12 @@ class Enlarging(Following, ABC):
         return self.pixels.decode(interpolate(x, small, mode="bicubic", antialias=True))
 
     def follows(self, codec: Codec) -> None:
-        """Any codec that decodes pictures may, whatever their size."""
+        """Any codec that decodes pictures may, whatever their size, and opaque ones also where transparent ones were learnt."""
         if isinstance(codec, Pixels | Latents):
             self._fits(codec.config.channels)
 
     def _fits(self, channels: int) -> None:
-        if channels != self.config.large.channels:
+        if channels != self.config.large.channels and (channels, self.config.large.channels) != (3, 4):
             raise InputError(
                 f"this model enlarges {_NAMES[self.config.large.channels]}; the model before it makes "
                 f"{_NAMES.get(channels, 'none')}: train both with --alpha, or both with --no-alpha"
