@@ -17,7 +17,7 @@ from unnoise.checkpoints.foreign.theirs import scheduler_theirs
 from unnoise.cli.main import main
 from unnoise.core.errors import InputError
 from unnoise.core.processes import Gaussian
-from unnoise.core.schedules import Cosine
+from unnoise.core.schedules import Cosine, DiscreteVP
 
 diffusers = pytest.importorskip("diffusers", reason="what is written is read by diffusers")
 import checkpoints.foreign_pipelines as tiny  # noqa: E402
@@ -167,6 +167,8 @@ def test_samplers_that_diffusers_does_not_have_are_named() -> None:
         scheduler_theirs(read.process, read.preconditioner, replace(read.sampling, grid="log-snr"), "")
     with pytest.raises(InputError, match="no scheduler of diffusers is trained so"):
         scheduler_theirs(Gaussian(Cosine()), read.preconditioner, read.sampling, "")
+    with pytest.raises(InputError, match=r"DiscreteVP.steps=500.*: networks of 1000 timesteps"):
+        scheduler_theirs(Gaussian(DiscreteVP(500)), read.preconditioner, read.sampling, "")
 
 
 def test_what_diffusers_does_not_have_is_refused(tmp_path: Path) -> None:

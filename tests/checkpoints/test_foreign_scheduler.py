@@ -8,7 +8,7 @@ import torch
 
 from unnoise.checkpoints.allowed import ALLOWED
 from unnoise.checkpoints.config import allow, decode, encode
-from unnoise.checkpoints.foreign.scheduler import SOLVERS, read_scheduler
+from unnoise.checkpoints.foreign.scheduler import FLOWS, SOLVERS, read_scheduler
 from unnoise.control.sampling import Sampling
 from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import AtTimestep, Preconditioner
@@ -289,7 +289,15 @@ def test_refusals():
         (of("DPMSolverMultistepScheduler", lambda_min_clipped=-5.1), r"lambda_min_clipped -5.1 .* -inf is"),
         (of("FlowMatchEulerDiscreteScheduler", shift_terminal=0.1), "shift_terminal 0.1"),
         (of("DPMSolverMultistepScheduler", use_flow_sigmas=True, use_karras_sigmas=True), "a flow with Karras"),
+        *(
+            (of(kind, use_flow_sigmas=True, final_sigmas_type="sigma_min"), f"a flow by {kind} with final_sigmas_type 'sigma_min'")
+            for kind in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
+        ),
         (of("FlowMatchEulerDiscreteScheduler", invert_sigmas=True), "invert_sigmas True"),
+        *(
+            (of(kind, num_train_timesteps=500), f"num_train_timesteps 500 of a {kind} is not supported; 1000 is")
+            for kind in (*SOLVERS, *FLOWS)
+        ),
     ]:
         with pytest.raises(InputError, match=said):
             make()

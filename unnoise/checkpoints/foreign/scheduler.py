@@ -83,8 +83,12 @@ def read_scheduler(config: Mapping[str, Any], pipeline: str = "") -> Scheduled:
     return _discrete(kind, SOLVERS[kind], config, pipeline)
 
 
+TRAINED = 1000
+"""Timesteps: the networks here are told t as 1000 t, so that of another number of them they would be told others than theirs."""
+
 REFUSED: Mapping[str, Any] = MappingProxyType(
     {
+        "num_train_timesteps": TRAINED,
         "use_lu_lambdas": False,
         "interpolation_type": "linear",
         "timestep_type": "discrete",
@@ -109,11 +113,10 @@ REFUSED: Mapping[str, Any] = MappingProxyType(
 
 def _discrete(kind: str, solver: Solver, config: Mapping[str, Any], pipeline: str) -> Scheduled:
     schedule, target = _schedule(config), _target(config)
-    trained = int(config.get("num_train_timesteps", 1000))
-    grid = _grid(kind, solver, config, trained)
+    grid = _grid(kind, solver, config)
     unit = solver.unit or config.get("timestep_spacing", solver.spacing) == "leading"
     process = Gaussian(schedule, signal_std=1.0 if unit else 0.0)
-    preconditioner = AtTimestep(target, first=1 / trained)
+    preconditioner = AtTimestep(target, first=1 / TRAINED)
     preconditioner.check(process)
     return Scheduled(process, preconditioner, _sampling(solver.sampler(config), grid, config, pipeline))
 
@@ -122,7 +125,6 @@ def _schedule(config: Mapping[str, Any]) -> Schedule:
     """The betas that the network was trained with."""
     if config.get("trained_betas") is not None:
         raise InputError(f"{WHERE}: trained_betas lists betas one by one; only schedules with a name are supported")
-    trained = int(config.get("num_train_timesteps", 1000))
     # where the file says nothing, some classes take Stable Diffusion's betas, not all of them spaced as it spaces them
     kind = config.get("_class_name")
     latent = kind in ("LCMScheduler", "TCDScheduler")
@@ -130,9 +132,9 @@ def _schedule(config: Mapping[str, Any]) -> Schedule:
     first = float(config.get("beta_start", 0.00085 if narrow else 0.0001))
     last = float(config.get("beta_end", 0.012 if narrow else 0.02))
     named: Mapping[str, Discrete] = {
-        "linear": DiscreteVP(trained, first, last),
-        "scaled_linear": DiscreteVP(trained, first, last, power=2.0),
-        "squaredcos_cap_v2": DiscreteCosine(trained),
+        "linear": DiscreteVP(TRAINED, first, last),
+        "scaled_linear": DiscreteVP(TRAINED, first, last, power=2.0),
+        "squaredcos_cap_v2": DiscreteCosine(TRAINED),
     }
     name = str(config.get("beta_schedule", "scaled_linear" if latent else "linear"))
     schedule = find(f"beta_schedule in {WHERE}", name, named)
@@ -150,23 +152,23 @@ def _target(config: Mapping[str, Any]) -> Affine:
     return find(f"prediction_type in {WHERE}", str(config.get("prediction_type", "epsilon")), named)
 
 
-def _grid(kind: str, solver: Solver, config: Mapping[str, Any], trained: int) -> Grid:
+def _grid(kind: str, solver: Solver, config: Mapping[str, Any]) -> Grid:
     """The times of theirs."""
     end = 0 if solver.to_data(config) else 1
     if kind in ("LCMScheduler", "TCDScheduler"):
-        return Distilled(int(config.get("original_inference_steps", 50)), end, trained)
+        return Distilled(int(config.get("original_inference_steps", 50)), end, TRAINED)
     curve = next((c for name, c in CURVES.items() if config.get(f"use_{name}_sigmas")), None)
     spare = solver.spare if curve is None else 0
     offset = int(config.get("steps_offset", 0))
     spacings: Mapping[str, Grid] = {
-        "leading": Leading(offset, spare, end, trained),
-        "trailing": Trailing(end, trained),
-        "linspace": Linspace(spare, solver.whole, end, trained),
+        "leading": Leading(offset, spare, end, TRAINED),
+        "trailing": Trailing(end, TRAINED),
+        "linspace": Linspace(spare, solver.whole, end, TRAINED),
     }
     grid = find(f"timestep_spacing in {WHERE}", str(config.get("timestep_spacing", solver.spacing)), spacings)
     if curve is None:
         return grid
-    return curve(Linspace(0, True, end, trained) if solver.spare else grid)  # those that spare one respace all timesteps
+    return curve(Linspace(0, True, end, TRAINED) if solver.spare else grid)  # those that spare one respace all timesteps
 
 
 CURVES: Mapping[str, Callable[[Grid], Between]] = MappingProxyType(
@@ -296,15 +298,16 @@ SOLVERS: Mapping[str, Solver] = MappingProxyType(
 
 def _flow(kind: str, config: Mapping[str, Any], pipeline: str) -> Scheduled:
     """A rectified flow: its time is sigma, the network is told T sigma and gives the velocity noise - data."""
-    trained = int(config.get("num_train_timesteps", 1000))
     matched = kind in FLOWS
     curve = next((c for name, c in CURVES.items() if config.get(f"use_{name}_sigmas")), None)
     if curve and not matched:
         raise InputError(f"{WHERE}: a flow with Karras, exponential or beta sigmas by {kind}; flow matching's own alone do so")
     if kind == "DEISMultistepScheduler":
         raise InputError(f"{WHERE}: a flow sampled by DEIS is not supported; DPM-Solver++, UniPC and flow matching's own are")
+    if not matched and not _final_zero(config):
+        raise InputError(f"{WHERE}: a flow by {kind} with final_sigmas_type {config['final_sigmas_type']!r}; 'zero' is supported")
     shift = float(config.get("shift" if matched else "flow_shift", 1.0))
-    steps = _flow_steps(kind, shift, trained, pipeline, bool(config.get("use_dynamic_shifting")))
+    steps = _flow_steps(kind, shift, pipeline, bool(config.get("use_dynamic_shifting")))
     grid: Grid = steps
     if config.get("use_dynamic_shifting"):
         grid = ByTokens(
@@ -318,15 +321,15 @@ def _flow(kind: str, config: Mapping[str, Any], pipeline: str) -> Scheduled:
         grid = FlowBetween(curve(grid))
     target = Velocity(data_std=1.0) if matched else _target({"prediction_type": "flow_prediction", **config})
     # the solvers that also do flows tell their networks whole timesteps, cut off
-    preconditioner = AtTimestep(target, ticks=None if matched else trained)
+    preconditioner = AtTimestep(target, ticks=None if matched else TRAINED)
     sampler = FLOWS[kind](config) if matched else SOLVERS[kind].sampler(config)
     process = Gaussian(RectifiedFlow(), signal_std=1.0)
     preconditioner.check(process)
     return Scheduled(process, preconditioner, _sampling(sampler, grid, config, pipeline))
 
 
-def _flow_steps(kind: str, shift: float, trained: int, pipeline: str, dynamic: bool) -> FlowSteps:
-    least = 1 / trained
+def _flow_steps(kind: str, shift: float, pipeline: str, dynamic: bool) -> FlowSteps:
+    least = 1 / TRAINED
     if kind == "UniPCMultistepScheduler":
         return FlowSteps(shift, 1 - 1e-6, least)  # to them, sigma 1 is no place to start
     if kind not in FLOWS:

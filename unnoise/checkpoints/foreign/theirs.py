@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unnoise.checkpoints.foreign.scheduler import CURVES, Scheduled, read_scheduler
+from unnoise.checkpoints.foreign.scheduler import CURVES, TRAINED, Scheduled, read_scheduler
 from unnoise.control.sampling import Sampling
 from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import AtTimestep, Data, Noise, Preconditioner, V
@@ -204,6 +204,8 @@ def _betas(schedule: DiscreteVP | DiscreteCosine | ZeroTerminal) -> dict[str, An
         if not isinstance(inner, DiscreteVP | DiscreteCosine):
             raise InputError(f"{schedule}: no scheduler of diffusers has it; {KNOWN}")
         return {**_betas(inner), "rescale_betas_zero_snr": True}
+    if schedule.steps != TRAINED:
+        raise InputError(f"{schedule}: networks of {TRAINED} timesteps are told the same times by diffusers as here; {KNOWN}")
     if isinstance(schedule, DiscreteCosine):
         return {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": schedule.steps}
     name = "scaled_linear" if schedule.power == 2 else "linear"
