@@ -292,7 +292,11 @@ def test_doubling_is_repeating_pixels_before_the_convolution(size: tuple[int, in
         ("SD 1", {"act_fn": "gelu"}, "vae: act_fn 'gelu'"),
         ("SD 1", {"down_block_types": ("AttnDownEncoderBlock2D",) * 3}, "vae: down_block_types"),
         ("SD 1", {"norm_num_groups": 3}, "vae: widths .* do not divide into 3 groups"),
-        ("SD 1", {"latents_mean": [0.0, 1.0, 2.0]}, "vae: 3 numbers for an autoencoder's latents of 4 channels"),
+        (
+            "SD 1",
+            {"latents_mean": [0.0, 1.0, 2.0], "latents_std": [1.0] * 4},
+            "vae: 3 numbers for an autoencoder's latents of 4 channels",
+        ),
         ("SD 1", {"latent_channels": 5}, r"vae: the checkpoint's '.*' is \(8"),
         ("SD 1", {"use_quant_conv": False}, "vae: the checkpoint has 'quant_conv.bias', which has no place"),
         ("FLUX", {"use_quant_conv": True}, "vae: the checkpoint lacks 'quant_conv.weight'"),

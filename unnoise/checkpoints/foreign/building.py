@@ -113,7 +113,7 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
     part = denoiser_of(foreign)
     family = FAMILIES[part.kind]
     network_config = _config(part, family)
-    codec = _codec(needed(foreign, "vae"), part, dtype)
+    codec = _codec(_as_decoded(needed(foreign, "vae"), network_config), part, dtype)
     if codec.config.latent_channels != network_config.channels:
         both = f"the vae's codes have {codec.config.latent_channels} channels, the network's {network_config.channels}"
         raise InputError(f"{foreign.where}: parts of different models: {both}")
@@ -203,6 +203,16 @@ def _network(part: Part, config: NetworkConfig, family: Family, dtype: torch.dty
         return _filled(network, translate(AsType(part.tensors, dtype), family.table, network.state_dict(), family.unused))
     except InputError as e:
         raise InputError(f"{part.where}: {e}") from None
+
+
+def _as_decoded(part: Part, network: NetworkConfig) -> Part:
+    """The autoencoder without those statistics of its codes that the family's pipelines pass over: all do but for its scale, SDXL's
+    but for each channel's mean and deviation, Stable Diffusion 3's and FLUX's but for the shift."""
+    read: tuple[str, ...] = ("shift_factor",) if isinstance(network, SD3Config | FluxConfig) else ()
+    if isinstance(network, SDUNetConfig) and network.vector_dim:
+        read = ("latents_mean", "latents_std")
+    passed_over = {"shift_factor", "latents_mean", "latents_std"}.difference(read)
+    return replace(part, config={name: value for name, value in part.config.items() if name not in passed_over})
 
 
 def _codec(part: Part, denoiser: Part, dtype: torch.dtype) -> Latents:

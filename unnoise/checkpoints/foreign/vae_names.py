@@ -1,7 +1,7 @@
 """Autoencoders of the diffusers library as codecs of ours: configuration, names, and the scale and shift of their latents.
 
 The states that their diffusion models were trained on are (z - shift) scale, or (z - mean) scale / std with a mean and std of every
-channel; ours are (z - mean) / std (`latents`).
+channel; ours are (z - mean) / std (`latents`). Which of these settings a pipeline reads depends on the family (`building`).
 """
 
 from collections.abc import Callable, Mapping
@@ -224,13 +224,15 @@ def read_autoencoder(part: Part, height: int, width: int) -> tuple[LatentsConfig
 
 
 def latents_statistics(theirs: Mapping[str, Any], channels: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the codes, (channels,) each. Without a mean of every channel the shift is that of all.
+    """Mean and standard deviation of the codes, (channels,) each. Without both of every channel, the shift is that of all.
 
     scale: where the configuration says none.
     """
     scales = _per_channel(theirs.get("scaling_factor"), scale, channels)
-    mean = _per_channel(theirs.get("latents_mean"), theirs.get("shift_factor") or 0.0, channels)
-    return mean, _per_channel(theirs.get("latents_std"), 1.0, channels) / scales
+    mean, std = (theirs.get(name) for name in ("latents_mean", "latents_std"))
+    if mean is None or std is None:
+        mean = std = None
+    return _per_channel(mean, theirs.get("shift_factor") or 0.0, channels), _per_channel(std, 1.0, channels) / scales
 
 
 def _per_channel(value: float | list[float] | None, default: float, channels: int) -> Tensor:
