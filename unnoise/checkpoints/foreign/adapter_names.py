@@ -155,12 +155,16 @@ def controlnet_config(theirs: Mapping[str, Any]) -> SDControlNetConfig:
 
 
 def union_controlnet_config(theirs: Mapping[str, Any]) -> SDUnionControlNetConfig:
-    """From the config.json of a ControlNetUnionModel. InputError for one whose description of a picture has another width."""
+    """From the config.json of a ControlNetUnionModel. InputError for one whose description of a picture has another width, and for
+    what those for one kind alone may do."""
     trunk = _way_down(theirs)
     width = trunk.widths[0]
     for name in ("num_trans_channel", "num_proj_channel"):
         if theirs.get(name, width) != width:
             raise InputError(f"{name} {theirs[name]}: a ControlNet for several kinds has {width} there, as its first level")
+    for name, usual in (("controlnet_conditioning_channel_order", "rgb"), ("global_pool_conditions", False)):
+        if theirs.get(name, usual) != usual:
+            raise InputError(f"{name} {theirs[name]!r}: a ControlNet for several kinds has {usual!r} there")
     return SDUnionControlNetConfig(
         trunk,
         tuple(theirs["conditioning_embedding_out_channels"]),
@@ -172,11 +176,14 @@ def union_controlnet_config(theirs: Mapping[str, Any]) -> SDUnionControlNetConfi
 
 def _way_down(theirs: Mapping[str, Any]) -> SDUNetConfig:
     """The way down and the middle. One for small ControlNets may have no transformers, and need no words."""
+    if theirs.get("conditioning_channels", 3) != 3:
+        raise InputError(f"conditioning_channels {theirs['conditioning_channels']!r}: a ControlNet's pictures have 3 here")
     up = [kind.replace("Down", "Up") for kind in reversed(theirs["down_block_types"])]
     more = {
         "out_channels": theirs["in_channels"],
         "up_block_types": up,
         "attention_head_dim": theirs.get("num_attention_heads") or theirs["attention_head_dim"],
+        "num_attention_heads": None,
         "cross_attention_dim": theirs.get("cross_attention_dim") or 0,
     }
     return unet_config({**theirs, **more})
