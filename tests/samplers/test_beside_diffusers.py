@@ -195,11 +195,13 @@ def test_trailing_in_61_steps():
     [
         (Case("DDIMScheduler", {**SD, "timestep_spacing": "trailing", "clip_sample": False}), 150, 5),
         (Case("PNDMScheduler", {**SD, "timestep_spacing": "trailing", "skip_prk_steps": True}), 70, 50),
+        (Case("DDIMScheduler", {**SD, "timestep_spacing": "linspace", "clip_sample": False}), 150, 5),
+        (Case("PNDMScheduler", {**SD, "timestep_spacing": "linspace", "skip_prk_steps": True}), 50, 10),
     ],
     ids=str,
 )
 def test_steps_that_do_not_meet(case, steps, factor, monkeypatch):
-    """Trailing, 1000 / steps no integer: they step by floor(1000 / steps), yet call the network at times that lie elsewhere."""
+    """Trailing, 1000 / steps no integer, and linspace: they step by floor(1000 / steps), yet call the network at other times."""
     theirs, ours, network = case.build()
     want, (times, got) = case.theirs(theirs, network, steps, monkeypatch), case.ours(ours, network, steps)
     theirs_off, ours_off = errors([want, got], network, times, steps - 1 - steps // 10)
@@ -230,6 +232,43 @@ def test_karras_timesteps_are_told_as_they_are(monkeypatch):
     assert theirs_off > 1.5 * ours_off
 
 
+@pytest.mark.parametrize(("kind", "factor"), [("DPMSolverMultistepScheduler", 2), ("UniPCMultistepScheduler", 10)])
+def test_exponential_timesteps_are_told_as_they_are(kind, factor, monkeypatch):
+    """They cut off the timestep that the network is told."""
+    case = Case(kind, {**SD, "use_exponential_sigmas": True})
+    theirs, ours, network = case.build()
+    want, (times, got) = case.theirs(theirs, network, 50, monkeypatch), case.ours(ours, network, 50)
+    told = times[:50] * 1000 - 1
+    assert float((told - theirs.timesteps).max()) > 0.9
+    assert float((told - theirs.timesteps).min()) > -0.01
+    theirs_off, ours_off = errors([want, got], network, times, 48)
+    assert theirs_off > factor * ours_off
+
+
+def test_beta_timesteps_that_repeat_run_out_of_their_table(monkeypatch):
+    """Cut off, the first two timesteps of 50 are the same, and they begin at the second: their last step is none."""
+    case = Case("DPMSolverMultistepScheduler", {**SD, "use_beta_sigmas": True})
+    theirs, ours, network = case.build()
+    with pytest.raises(IndexError):
+        case.theirs(theirs, network, 50, monkeypatch)
+    assert int(theirs.timesteps[0]) == int(theirs.timesteps[1])
+    times, got = case.ours(ours, network, 50)
+    assert errors([got], network, times, 25)[0] < 1e-3
+
+
+@pytest.mark.parametrize(("kind", "most"), [("DPMSolverMultistepScheduler", 5e-4), ("UniPCMultistepScheduler", 2e-3)])
+def test_the_second_step_from_zero_snr(kind, most, monkeypatch):
+    """Ours has nothing to extrapolate from a log-SNR of -infinity, theirs has their -8.3: the errors are alike."""
+    settings = {**SD, "timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    case = Case(kind, settings)
+    for steps in (7, 20):
+        theirs, ours, network = case.build()
+        want, (times, got) = case.theirs(theirs, network, steps, monkeypatch), case.ours(ours, network, steps)
+        theirs_off, ours_off = errors([want, got], network, times, steps - 2)
+        assert ours_off == pytest.approx(theirs_off, rel=0.1)
+    assert 1e-4 < float((torch.stack(want) - torch.stack(got)).abs().max()) < most
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_unipc_with_b1_ends_in_nan_there_and_not_here(steps, monkeypatch):
     """B_1(h) = h is infinite in the step to sigma = 0."""
@@ -237,6 +276,15 @@ def test_unipc_with_b1_ends_in_nan_there_and_not_here(steps, monkeypatch):
     theirs, ours, network = case.build()
     assert bool(case.theirs(theirs, network, steps, monkeypatch)[-1].isnan().all())
     assert bool(case.ours(ours, network, steps)[1][-1].isfinite().all())
+
+
+def test_data_beyond_one_are_spoilt_by_clipping(monkeypatch):
+    """Codes, as this mixture, have no bound; DDIM clips where a file says nothing. Ours walks as models of codes do, unbounded."""
+    case = Case("DDIMScheduler", SD)
+    theirs, ours, network = case.build()
+    want, (times, got) = case.theirs(theirs, network, 20, monkeypatch), case.ours(ours, network, 20)
+    theirs_off, ours_off = errors([want, got], network, times, 18)
+    assert theirs_off > 5 * ours_off
 
 
 def test_one_step_starts_from_noise():

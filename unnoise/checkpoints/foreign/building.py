@@ -146,7 +146,7 @@ def _as_run(foreign: Foreign) -> Mapping[str, Any]:
 
 def _usual(told: Told, sampling: Sampling) -> Sampling:
     """How the model is usually sampled. Students that were taught to need few steps are known by what they are told, or by the
-    timesteps that they are run at. Codes have no bound that their prediction could be kept within."""
+    timesteps that they are run at. Codes have no bound that their prediction could be kept within, whatever the file says."""
     sampling = replace(sampling, threshold=None)
     if isinstance(told.network, FluxConfig):
         return sampling if told.network.guidance else replace(sampling, steps=4, guidance=1.0)
