@@ -114,14 +114,19 @@ def test_sdxl(tmp_path: Path) -> None:
     same(model, pipeline, wide, steps=5, guidance=3.0, height=16, width=24, original=(40, 24))
 
 
-def test_the_few_steps_of_sdxl_turbo(tmp_path: Path) -> None:
-    """In one step: with more, its sampler draws noise, theirs from another generator."""
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_few_steps_of_sdxl_turbo(steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the noise that ours draws."""
     scheduler = diffusers.EulerAncestralDiscreteScheduler(**tiny.BETAS, timestep_spacing="trailing")
     pipeline = tiny.sdxl(tmp_path / "parts", scheduler)
     model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
-    assert (model.config.sampling.steps, model.config.sampling.guidance) == (4, 1.0)
-    expected = latents(pipeline, model, num_inference_steps=1, guidance_scale=0.0)
-    same(model, pipeline, expected, steps=1)
+    usual = model.config.sampling
+    assert (usual.sampler, usual.steps, usual.guidance) == ("euler-ancestral", 4, 1.0)
+    drawn = iter([Streams.each(SEEDS).scoped("sampler").at(i).normal("bridge", (4, 8, 8)) for i in range(steps)])
+    module = "diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor"
+    monkeypatch.setattr(module, lambda *args, **kwargs: next(drawn))
+    expected = latents(pipeline, model, num_inference_steps=steps, guidance_scale=0.0)
+    same(model, pipeline, expected, steps=steps)
 
 
 @pytest.mark.parametrize("kind", ["Stable Diffusion 1", "SDXL"])

@@ -18,8 +18,8 @@ from unnoise.core.random import Streams
 from unnoise.core.state import State
 
 pytest.importorskip("peft", reason="diffusers applies LoRA files through PEFT")
-pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
-import checkpoints.foreign_pipelines as tiny
+diffusers = pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
+import checkpoints.foreign_pipelines as tiny  # noqa: E402
 
 PROMPT, SEEDS = "a <toy> red", (5, 6)
 
@@ -32,6 +32,18 @@ def lora(network: nn.Module, prefix: str, ends: tuple[str, ...], seed: int) -> d
             flat = prefix + name.replace(".", "_")
             out[f"{flat}.lora_down.weight"] = torch.randn(2, layer.in_features, generator=rng) / layer.in_features**0.5
             out[f"{flat}.lora_up.weight"] = torch.randn(layer.out_features, 2, generator=rng) / 2
+            out[f"{flat}.alpha"] = torch.tensor(1.0)
+    return out
+
+
+def convolutions(network: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Of the residual blocks, in kohya's naming: k x k down, 1 x 1 up."""
+    rng, out = torch.Generator().manual_seed(seed), {}
+    for name, layer in network.named_modules():
+        if ".resnets." in name and isinstance(layer, nn.Conv2d):
+            flat, inputs = "lora_unet_" + name.replace(".", "_"), layer.in_channels * layer.kernel_size[0] ** 2
+            out[f"{flat}.lora_down.weight"] = torch.randn(2, *layer.weight.shape[1:], generator=rng) / inputs**0.5
+            out[f"{flat}.lora_up.weight"] = torch.randn(layer.out_channels, 2, 1, 1, generator=rng) / 2
             out[f"{flat}.alpha"] = torch.tensor(1.0)
     return out
 
@@ -83,3 +95,32 @@ def test_the_picture_is_diffusers_and_the_command_lines(tmp_path: Path, capsys: 
     twice = ["--lora", loras[1], "--lora", f"{tmp_path}/net.safetensors:0.3"]
     said = refused(["sample", str(folder), PROMPT, *twice, "--out", str(tmp_path / "no")], capsys)
     assert said.endswith("net.safetensors: given twice, with weights -0.5 and 0.3; give it once, with the weight it is to have")
+
+
+def test_a_lora_of_lcm_with_its_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As lcm-lora-sdv1-5: kohya's naming, of every linear layer of the U-Net, the embedding's and convolutions too; the sampler is
+    asked for, 4 steps without guidance. Their scheduler is given the noise that ours draws."""
+    pipeline = tiny.stable_diffusion(tmp_path / "parts")
+    folder = tiny.save(pipeline, tmp_path / "model")
+    ends = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2", "linear_1", "linear_2", "time_emb_proj")
+    save_file(lora(pipeline.unet, "lora_unet_", ends, 1) | convolutions(pipeline.unet, 2), tmp_path / "lcm.safetensors")
+    model = unnoise.load(folder)
+    low_rank(model, {tmp_path / "lcm.safetensors": 1.0})
+    states: list[State] = []
+    how = {"n": 2, "sample_seeds": SEEDS, "steps": 4, "guidance": 1.0, "sampler": "lcm"}
+    model.sample("a red cat", **how, watch=lambda i, n, x: states.append(x))
+
+    shape, streams = model.codec.shape(), Streams.each(SEEDS)
+    assert isinstance(shape, tuple)
+    pipeline.register_modules(scheduler=diffusers.LCMScheduler.from_config(pipeline.scheduler.config))
+    drawn = iter([streams.scoped("sampler").at(i).normal("lcm", shape) for i in range(4)])
+    monkeypatch.setattr("diffusers.schedulers.scheduling_lcm.randn_tensor", lambda *args, **kwargs: next(drawn))
+    start = streams.normal("prior", shape)
+    told = {"latents": start, "output_type": "latent", "num_inference_steps": 4, "guidance_scale": 1.0}
+    plain = pipeline(["a red cat"] * 2, **told).images
+    pipeline.load_lora_weights(tmp_path / "lcm.safetensors")
+    drawn = iter([streams.scoped("sampler").at(i).normal("lcm", shape) for i in range(4)])
+    expected = pipeline(["a red cat"] * 2, **told).images
+    assert float((plain - expected).abs().max() / expected.std()) > 0.1
+    assert isinstance(states[-1], Tensor)
+    assert float((states[-1] - expected).abs().max() / expected.std()) < 1e-3
