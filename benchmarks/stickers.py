@@ -109,7 +109,7 @@ def main() -> None:
     each = intervals.mean(torch.stack([own[[n == name for n in asked_for]].mean() for name in dict.fromkeys(asked_for)]))
     print(f"            over {len(dict.fromkeys(asked_for))} names: {each.value:.1%} [{each.low:.1%}, {each.high:.1%}]")
     held_out(model, judge, held, pictures, args)
-    nearest(model, pictures, names, rows[:8], args)
+    nearest(model, pictures, names, rows, args)
     warm(model)
 
 
@@ -232,20 +232,26 @@ def held_out(
 def nearest(
     model: DiffusionModel, drawings: Sequence[Sticker], names: Sequence[str], rows: Sequence[int], args: argparse.Namespace
 ) -> None:
-    """A sheet: eight samples, each above the training drawing nearest to it, and how near they are beside drawings to drawings."""
+    """How near samples are to training drawings, beside drawings to drawings; a sheet of eight, each above the one nearest to it."""
     made = np.asarray(model.sample([names[i] for i in rows], n=1, seed=args.seed + 1, guidance=args.guidance).data)
     all_of = premultiplied(np.stack([s.pixels for s in drawings])).flatten(1)
     distance = torch.cdist(premultiplied(made).flatten(1), all_of)
     near = distance.argmin(1).tolist()
     among = torch.cdist(all_of[torch.tensor(rows)], all_of).topk(2, largest=False).values[:, 1]
-    titles = [names[i] for i in rows] + [f"nearest: {names[i]}" for i in near]
-    shown = [*torch.from_numpy(made), *(torch.from_numpy(drawings[i].pixels) for i in near)]
-    save_png(args.out / "nearest.png", sheet(shown, titles, columns=len(rows), smallest=128), {})
-    scale = all_of.shape[1] ** 0.5
+    titles = [names[i] for i in rows[:8]] + [f"nearest: {names[i]}" for i in near[:8]]
+    shown = [*torch.from_numpy(made[:8]), *(torch.from_numpy(drawings[i].pixels) for i in near[:8])]
+    save_png(args.out / "nearest.png", sheet(shown, titles, columns=8, smallest=128), {})
+    levels, apart = distance.min(1).values / all_of.shape[1] ** 0.5, among / all_of.shape[1] ** 0.5
+    own = intervals.share(sum(names[i] == names[j] for i, j in zip(near, rows)), len(rows))
     print(
-        f"nearest     samples to training drawings: median {float(distance.min(1).values.median()) / scale:.1f} levels rms; "
-        f"training drawings to one another: {float(among.median()) / scale:.1f}"
+        f"nearest     {len(rows)} samples to training drawings: {quartiles(levels)} levels rms; drawings to one another: "
+        f"{quartiles(apart)}; nearest to one of their own name: {own.value:.1%} [{own.low:.1%}, {own.high:.1%}]"
     )
+
+
+def quartiles(x: Tensor) -> str:
+    low, median, high = x.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype)).tolist()
+    return f"median {median:.1f} (quarters {low:.1f}, {high:.1f})"
 
 
 def warm(model: DiffusionModel) -> None:
