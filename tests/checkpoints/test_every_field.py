@@ -11,10 +11,12 @@ from beside_diffusers import TIMES, randomised
 from unnoise.checkpoints.diffusers_names import flux_config, sd3_config, unet_config
 from unnoise.checkpoints.foreign.adapter_names import STEERING
 from unnoise.checkpoints.foreign.dit_names import pixart_config, sana_config
+from unnoise.checkpoints.foreign.scheduler import FLOWS, SOLVERS, read_scheduler
 from unnoise.checkpoints.foreign.vae_names import dc_config, kl_config, latents_statistics, tiny_config
 from unnoise.core.errors import InputError
 
 diffusers = pytest.importorskip("diffusers", reason="the settings are those of diffusers' classes")
+from samplers.foreign_walks import of_class  # noqa: E402
 
 Config = Mapping[str, Any]
 
@@ -64,6 +66,8 @@ OTHER: Config = {
     "latents_std": STD[::-1],
 }
 """Other values where not any would do."""
+
+SCHEDULES: Config = {"lambda_min_clipped": -5.1, "solver_type": "bh1"}
 
 NOTHING = {
     "UNet2DConditionModel": {
@@ -121,6 +125,53 @@ def test_every_setting_is_read_or_refused_or_computes_nothing(kind: str) -> None
         except (InputError, ValueError):
             pass
     assert passed_over == NOTHING.get(kind, set()) | ELSEWHERE.get(kind, set())
+
+
+THRESHOLDS = {"dynamic_thresholding_ratio", "sample_max_value"}
+UNBOUNDED = {"clip_sample", "thresholding", *THRESHOLDS}
+EVEN = {"steps_offset"}  # of leading timesteps alone
+STUDENT = {"set_alpha_to_one", "steps_offset", "timestep_spacing", *THRESHOLDS}
+LAST = {"lower_order_final", "solver_type", "flow_shift", "use_dynamic_shifting", *THRESHOLDS}
+SAID: Mapping[str, Config] = {
+    "PNDMScheduler": {"skip_prk_steps": True},
+    "FlowMatchEulerDiscreteScheduler": {"use_dynamic_shifting": True},
+    "FlowMatchLCMScheduler": {"use_dynamic_shifting": True},
+}
+NOT_WALKED: Mapping[str, set[str]] = {
+    "DDIMScheduler": UNBOUNDED - {"clip_sample"},
+    "DDPMScheduler": UNBOUNDED - {"clip_sample"},
+    "EulerDiscreteScheduler": EVEN,
+    "EulerAncestralDiscreteScheduler": EVEN,
+    "HeunDiscreteScheduler": EVEN,
+    "LMSDiscreteScheduler": EVEN,
+    "KDPM2DiscreteScheduler": EVEN,
+    "DPMSolverSDEScheduler": EVEN | {"noise_sampler_seed"},
+    "DPMSolverMultistepScheduler": EVEN | LAST | {"variance_type"},
+    "DPMSolverSinglestepScheduler": LAST | {"variance_type"},
+    "UniPCMultistepScheduler": EVEN | LAST - {"solver_type"},
+    "DEISMultistepScheduler": EVEN | LAST | {"algorithm_type"},
+    "LCMScheduler": STUDENT,
+    "TCDScheduler": STUDENT | {"timestep_scaling"},
+    "FlowMatchEulerDiscreteScheduler": {"shift"},  # mu takes its place
+    "FlowMatchLCMScheduler": {"shift", "upscale_mode"},
+}
+"""What does not change a walk: thresholds where none is asked for, or where clipping is the same; the order of the last steps, of
+which docs/samplers_beside_diffusers.md tells; other names of one solver; what belongs to flows."""
+
+
+@pytest.mark.parametrize("kind", [*SOLVERS, *FLOWS])
+def test_every_setting_of_a_scheduler(kind: str) -> None:
+    parameters = inspect.signature(of_class(kind)).parameters
+    usual = {k: p.default for k, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    usual = {**usual, "_class_name": kind, "prediction_type": "v_prediction", **SAID.get(kind, {})}
+    read, passed_over = read_scheduler(usual), set()
+    for name in parameters:
+        try:
+            if read_scheduler({**usual, name: SCHEDULES.get(name, other(usual[name]))}) == read:
+                passed_over.add(name)
+        except InputError:
+            pass
+    assert passed_over == NOT_WALKED.get(kind, set())
 
 
 @torch.no_grad()

@@ -293,6 +293,9 @@ def test_refusals():
             (of(kind, use_flow_sigmas=True, final_sigmas_type="sigma_min"), f"a flow by {kind} with final_sigmas_type 'sigma_min'")
             for kind in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
         ),
+        (of("LCMScheduler", timestep_scaling=1.0), "timestep_scaling 1.0 of a LCMScheduler is not supported; 10.0 is"),
+        (of("FlowMatchLCMScheduler", scale_factors=[0.5]), "scale_factors"),
+        (of("DPMSolverMultistepScheduler", variance_type="learned_range"), "variance_type 'learned_range' is not"),
         (of("FlowMatchEulerDiscreteScheduler", invert_sigmas=True), "invert_sigmas True"),
         *(
             (of(kind, num_train_timesteps=500), f"num_train_timesteps 500 of a {kind} is not supported; 1000 is")

@@ -103,6 +103,8 @@ REFUSED: Mapping[str, Any] = MappingProxyType(
         "clip_sample_range": 1.0,
         "disable_corrector": [],
         "solver_p": None,
+        "timestep_scaling": 10.0,
+        "scale_factors": None,
     }
 )
 """Settings that change the walk, and the one value of each that is supported."""
@@ -182,8 +184,9 @@ def _named(name: str) -> Callable[[Mapping[str, Any]], str]:
 
 def _algorithm(config: Mapping[str, Any]) -> tuple[str, int]:
     """The kind and order of a DPM-Solver; "deis" in its file is what DEIS left there."""
-    if config.get("solver_type") == "heun":
-        raise InputError(f"{WHERE}: DPM-Solver's solver_type 'heun' is not supported; 'midpoint' is")
+    for name, odd in (("solver_type", "heun"), ("variance_type", "learned"), ("variance_type", "learned_range")):
+        if config.get(name) == odd:
+            raise InputError(f"{WHERE}: DPM-Solver's {name} {odd!r} is not supported")
     kind = str(config.get("algorithm_type", "dpmsolver++"))
     return "dpmsolver++" if kind == "deis" else kind, int(config.get("solver_order", 2))
 
@@ -287,7 +290,9 @@ SOLVERS: Mapping[str, Solver] = MappingProxyType(
         "UniPCMultistepScheduler": Solver(_unipc, "linspace", spare=1, to_data=_final_zero),
         "DEISMultistepScheduler": Solver(_deis, "linspace", spare=1, to_data=lambda config: False, deaf_to=_STRETCHED),
         "LCMScheduler": Solver(_named("lcm"), "leading", deaf_to=_CURVED | _FLOWS),
-        "TCDScheduler": Solver(_named("tcd"), "leading", to_data=lambda config: False, deaf_to=_CURVED | _FLOWS),
+        "TCDScheduler": Solver(
+            _named("tcd"), "leading", to_data=lambda config: False, deaf_to=_CURVED | _FLOWS | {"timestep_scaling"}
+        ),
     }
 )
 """By their class names."""
