@@ -13,6 +13,7 @@ from unnoise.checkpoints.folder import load_weights, read_folder
 from unnoise.checkpoints.foreign.building import build, lend_again
 from unnoise.checkpoints.foreign.control_lora import follows_pictures, with_room
 from unnoise.checkpoints.foreign.folder import INDEX, licence
+from unnoise.checkpoints.foreign.hub import SINGLE
 from unnoise.checkpoints.foreign.lora import Weight, low_rank, network_of
 from unnoise.checkpoints.foreign.memory import Wanted
 from unnoise.checkpoints.foreign.opening import open_foreign
@@ -35,7 +36,7 @@ def load(
     wanted: Wanted = Wanted(),
 ) -> DiffusionModel:  # fmt: skip
     """The model in a model folder or a training run's, one that ships by its name (see `shipped`), or an open checkpoint: a folder
-    of diffusers, a single file, or a name on the hub (OWNER/NAME), of which what is needed is fetched once.
+    of diffusers, a single file, or a name on the hub (OWNER/NAME, OWNER/NAME/FILE), of which what is needed is fetched once.
 
     The rest concerns open checkpoints. dtype: float32 or bfloat16, of the weights, text encoders' too; None for float32.
     variant, beside: see `open_foreign`. wanted: what it will be asked for, which must fit into memory. Raises InputError for what
@@ -53,8 +54,9 @@ def load(
             raise InputError(f"{folder}: a model of unnoise's own, which has all its parts; {given} is for open checkpoints")
         model = _read(folder)
     else:
+        what = "file" if folder.suffix.lower() in SINGLE else "folder"
         raise InputError(
-            f"{folder}: no such folder; a model is a folder with config.json and model.safetensors, a run has one in model/, and "
+            f"{folder}: no such {what}; a model is a folder with config.json and model.safetensors, a run has one in model/, and "
             f"these ship with unnoise: {', '.join(shipped())}"
         )
     model.parts.eval()

@@ -271,8 +271,12 @@ def test_what_is_fetched_is_what_is_read() -> None:
     half = needed_files(LISTING, "fp16", "x")
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in half
     assert "vae/diffusion_pytorch_model.safetensors" in half, "the one there is, where a part has no such variant"
-    with pytest.raises(InputError, match=r"has no model_index.json on the hub; fetch flux.safetensors and give its path"):
-        needed_files(["README.md", "flux.safetensors"], None, "x")
+    with pytest.raises(InputError, match=r"a/x: has no model_index.json on the hub; give its file: a/x/flux.safetensors$"):
+        needed_files(["README.md", "flux.safetensors"], None, "a/x")
+    with pytest.raises(InputError, match=r"; give one of its files: a/x/flux-Q4_0.gguf, a/x/more/ae.safetensors$"):
+        needed_files(["flux-Q4_0.gguf", "old.ckpt", "more/ae.safetensors"], None, "a/x")
+    with pytest.raises(InputError, match=r"nor any file of weights in safetensors or GGUF, which would be given as a/x/FILE"):
+        needed_files(["old.ckpt"], None, "a/x")
     with pytest.raises(InputError, match=r"x/unet/diffusion_pytorch_model.bin: a pickle"):
         needed_files([n for n in LISTING if not (n.startswith("unet") and n.endswith("safetensors"))], None, "x")
 
@@ -331,7 +335,9 @@ class Hub(BaseHTTPRequestHandler):
             return
         name = path.partition("/resolve/")[2].partition("/")[2]
         if name not in files:
-            self.send_error(404)
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound" if path.startswith("/api/models/") else "EntryNotFound")
+            self.end_headers()
             return
         data = (self.folder / name).read_bytes()
         start = int((self.headers.get("Range") or "bytes=0-")[6:].split("-")[0])

@@ -58,7 +58,9 @@ def test_a_name_that_holds_no_lora(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     written(tmp_path / "there", {"x": torch.ones(2)}, "step_4")
     with (
         served(tmp_path / "there", monkeypatch),
-        pytest.raises(InputError, match=r"has no pytorch_lora_w.* or adapter_.* on the hub; fetch step_4.safetensors and give"),
+        pytest.raises(
+            InputError, match=r"has no pytorch_lora_w.* or adapter_.* on the hub; give its file: someone/something/step_4"
+        ),
     ):
         low_rank(model, {NAME: 1.0})
     with pytest.raises(InputError, match="a pickle, which runs code"):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unnoise.checkpoints.foreign.hub import is_hub_name
+from unnoise.checkpoints.foreign.hub import is_hub_file, is_hub_name
 from unnoise.checkpoints.foreign.lora import parse_lora
 from unnoise.cli.adapters import parse_adapter, with_mode
 from unnoise.core.errors import option
@@ -69,9 +69,9 @@ def files(meta: Mapping[str, Any]) -> list[str]:
     shown = {key: [p for told in meta.get(key) or () for p in parse_adapter(option(key), told).pictures] for key in _SHOWN}
     return [
         *(path for key in _OWN for path in _paths(meta, key)),
-        *(path for told in meta.get("lora") or () if not is_hub_name(path := str(parse_lora(told)[0]))),
-        *(meta.get("embedding") or ()),
-        *(path for path in meta.get("beside") or () if not is_hub_name(path)),
+        *(path for told in meta.get("lora") or () if not _on_hub(path := str(parse_lora(told)[0]))),
+        *(path for path in meta.get("embedding") or () if not is_hub_file(path)),
+        *(path for path in meta.get("beside") or () if not _on_hub(path)),
         *(with_mode(picture)[0] for picture in shown["control"]),
         *shown["picture_prompt"],
     ]
@@ -92,6 +92,10 @@ def unsaid(meta: Mapping[str, Any]) -> list[str]:
 def missing(paths: Sequence[str]) -> list[str]:
     """Those that are not where the command would look for them from here."""
     return [path for path in paths if not Path(path).exists()]
+
+
+def _on_hub(path: str) -> bool:
+    return is_hub_name(path) or is_hub_file(path)
 
 
 def _paths(meta: Mapping[str, Any], key: str) -> list[str]:

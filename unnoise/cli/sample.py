@@ -42,8 +42,9 @@ class Sample:
 
     model: tyro.conf.Positional[Path]
     """A model folder, a training run's folder, the name of a model that ships (scenes, stickers, larger), or an open checkpoint: a
-    folder in the layout of diffusers, a single file (.safetensors, .gguf), or a name on the hub (OWNER/NAME). Left out before a
-    prompt of several words: scenes where it understands the prompts (counts, colours, places, words on signs), else stickers."""
+    folder in the layout of diffusers, a single file (.safetensors, .gguf), or either's name on the hub (OWNER/NAME,
+    OWNER/NAME/FILE). Left out before a prompt of several words: scenes where it understands the prompts (counts, colours, places,
+    words on signs), else stickers."""
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """What to make; several prompts give n samples each, none gives unconditional samples."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 4
@@ -142,7 +143,8 @@ class Sample:
     """Which weights of an open checkpoint, such as fp16, where it has several. Not given: the plain ones."""
     beside: tuple[Path, ...] = ()
     """For an open checkpoint in a single file: files and folders with what it lacks: text encoders, tokenizers, an autoencoder. For
-    one in a folder: networks in place of its own, such as the U-Net of SDXL-Lightning or of LCM, a tuned transformer, TAESD."""
+    one in a folder: networks in place of its own, such as the U-Net of SDXL-Lightning or of LCM, a tuned transformer, TAESD. Here
+    and below, OWNER/NAME/FILE may stand for a file that lies on the hub."""
     lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A LoRA for an open checkpoint: FILE, FILE:0.7 (its weight), FILE:0.7:0.3 (the network's and the words'). A
     folder of one, or its name on the hub, may stand for FILE. May be repeated."""

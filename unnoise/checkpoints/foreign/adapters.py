@@ -15,7 +15,7 @@ from torch import Tensor
 from unnoise.checkpoints.foreign.adapter_names import image_prompt, redux, steering, timed_prompt
 from unnoise.checkpoints.foreign.control_configs import controlnet_of_diffusers
 from unnoise.checkpoints.foreign.folder import PICKLED, read_config, read_part
-from unnoise.checkpoints.foreign.hub import fetch_part, is_hub_name
+from unnoise.checkpoints.foreign.hub import CONFIG, at_hand, fetch_part, is_hub_name
 from unnoise.checkpoints.foreign.original_configs import controlnet as original_controlnet
 from unnoise.checkpoints.foreign.original_configs import part
 from unnoise.checkpoints.foreign.parts import MappedTensors, Part
@@ -37,6 +37,11 @@ ENCODER = "image_encoder"
 """The folder beside an IP-Adapter, or beside the folder it lies in, that holds the encoder of pictures it was trained with."""
 EMBEDDER, FEATURES = "image_embedder", "feature_extractor"
 """The folders beside that one, of FLUX.1 Redux in diffusers' layout: its own weights, and how pictures are prepared."""
+_NEAR = (
+    *(f"{up}{ENCODER}/{name}" for up in ("", "../") for name in (CONFIG, "model.safetensors")),
+    f"{FEATURES}/preprocessor_config.json",
+)
+"""What is read beside an IP-Adapter's or Redux's file."""
 _NESTED = "{f'{a}.{k}': v for a, part in d.items() for k, v in part.items()}"
 """The tensors of a pickled IP-Adapter, for `converting`."""
 
@@ -47,11 +52,11 @@ def controlnet(
 ) -> Control:  # fmt: skip
     """A ControlNet (for Stable Diffusion 1, 2, XL and 3, for FLUX) or a T2I-Adapter, with its control picture or pictures.
 
-    where: a folder of diffusers, one file of weights in it, its name on the hub, or a ControlNet in a single file: under diffusers'
-    names, or for Stable Diffusion 1, 2 and XL under those of its makers. One that fills in (control_v11p_sd15_inpaint is known by
-    its name, those for Stable Diffusion 3 and FLUX by their tensors) draws anew what is transparent in its picture. mode: of every
-    picture, for a ControlNet that tells kinds of them apart. The rest as `Control`'s. Raises InputError for what is missing, and
-    for what cannot be run.
+    where: a folder of diffusers, one file of weights in it, or a ControlNet in a single file: under diffusers' names, or for Stable
+    Diffusion 1, 2 and XL under those of its makers; or the name of any of these on the hub. One that fills in
+    (control_v11p_sd15_inpaint is known by its name, those for Stable Diffusion 3 and FLUX by their tensors) draws anew what is
+    transparent in its picture. mode: of every picture, for a ControlNet that tells kinds of them apart. The rest as `Control`'s.
+    Raises InputError for what is missing, and for what cannot be run.
     """
     read = _steering_part(Path(where))
     names = f"{Path(where).name} {Path(read.where).name}"  # a folder's, for a file in it
@@ -69,6 +74,7 @@ def controlnet(
 
 
 def _steering_part(path: Path) -> Part:
+    path = at_hand(path)
     if path.is_dir():
         return read_part(path)
     if is_hub_name(str(path)) and not path.exists():
@@ -106,11 +112,13 @@ def picture_prompt(
     """An IP-Adapter (plain, plus, plus face, full face; XLabs' for FLUX, InstantX' for Stable Diffusion 3.5), or FLUX.1 Redux, with
     the pictures that prompt it, all of them together.
 
-    file: of Redux a file or a folder in diffusers' layout. encoder: the CLIP or SigLIP that it was trained with, a folder or a name
-    on the hub; by default the folder image_encoder near the file. Raises InputError for a file that is none, no pictures, and an
-    encoder that is missing or another adapter's.
+    file: or its name on the hub; of Redux a file or a folder in diffusers' layout. encoder: the CLIP or SigLIP that it was trained
+    with, a folder or a name on the hub; by default the folder image_encoder near the file. Raises InputError for a file that is
+    none, no pictures, and an encoder that is missing or another adapter's.
     """
     file = Path(file)
+    if file.suffix not in PICKLED:  # of which `_picture_network` says more
+        file = at_hand(file, _NEAR if encoder is None else ())
     network = _picture_network(file)
     if not pictures:
         raise InputError(f"{file}: prompts with pictures; give at least one")
@@ -132,7 +140,7 @@ def face_prompt(file: str | Path, embeddings: Tensor, scale: float = 1.0, interv
 
     Raises InputError for a file that is none, and for embeddings of another width.
     """
-    network = _picture_network(Path(file))
+    network = _picture_network(at_hand(file, ()))
     if not isinstance(network, ImagePrompt):
         raise InputError(f"{file}: reads pictures, not embeddings: it is FLUX.1 Redux, or for Stable Diffusion 3.5")
     return PicturePrompt(Path(file).stem, network, embeddings, torch.zeros_like(embeddings), scale, interval)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from unnoise.checkpoints.foreign.hub import fetch_first, is_hub_name
+from unnoise.checkpoints.foreign.hub import at_hand, fetch_first, is_hub_name
 from unnoise.checkpoints.foreign.lora_names import NETWORK, flat, name_of, preferred, spelling
 from unnoise.checkpoints.foreign.mapped import open_safetensors
 from unnoise.checkpoints.foreign.recognise import converting
@@ -73,7 +73,9 @@ class LoraFile:
 
     @classmethod
     def read(cls, path: Path) -> "LoraFile":
-        """A file, a folder with one, or a name on the hub. InputError for what is no LoRA in safetensors."""
+        """A file, a folder with one, or either's name on the hub. InputError for what is no LoRA in safetensors."""
+        if path.suffix not in PICKLES:  # of which `read_tensors` says more
+            path = at_hand(path, [_PEFT_SETTINGS])
         if not path.exists() and is_hub_name(str(path)) and path.suffix not in PICKLES:
             path = fetch_first(str(path), IN_FOLDERS, [_PEFT_SETTINGS])
         if path.is_dir():

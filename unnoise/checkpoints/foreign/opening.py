@@ -21,7 +21,7 @@ from unnoise.checkpoints.foreign.folder import (
     read_part,
 )
 from unnoise.checkpoints.foreign.gguf import GGUFStore
-from unnoise.checkpoints.foreign.hub import fetch, fetch_part, is_hub_name
+from unnoise.checkpoints.foreign.hub import at_hand, fetch, fetch_part, is_hub_name
 from unnoise.checkpoints.foreign.parts import Foreign, Part
 from unnoise.checkpoints.foreign.pieces import SafetensorsStore, as_they_are
 from unnoise.checkpoints.foreign.recognise import is_network_of_diffusers, refuse_pickle
@@ -36,7 +36,8 @@ _UNSAID = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "sam
 
 
 def open_foreign(source: str | Path, variant: str | None = None, beside: Sequence[str | Path] = ()) -> Foreign | None:
-    """The checkpoint at a path, or of a name on the hub (OWNER/NAME); None for a path that is none, or no diffusers folder.
+    """The checkpoint at a path, or of a name on the hub (OWNER/NAME, OWNER/NAME/FILE); None for a path that is none, or no
+    diffusers folder.
 
     variant: which of its weights, such as "fp16". beside: for a single file, files and folders that hold what it lacks: text
     encoders, their tokenizers, an autoencoder; or such a network's name on the hub. For a folder, networks in place of its own: a
@@ -44,7 +45,7 @@ def open_foreign(source: str | Path, variant: str | None = None, beside: Sequenc
     weights of these are not read, nor fetched. So for a single file with those under diffusers' names.
     Raises InputError for what is missing, truncated, pickled or not known here.
     """
-    path = Path(source)
+    path = at_hand(source)
     if path.is_file():
         return _whole(path, [Path(b) for b in beside], variant)
     from_hub = not path.is_dir() and is_hub_name(str(source))
@@ -111,7 +112,8 @@ def _store(path: Path) -> GGUFStore | SafetensorsStore:
 
 
 def _here(path: Path) -> Path:
-    """A file or folder as it is, of a network's name on the hub the folder that was fetched. InputError for what is none."""
+    """A file or folder as it is, of a name on the hub what was fetched. InputError for what is none."""
+    path = at_hand(path)
     if not path.exists() and is_hub_name(str(path)):
         return fetch_part(str(path))
     if not path.exists():

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unnoise.checkpoints.foreign.hub import at_hand
 from unnoise.checkpoints.foreign.lora import Model
 from unnoise.checkpoints.foreign.lora_file import PICKLES, bundled, read_tensors
 from unnoise.checkpoints.foreign.recognise import converting
@@ -30,7 +31,8 @@ _ANSWERS = tuple(f"{name}_out" for name in ENCODERS)
 
 
 def textual_inversion(model: Model, file: str | Path, word: str | None = None) -> tuple[str, ...]:
-    """Teach the model's text encoders what the file holds; returns the new words. word: what to call it, if not as the file does.
+    """Teach the model's text encoders what the file holds; returns the new words. file: or its name on the hub. word: what to call
+    it, if not as the file does.
 
     No other model sees it, even one with the same encoders. InputError for a file that is none, for an encoder of another width,
     and for a word that is one already; then nothing has changed. A warning says which of several encoders have not learnt it.
@@ -39,7 +41,7 @@ def textual_inversion(model: Model, file: str | Path, word: str | None = None) -
     if not encoders:
         raise InputError(f"{path}: this model has no text encoder that could learn a word")
     _refuse_pickle(path)
-    tensors, _ = read_tensors(path)
+    tensors, _ = read_tensors(at_hand(path, ()))
     if any(bundled(key) for key in tensors):
         read = [(*pair, vectors) for key, vectors in tensors.items() if (pair := bundled(key))]
     else:
