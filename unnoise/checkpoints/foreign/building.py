@@ -28,6 +28,7 @@ from unnoise.checkpoints.diffusers_names import (
     translate,
     unet_config,
 )
+from unnoise.checkpoints.foreign.corrected import network_as_run, scheduler_as_run
 from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_TABLE, pixart_config, sana_config
 from unnoise.checkpoints.foreign.memory import Wanted, check_fits
 from unnoise.checkpoints.foreign.parts import AsType, Foreign, Part
@@ -110,7 +111,7 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
     """
     if dtype not in (torch.float32, torch.bfloat16):
         raise InputError(f"weights in {dtype}: float32 or bfloat16, which has float32's range, is meant")
-    part = denoiser_of(foreign)
+    part = network_as_run(denoiser_of(foreign), foreign.pipeline)
     family = FAMILIES[part.kind]
     network_config = _config(part, family)
     codec = _codec(_as_decoded(needed(foreign, "vae"), network_config), part, dtype)
@@ -118,7 +119,7 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
         both = f"the vae's codes have {codec.config.latent_channels} channels, the network's {network_config.channels}"
         raise InputError(f"{foreign.where}: parts of different models: {both}")
     told = Told(foreign, network_config, part.config, codec.config, dtype == torch.bfloat16)
-    process, preconditioner, sampling = read_scheduler(_as_run(foreign), foreign.pipeline)
+    process, preconditioner, sampling = read_scheduler(scheduler_as_run(foreign.scheduler, foreign.pipeline), foreign.pipeline)
     usual = _usual(told, sampling)
     scale = usual.guidance if wanted.guidance is None else wanted.guidance
     sides = 1 if scale == 1 or _is_told_scale(network_config) else 2 if usual.picture_guidance == 1 else 3
@@ -135,13 +136,6 @@ def _is_told_scale(network: NetworkConfig) -> bool:
     if isinstance(network, FluxConfig):
         return network.guidance
     return isinstance(network, SDUNetConfig) and network.guidance_dim > 0
-
-
-def _as_run(foreign: Foreign) -> Mapping[str, Any]:
-    """The scheduler's configuration as the pipeline uses it: Stable Diffusion 1's and 2's correct the offset of early files."""
-    later = foreign.pipeline.startswith(("StableDiffusionXL", "StableDiffusion3", "StableDiffusionInstructPix2Pix"))
-    early = foreign.pipeline.startswith("StableDiffusion") and not later
-    return {**foreign.scheduler, "steps_offset": 1} if early else foreign.scheduler
 
 
 def _usual(told: Told, sampling: Sampling) -> Sampling:
