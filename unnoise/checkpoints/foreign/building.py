@@ -9,6 +9,7 @@ unless another precision is asked for. What a network is told is decided by its 
     PixArt                  T5, in alpha at 1024 sizes   Sana     Gemma 2 behind an instruction
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -27,6 +28,14 @@ from unnoise.checkpoints.diffusers_names import (
     sd3_config,
     translate,
     unet_config,
+)
+from unnoise.checkpoints.foreign.belonging import (
+    as_known,
+    check_belongs,
+    family_of_network,
+    is_known,
+    nearest_pipeline,
+    unknown_network,
 )
 from unnoise.checkpoints.foreign.corrected import network_as_run, scheduler_as_run
 from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_TABLE, pixart_config, sana_config
@@ -111,7 +120,10 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
     """
     if dtype not in (torch.float32, torch.bfloat16):
         raise InputError(f"weights in {dtype}: float32 or bfloat16, which has float32's range, is meant")
-    part = network_as_run(denoiser_of(foreign), foreign.pipeline)
+    part = denoiser_of(foreign)
+    check_belongs(foreign, part)
+    pipeline = as_known(foreign, part)
+    part = network_as_run(part, pipeline)
     family = FAMILIES[part.kind]
     network_config = _config(part, family)
     codec = _codec(_as_decoded(needed(foreign, "vae"), network_config), part, dtype)
@@ -119,7 +131,7 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
         both = f"the vae's codes have {codec.config.latent_channels} channels, the network's {network_config.channels}"
         raise InputError(f"{foreign.where}: parts of different models: {both}")
     told = Told(foreign, network_config, part.config, codec.config, dtype == torch.bfloat16)
-    process, preconditioner, sampling = read_scheduler(scheduler_as_run(foreign.scheduler, foreign.pipeline), foreign.pipeline)
+    process, preconditioner, sampling = read_scheduler(scheduler_as_run(foreign.scheduler, pipeline), pipeline)
     usual = _usual(told, sampling)
     scale = usual.guidance if wanted.guidance is None else wanted.guidance
     sides = 1 if scale == 1 or _is_told_scale(network_config) else 2 if usual.picture_guidance == 1 else 3
@@ -128,6 +140,9 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
     conditioner_config = family.told(told)
     conditioner = conditioner_config.build()
     _check_fit(conditioner, network_config, foreign)
+    if not is_known(foreign.pipeline):
+        near = f"{nearest_pipeline(foreign.pipeline)}; it is run by what its parts are, as {family_of_network(part) or family.name}"
+        warnings.warn(f"{foreign.where}: a {foreign.pipeline} is not known here{near}", stacklevel=2)
     return Built(codec, conditioner, network, conditioner_config, network_config, process, preconditioner, usual)
 
 
@@ -168,7 +183,11 @@ def denoiser_of(foreign: Foreign) -> Part:
     kind = foreign.pipeline if part is None else f"{part.kind} of a {foreign.pipeline}"
     family = class_family(foreign.pipeline) or (part and class_family(part.kind))
     known = ", ".join(f.name for f in FAMILIES.values())
-    raise InputError(f"{foreign.where}: {f'{family} ({kind})' if family else f'a {kind}'} is not run here; {known} are")
+    if part is not None and not family:
+        told = unknown_network(part, foreign.pipeline, {name: (f.name, f.table) for name, f in FAMILIES.items()})
+        raise InputError(f"{part.where}: {told}; {known} are run here")
+    what = f"{family} ({kind})" if family else f"a {kind}"
+    raise InputError(f"{foreign.where}: {what} is not run here; {known} are{'' if family else nearest_pipeline(foreign.pipeline)}")
 
 
 def needed(foreign: Foreign, name: str) -> Part:
@@ -363,8 +382,8 @@ def _with_picture(told: Told, inner: EmphaticConfig, rooms: Mapping[int, Picture
     """With a picture, where the network has room for one. rooms: channels -> what lies there. InputError for other room, and for a
     pipeline that is not known: what is in that room no channel says, nor in which order."""
     there = told.network.picture_channels
-    if there and not told.foreign.pipeline.startswith(tuple(PIPELINES)):
-        known = f"known are those whose names begin with {', '.join(PIPELINES)}"
+    if there and not is_known(told.foreign.pipeline):
+        known = f"known are those of diffusers for {', '.join(PIPELINES)}"
         raise InputError(f"{told.foreign.where}: a {told.foreign.pipeline} does unknown things with {there} channels more; {known}")
     if there and there not in rooms:
         known = f"0 (from words alone) and {', '.join(map(str, rooms))} (to fill in, change or follow pictures) are known here"
