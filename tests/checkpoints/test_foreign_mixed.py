@@ -163,3 +163,23 @@ def test_an_unknown_class_of_early_files(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"a LongPromptsPipeline is not known here; it is run"):
         model = unnoise.load(folder)
     same(model, pipeline, latents(pipeline, model, num_inference_steps=5, guidance_scale=3.0), steps=5, guidance=3.0)
+
+
+def test_a_part_in_place_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An autoencoder's folder, and files that hold one, or a text encoder, alone."""
+    vae = originals.vae(tiny.vae(block_out_channels=(32, 64), norm_num_groups=32).state_dict(), 2)
+    save_file({k.removeprefix("first_stage_model."): v.contiguous() for k, v in vae.items()}, tmp_path / "ae.safetensors")
+    encoder = tiny.encoder(tmp_path, "text_encoder")["text_encoder"]
+    save_file(
+        {f"text_model.{k.removeprefix('text_model.')}": v.contiguous() for k, v in encoder.state_dict().items()},
+        tmp_path / "clip_l.safetensors",
+    )
+    tiny.vae().save_pretrained(tmp_path / "vae")
+    how = ["a cat", "--out", str(tmp_path / "out")]
+    said = refused(["sample", str(tmp_path / "vae"), *how], capsys)
+    assert said.endswith(
+        "vae: holds an AutoencoderKL alone, of diffusers; give it with the model it belongs to (--beside, --control)"
+    )
+    for name, held in (("ae", "an autoencoder"), ("clip_l", "a CLIPTextModel")):
+        said = refused(["sample", str(tmp_path / f"{name}.safetensors"), *how], capsys)
+        assert said.endswith(f"{name}.safetensors: holds {held} and no network that draws: give it beside a model (--beside)")

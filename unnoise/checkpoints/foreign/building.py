@@ -180,6 +180,9 @@ def denoiser_of(foreign: Foreign) -> Part:
         raise InputError(
             f"{foreign.where}: this is FLUX.1 Redux, a picture prompt; give it with the model, a FLUX.1 (--picture-prompt)"
         )
+    if not foreign.pipeline:
+        held = " and ".join("an autoencoder" if name == "vae" else f"a {p.kind}" for name, p in foreign.parts.items())
+        raise InputError(f"{foreign.where}: holds {held} and no network that draws: give it beside a model (--beside)")
     kind = foreign.pipeline if part is None else f"{part.kind} of a {foreign.pipeline}"
     family = class_family(foreign.pipeline) or (part and class_family(part.kind))
     known = ", ".join(f.name for f in FAMILIES.values())

@@ -50,6 +50,7 @@ def open_foreign(source: str | Path, variant: str | None = None, beside: Sequenc
         return _whole(path, [Path(b) for b in beside], variant)
     from_hub = not path.is_dir() and is_hub_name(str(source))
     if not from_hub and not is_diffusers(path):
+        _refuse_alone(path)
         return None
     others = [_alone(Path(b)) for b in beside]
     names = [name for other in others for name in other.names]
@@ -64,6 +65,15 @@ def open_foreign(source: str | Path, variant: str | None = None, beside: Sequenc
         name, parts[name] = _in_place(foreign, other)
         scheduler = retold(scheduler, parts[name], other.says)
     return replace(foreign, parts=parts, scheduler=scheduler)
+
+
+def _refuse_alone(folder: Path) -> None:
+    """InputError for the folder of one network of diffusers'."""
+    if (config := folder / "config.json").is_file() and (kind := read_config(config).get("_class_name")):
+        an = "an" if str(kind)[0] in "AEIOU" else "a"
+        raise InputError(
+            f"{folder}: holds {an} {kind} alone, of diffusers; give it with the model it belongs to (--beside, --control)"
+        )
 
 
 class _Alone(NamedTuple):
