@@ -232,7 +232,7 @@ def held_out(
 def nearest(
     model: DiffusionModel, drawings: Sequence[Sticker], names: Sequence[str], rows: Sequence[int], args: argparse.Namespace
 ) -> None:
-    """How near samples are to training drawings, beside drawings to drawings; a sheet of eight, each above the one nearest to it."""
+    """How near samples are to training drawings, beside drawings to drawings; a sheet of eight above the nearest."""
     made = np.asarray(model.sample([names[i] for i in rows], n=1, seed=args.seed + 1, guidance=args.guidance).data)
     all_of = premultiplied(np.stack([s.pixels for s in drawings])).flatten(1)
     distance = torch.cdist(premultiplied(made).flatten(1), all_of)
