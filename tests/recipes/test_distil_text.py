@@ -12,7 +12,9 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from unnoise.core.errors import InputError
+from unnoise.loading import load
 from unnoise.modalities.words.frozen import Sentence
+from unnoise.modalities.words.joined import sd3, sdxl
 from unnoise.recipes import distil_text as recipe
 from unnoise.recipes.options import Options
 from unnoise.recipes.text_encoders import fill, learn_by_heart, load_distilled, save_distilled, words_of
@@ -161,6 +163,27 @@ def test_two_frozen_encoders_are_told_end_to_end(teacher: str, pictures: Path, t
     distilled(teacher, pictures, tmp_path / "w")
     with pytest.raises(InputError, match="w: a distilled text encoder is told alone"):
         words_of(f"{teacher},{tmp_path / 'w'}")
+
+
+def test_two_clips_are_told_as_sdxl_joins_them_and_with_t5_as_sd3_does(teacher: str, pictures: Path, tmp_path: Path) -> None:
+    """`joined.sdxl` and `joined.sd3`, which are compared with diffusers' pipelines elsewhere; networks are as wide as they tell."""
+    for name, seed in (("l", 1), ("g", 2)):
+        encoders.save_clip(tmp_path / name, seed, width=16 + 8 * seed, projected=True)
+    encoders.save_t5(tmp_path / "t5", 3)
+    l, g, t5 = (str(tmp_path / name) for name in ("l", "g", "t5"))
+    first, second, third = (words_of(name).conditioner for name in (l, g, t5))
+    for asked, expected in ((f"{l}+{g}", sdxl(first, second)), (f"{l} + {g}, {t5}", sd3(first, second, third))):
+        words = words_of(asked)
+        assert words.conditioner == expected
+        told = words.conditioner.build()
+        said = told(told.prepare(["a red cat", None]))
+        assert (said["vector"].shape[1], said["tokens"].shape[2]) == (words.vector_dim, words.token_dim)
+    model = start(plan(str(pictures), Options(text_encoder=f"{l}+{g},{t5}", steps=2, batch=4, width=16, depth=1)), tmp_path / "run")
+    assert model.config.conditioner == sd3(first, second, third)
+    assert len(load(tmp_path / "run").sample("a red cat", n=2, steps=2)) == 2
+    for odd in (f"{l}+{t5}", f"{l}+{g}+{l}", f"{l}+{g},{l}", f"{l}+{g},{t5},{t5}", f"{t5},{l}+{g}", f"{l}+", f"{teacher}+{l}"):
+        with pytest.raises(InputError, match=r"CLIP\+CLIP are told side by side"):
+            words_of(odd)
 
 
 def test_a_run_refuses_another_text_encoder_in_the_folder_of_its_own(teacher: str, pictures: Path, tmp_path: Path) -> None:

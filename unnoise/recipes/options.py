@@ -52,8 +52,8 @@ class Options:
     """For autoencoders: pixels along a side for one code, a power of two; the recipe aims at 8 x 8 codes."""
     text_encoder: str | None = None
     """A text encoder that was trained before: a frozen CLIP, T5 or sentence encoder by its hub name or folder (several with
-    commas between), or the folder of the recipe distil-text; for that recipe, the teacher. Not given: a small one is
-    trained along."""
+    commas between; CLIP+CLIP and CLIP+CLIP,T5 as SDXL and SD3 join them), or the folder of the recipe distil-text; for that recipe,
+    the teacher. Not given: a small one is trained along."""
     spelling: bool = False
     """For captions of free text: tell the network the words in quotes, and behind "says", letter by letter too."""
     begin_with: str | None = None

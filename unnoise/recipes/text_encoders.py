@@ -15,8 +15,8 @@ from unnoise.core.files import atomically
 from unnoise.modalities.words.book import Book
 from unnoise.modalities.words.distilled import Distilled, DistilledConfig
 from unnoise.modalities.words.emphasis import EmphaticConfig
-from unnoise.modalities.words.frozen import Frozen, T5TextConfig, read_encoder
-from unnoise.modalities.words.joined import EndToEndConfig
+from unnoise.modalities.words.frozen import CLIPTextConfig, Frozen, T5TextConfig, read_encoder
+from unnoise.modalities.words.joined import EndToEndConfig, sd3, sdxl
 from unnoise.networks.word_encoder import WordEncoderConfig
 
 _AT_ONCE = 256
@@ -56,10 +56,13 @@ def given_words(name: str) -> GivenWords | None:
 
 def words_of(name: str) -> Words:
     """The text encoder `name`: a folder of the recipe `distil-text`, or a frozen one by its folder or hub name; several frozen
-    ones, their names separated by commas, are told end to end.
+    ones, their names separated by commas, are told end to end. CLIP+CLIP are told side by side, as in SDXL, and CLIP+CLIP,T5 as in
+    SD3 (see `joined`).
 
-    Raises InputError for what is neither.
+    Raises InputError for what is none of these.
     """
+    if "+" in name and not Path(name).exists():
+        return _side_by_side(name)
     if "," in name and not Path(name).exists():
         names = [n.strip() for n in name.split(",") if n.strip()]
         several = [words_of(n) for n in names]
@@ -72,6 +75,18 @@ def words_of(name: str) -> Words:
         return Words(config, config.encoder.out, config.encoder.out)
     frozen = read_encoder(name)
     return Words(frozen, 0 if isinstance(frozen, T5TextConfig) else frozen.width, frozen.width)
+
+
+def _side_by_side(name: str) -> Words:
+    both, *behind = (group.strip() for group in name.split(","))
+    parts = [words_of(n.strip()).conditioner for n in (*both.split("+"), *behind) if n]
+    known = all(isinstance(p, T5TextConfig) for p in parts[2:])
+    if len(parts) != 2 + len(behind) or len(behind) > 1 or not known or not all(isinstance(p, CLIPTextConfig) for p in parts[:2]):
+        raise InputError(f"--text-encoder {name}: CLIP+CLIP are told side by side, and CLIP+CLIP,T5; others with commas between")
+    conditioner = (sd3 if behind else sdxl)(*parts)  # type: ignore[arg-type]
+    encoder = conditioner.build()
+    told = encoder(encoder.prepare([""]))  # no configuration says how wide a CLIP's projection is
+    return Words(conditioner, told["vector"].shape[-1], told["tokens"].shape[-1])
 
 
 def fill(module: nn.Module, words: str | GivenWords | None) -> None:
