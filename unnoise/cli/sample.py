@@ -275,7 +275,7 @@ def run(argv: list[str]) -> None:
     samples = replace(samples, settings={**samples.settings, **told(args), "negative": args.negative}, own=own(args, total))
     files = samples.save(out)
     shown = f"{files[-1].name} shows them; " if files[-1].suffix == ".png" else ""
-    print(f"{len(samples)} samples in {out}/ ({shown}unnoise info {files[0]} tells how they were made)")
+    print(f"{len(samples)} sample{'s' * (len(samples) != 1)} in {out}/ ({shown}unnoise info {files[0]} tells how they were made)")
 
 
 def _each(args: Sample) -> int:
