@@ -33,7 +33,7 @@ from unnoise.recipes.autoencoder import AutoencoderTask, ReconstructionLosses, _
 from unnoise.recipes.latent_cache import cached_latents
 from unnoise.recipes.options import Options
 from unnoise.recipes.runs import load_run, save_run
-from unnoise.recipes.train import average, override, plan, resume, start
+from unnoise.recipes.train import average, example_run, override, plan, resume, start
 
 N = 16
 
@@ -397,3 +397,8 @@ def test_a_codec_that_changed_since_the_plan_is_refused(run: Path, stickers: Pat
 
 def test_averages_of_a_latent_model_keep_its_codec(run: Path) -> None:
     assert average(run, 0.1).codec.hash() == load_codec(run / "autoencoder").hash()
+
+
+def test_codecs_learn_from_pixels_features_and_an_adversary_unless_told_otherwise() -> None:
+    losses = example_run("autoencoder").losses
+    assert min(losses.absolute, losses.squared, losses.slope, losses.features, losses.adversarial) > 0

@@ -321,7 +321,7 @@ def autoencoder_run(opened: OpenPictures, source: PictureSource, options: Option
     return AutoencoderRun(
         data=source,
         codec=LatentsConfig(data.height, data.width, data.channels, network),
-        losses=ReconstructionLosses() if len(opened.kept()) >= FEWEST else ReconstructionLosses(features=0.0),
+        losses=ReconstructionLosses(features=0.1 if len(opened.kept()) >= FEWEST else 0.0, adversarial=0.05),
         train=TrainConfig(
             steps=steps,
             batch=batch,
