@@ -43,9 +43,38 @@ def _one_line_errors(program: str) -> Iterator[None]:
 
 def one_line(boxed: str) -> str:
     """The text of an error box, without its frame, in one line."""
-    text = " ".join(line.strip("│╭╮╰╯─━ ") for line in boxed.splitlines())
-    text = re.sub(r"[─━]{3,}", " ", text).split("For full helptext")[0]
-    return re.sub(r"\s+", " ", text).strip()
+    text = " ".join(line.strip("│╭╮╰╯─━|+ ") for line in boxed.splitlines())
+    text = re.sub(r"[─━-]{3,}", " ", text).split("For full helptext")[0]
+    return _plainly(re.sub(r"\s+", " ", text).strip())
+
+
+_NUMBERS = {"INT": "whole number", "FLOAT": "number"}
+
+
+def _plainly(text: str) -> str:
+    """What tyro says of a value that is missing or cannot be read, and of options that there are none of, in few words."""
+    if found := re.search(r"Missing value for argument '(\S+)'", text):
+        return f"{found[1]}: its value is missing"
+    if found := re.search(r"Error parsing (\S+): no type matching (.+?) could be instantiated from \[(.*?)\]\. Got errors", text):
+        given = " ".join(re.findall(r"""['"](.*?)['"](?:, |$)""", found[3]))
+        return f"{found[1]} {given}: {_wanted(found[2])}"
+    if found := re.search(r"Error parsing (\S+): .*?(?:for (int)\(\)|to (float)).*?: '(.*?)'", text):
+        return f"{found[1].partition('/')[0]} {found[4]}: {_wanted((found[2] or found[3]).upper())}"
+    if found := re.search(r"Unrecognized options: (.*?)(?: Perhaps you meant: (\S+).*)?$", text):
+        names = [given for given in found[1].split(", ") if given.startswith("-")]
+        what = f"there is no option {names[0]}" if names else f"{found[1]}: more than is asked for"
+        return what + (f"; did you mean {found[2]}?" if found[2] else "")
+    text = re.sub(r"^Required options Missing from [\w ]+: ", "missing: ", text)
+    return re.sub(r"^(?:Value error )?Error parsing (\S+): (.*?) Argument helptext: .*", r"\1: \2", text)
+
+
+def _wanted(kind: str) -> str:
+    """tyro's {None}|{FLOAT FLOAT} -> "2 numbers are wanted"."""
+    words = kind.replace("{None}|", "").strip("{}").split(" ")
+    if len(set(words)) > 1 or words[0] not in _NUMBERS:
+        return f"{kind} is wanted"
+    name = _NUMBERS[words[0]]
+    return f"a {name} is wanted" if len(words) == 1 else f"{len(words)} {name}s are wanted"
 
 
 def free_folder(name: Path, overwrite: bool) -> Path:
