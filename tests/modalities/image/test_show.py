@@ -140,3 +140,11 @@ def test_mismatches() -> None:
     ):
         with pytest.raises(InputError):
             wrong()
+
+
+def test_emoji_in_captions_are_written_as_their_names() -> None:
+    """The font has none: they were boxes."""
+    picture = np.zeros((64, 64, 3), np.uint8)
+    page, said, other = (np.asarray(sheet([picture], [c])) for c in ("a \U0001f34e", "a red apple", "a"))
+    assert np.array_equal(page, said)
+    assert not np.array_equal(page, other)

@@ -8,7 +8,8 @@ import torch
 from transformers import BertTokenizer
 
 from unnoise.core.errors import InputError
-from unnoise.modalities.words.distilled import NOTHING, PADDING, Distilled, DistilledConfig, named_emoji
+from unnoise.modalities.words.distilled import NOTHING, PADDING, Distilled, DistilledConfig
+from unnoise.modalities.words.emoji_names import named_emoji
 from unnoise.modalities.words.pieces import UNKNOWN, Pieces
 from unnoise.modalities.words.syntax import read
 from unnoise.networks.word_encoder import WordEncoderConfig

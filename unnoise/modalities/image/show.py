@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
 from unnoise.core.errors import InputError
+from unnoise.modalities.words.emoji_names import named_emoji
 
 _KEY = "unnoise"
 SHEET = "sheet.png"
@@ -120,7 +121,8 @@ def sheet(
     title: str = "",
     smallest: int = 128,
 ) -> Image.Image:
-    """A contact sheet: pictures of one size in rows, each over its caption; `columns` None makes it about square.
+    """A contact sheet: pictures of one size in rows, each over its caption; `columns` None makes it about square. Emoji in
+    captions are written as their names: the font has none.
 
     Pictures under `smallest` pixels are enlarged by whole factors, each pixel a crisp square. What is transparent shows a light
     chequered ground.
@@ -134,7 +136,7 @@ def sheet(
     scale = max(1, round(smallest / max(images[0].size)))
     cell_w, cell_h = (max(im.size[i] for im in images) * scale for i in (0, 1))
     font = ImageFont.load_default(_FONT)
-    texts = [_wrapped(c, font.getlength, cell_w) for c in captions] if captions is not None else [[] for _ in images]
+    texts = [_wrapped(named_emoji(c), font.getlength, cell_w) for c in captions] if captions is not None else [[] for _ in images]
     line = _FONT + 4
     tops = [(_FONT + 10 if title else 0) + _GAP]  # of each row, and the end of the last
     for first in range(0, len(texts), columns):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond
+from unnoise.modalities.words.emoji_names import named_emoji
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
 from unnoise.modalities.words.pieces import UNKNOWN, Pieces, words
 from unnoise.modalities.words.syntax import Said
@@ -125,19 +126,6 @@ class Distilled(Emphatic):
         more = more if weights is None else more * weights[..., None].to(more.dtype)
         vector = told["vector"] + more.sum(1) / told["mask"].sum(1, keepdim=True)
         return {"tokens": told["tokens"] + more, "mask": told["mask"], "vector": vector}
-
-
-def named_emoji(text: str) -> str:
-    """Emoji as their English names of Unicode's CLDR: what a vocabulary of words knows of them."""
-    if text.isascii():
-        return text
-    import emoji  # its table takes longer to read than a prompt to draw a step
-
-    def named(characters: str, about: dict[str, str]) -> str:
-        flag = "flag: " if "\U0001f1e6" <= characters[0] <= "\U0001f1ff" else ""
-        return f" {flag}{about['en'].strip(':').replace('_', ' ')} "
-
-    return emoji.replace_emoji(text, named)
 
 
 def _learnt(rows: int, rank: int, out: int) -> nn.Sequential:
