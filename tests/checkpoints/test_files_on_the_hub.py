@@ -136,6 +136,14 @@ def test_pickles_are_not_fetched(what: str, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("cache")
+def test_a_variant_of_one_file_is_refused_before_it_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"never read")
+    with served(tmp_path, monkeypatch), pytest.raises(InputError, match=rf"{NAME}/x\.safetensors: --variant fp16: .* leave it out"):
+        open_foreign(f"{NAME}/x.safetensors", "fp16")
+    assert Hub.asked == []
+
+
+@pytest.mark.usefixtures("cache")
 def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "there").mkdir()
     for name in ("flux1-dev-Q4_0.gguf", "flux1-dev-Q8_0.gguf"):

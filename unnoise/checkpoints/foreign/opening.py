@@ -21,7 +21,7 @@ from unnoise.checkpoints.foreign.folder import (
     read_part,
 )
 from unnoise.checkpoints.foreign.gguf import GGUFStore
-from unnoise.checkpoints.foreign.hub import at_hand, fetch, fetch_part, is_hub_name
+from unnoise.checkpoints.foreign.hub import at_hand, fetch, fetch_part, is_hub_file, is_hub_name
 from unnoise.checkpoints.foreign.parts import Foreign, Part
 from unnoise.checkpoints.foreign.pieces import SafetensorsStore, as_they_are
 from unnoise.checkpoints.foreign.recognise import is_network_of_diffusers, refuse_pickle
@@ -45,6 +45,8 @@ def open_foreign(source: str | Path, variant: str | None = None, beside: Sequenc
     weights of these are not read, nor fetched. So for a single file with those under diffusers' names.
     Raises InputError for what is missing, truncated, pickled or not known here.
     """
+    if is_hub_file(str(source)) and not beside:
+        _refuse_variant(variant, str(source))  # before it is fetched
     path = at_hand(source)
     if path.is_file():
         return _whole(path, [Path(b) for b in beside], variant)
@@ -157,8 +159,8 @@ def _whole(file: Path, beside: Sequence[Path], variant: str | None) -> Foreign:
     """A single file with what lies beside it. Folders of parts fill in what no file holds; a network alone takes the place of the
     file's own, so an autoencoder that lies beside is the one that is used. InputError for what is of no use."""
     beside = [_here(p) for p in beside]
-    if variant and not any(p.is_dir() for p in beside):
-        raise InputError(f"{file}: --variant {variant}: it chooses among the files of a folder, and this is a file; leave it out")
+    if not any(p.is_dir() for p in beside):
+        _refuse_variant(variant, str(file))
     foreign = open_single(file)
     instead = [p for p in beside if _is_instead(p, foreign)]
     if files := [open_single(p) for p in beside if p.is_file() and p not in instead]:
@@ -183,6 +185,11 @@ def _whole(file: Path, beside: Sequence[Path], variant: str | None) -> Foreign:
             name, parts[name] = _in_place(foreign, other)
             scheduler = retold(scheduler, parts[name], other.says)
     return replace(foreign, parts=parts, scheduler=scheduler)
+
+
+def _refuse_variant(variant: str | None, file: str) -> None:
+    if variant:
+        raise InputError(f"{file}: --variant {variant}: it chooses among the files of a folder, and this is a file; leave it out")
 
 
 def _is_instead(path: Path, foreign: Foreign) -> bool:
