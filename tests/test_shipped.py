@@ -194,6 +194,8 @@ BAD = [
     ("scenes", "a zxqv blorf", "nothing in the prompt 'a zxqv blorf' is something that this model draws"),
     ("scenes", "\U0001f34e", "which no training caption has"),
     ("scenes", "!!! ...", "nothing in the prompt"),
+    ("scenes", "eleven red apples", "the prompt 'eleven red apples': how many apples, one to ten, is to be said before them"),
+    ("scenes", "12 stars", "the prompt '12 stars': how many stars, one to ten, is to be said before them"),
     ("scenes", LONG, "9,999 bytes long; this model reads at most"),
     ("scenes", "", "the prompt is empty"),
 ]

@@ -18,6 +18,7 @@ from unnoise.core.errors import InputError
 from unnoise.modalities.image.scenes.grammar import parse
 from unnoise.modalities.image.scenes.place import GAP, PITCH, place
 from unnoise.modalities.image.scenes.sprites import Sprites
+from unnoise.modalities.image.scenes.vocabulary import NUMBERS
 from unnoise.modalities.image.scenes.world import LONGEST, Request, Saying, Scene, holds, overlap, relation_holds
 
 DRAWS = 32
@@ -39,6 +40,10 @@ def plan(prompt: str, sprites: Sprites, rng: np.random.Generator, draw: Draw | N
         return placed(request, sprites, rng)
     pieces = fragments(prompt, sprites)
     if not pieces:
+        if several := next((w for w in re.findall(r"[\w'-]+", prompt.lower()) if w in sprites.vocabulary.nouns), None):
+            raise InputError(
+                f"the prompt {_short(prompt)!r}: how many {several}, {NUMBERS[0]} to {NUMBERS[-1]}, is to be said before them"
+            )
         few = ", ".join(sprites.vocabulary.names[:8])
         raise InputError(
             f"nothing in the prompt {_short(prompt)!r} is something that this model draws; it knows {few} ... and signs"
