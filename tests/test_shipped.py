@@ -219,6 +219,12 @@ def test_stickers_draw_words_that_they_never_saw():
         assert all(float((x - y).abs().float().mean()) > 1 for y in different[:i])  # of 255
 
 
+def test_emoji_are_a_prompt_and_are_counted(tmp_path, capsys):
+    main(["sample", "\U0001f989\U0001f989", "-n", "1", "--steps", "1", "--out", str(tmp_path / "out")])
+    assert "each thing drawn alone and put where the prompt says" in capsys.readouterr().err
+    assert (tmp_path / "out" / "0000-owl-owl.png").is_file()
+
+
 def test_a_prompt_of_one_word_is_taken_for_a_model_and_the_way_to_draw_it_is_said(capsys):
     assert refused(["sample", "cat"], capsys) == (
         "unnoise: cat: no such model: no folder or file of that name is here, and larger, scenes, stickers ship; to draw it: "

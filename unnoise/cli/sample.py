@@ -33,6 +33,7 @@ from unnoise.core.errors import InputError
 from unnoise.core.state import Cond, State
 from unnoise.loading import load, with_loras
 from unnoise.modalities.image.codec import resized
+from unnoise.modalities.words.emoji_names import named_emoji
 from unnoise.model import DiffusionModel, Weaker, controlled, editing, inpainting
 
 
@@ -43,8 +44,8 @@ class Sample:
     model: tyro.conf.Positional[Path]
     """A model folder, a training run's folder, the name of a model that ships (scenes, stickers, larger), or an open checkpoint: a
     folder in the layout of diffusers, a single file (.safetensors, .gguf), or either's name on the hub (OWNER/NAME,
-    OWNER/NAME/FILE). Left out before a prompt of several words: scenes where it understands the prompts (counts, colours, places,
-    words on signs), else stickers."""
+    OWNER/NAME/FILE). Left out before a prompt of several words, or with emoji: scenes where it understands the prompts (counts,
+    colours, places, words on signs), else stickers."""
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """What to make; several prompts give n samples each, none gives unconditional samples."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 4
@@ -180,7 +181,7 @@ def run(argv: list[str]) -> None:
     args = parse(Sample, argv, "unnoise sample")
     name = next((a for a in argv if Path(a) == args.model), str(args.model))  # as it was typed: a Path drops "./"
     there = os.path.exists(name)  # Path.exists() raises for names longer than a file's may be
-    if " " in name.strip() and not there:  # a prompt, and no model named
+    if (" " in name.strip() or named_emoji(name) != name) and not there:  # a prompt, and no model named
         if _PLACE.match(name):
             raise InputError(f"{name}: no such model: no folder or file is there")
         asked = (name, *args.prompts)

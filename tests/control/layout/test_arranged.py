@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unnoise.control.layout.arranged import arranged, counts_or_places, cut
+from unnoise.control.layout.arranged import arranged, counts_or_places, cut, spelled
 from unnoise.core.errors import InputError
 
 label = pytest.importorskip("scipy.ndimage").label
@@ -49,6 +49,30 @@ def test_as_many_as_are_asked_for(count, channels):
     for picture in arranged([prompt] * 3, SEEDS, blobs(channels), 96):
         assert picture.shape == (96, 96, channels)
         assert len(found(picture, "red wolf")) == count
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "counts"),
+    [
+        ("\U0001f431 left of \U0001f436", "a cat face left of a dog face", True),
+        ("two \U0001f431, 3 \U0001f989", "two cat faces , 3 owls", True),
+        ("a \U0001f431 above a \U0001f989", "a cat face above a owl", True),
+        ("\U0001f34e\U0001f34e \U0001f34e", "three red apples", True),
+        ("\U0001f34e \U0001f431\U0001f431", "a red apple two cat faces", False),
+        ("two \U0001f431\U0001f431", "two cat face cat face", False),
+        ("a blue \U0001f34e", "a blue red apple", False),
+        ("caf\u00e9, four owls", "caf\u00e9, four owls", False),
+    ],
+)
+def test_emoji_are_counted_and_placed_by_their_names(prompt, words, counts):
+    assert spelled(prompt) == words
+    assert counts_or_places(prompt) == counts
+
+
+def test_emoji_are_arranged_as_their_names_are():
+    asked = ("two \U0001f989 left of \U0001f989\U0001f989\U0001f989", "two owls left of three owls")
+    for emoji, plain in (asked, ("\U0001f989\U0001f989", "two owls")):
+        assert np.array_equal(*(arranged([prompt], SEEDS[:1], blobs(), 96) for prompt in (emoji, plain)))
 
 
 def test_signs_are_drawn_and_stand_where_the_prompt_says():

@@ -25,8 +25,11 @@ from unnoise.modalities.image.scenes.grammar import parse, vocabulary_of
 from unnoise.modalities.image.scenes.place import has_room
 from unnoise.modalities.image.scenes.vocabulary import BACKDROPS, NUMBERS, plural
 from unnoise.modalities.image.scenes.world import Relation, Request, Scene
+from unnoise.modalities.words.emoji_names import named_emoji
 
 _NUMBERED = {"a", "an", "the", *NUMBERS, *map(str, range(1, len(NUMBERS) + 1))}
+_SEVERAL = {*NUMBERS[1:], *map(str, range(2, len(NUMBERS) + 1))}
+_JOINED = {"of", "and", "above", "below", "under", "over", "behind", "inside"}
 _NO_NAME = frozenset(
     ("no", "not", "without", "but", "of", "in", "on", "at", "for", "to", "by", "hundred", "thousand", "million", "dozen", "break")
 )
@@ -39,6 +42,7 @@ def arranged(prompts: Sequence[str], seeds: Sequence[int], draw: DrawThings, sid
 
     Raises InputError, before anything is drawn, for prompts that the grammar does not read, or that are of signs alone.
     """
+    prompts = [spelled(prompt) for prompt in prompts]
     requests = [asked(prompt) for prompt in prompts]
     kinds = [(i, name) for i, request in enumerate(requests) for name in dict.fromkeys(g.name for g in request.groups)]
     drawn = draw([name for _, name in kinds], [derive(seeds[i], name) for i, name in kinds])
@@ -51,8 +55,26 @@ def arranged(prompts: Sequence[str], seeds: Sequence[int], draw: DrawThings, sid
     return np.stack(out)
 
 
+def spelled(prompt: str) -> str:
+    """Emoji as captions have things: "two 🐱 left of 🐶" is "two cat faces left of a dog face", and "🍎 🍎" are two red apples."""
+
+    def named(found: re.Match[str]) -> str:
+        name, count = found[1].strip(), found[0].count("\0") // 2
+        before = found.string[: found.start()].lower().rstrip("\0 ").split()[-1:]
+        if count > 1 and count <= len(NUMBERS) and before not in [[n] for n in _NUMBERED]:
+            return f" {NUMBERS[count - 1]} {plural(name)} "
+        if count > 1:
+            return f" {name}" * count + " "
+        if not before or before[0] in _JOINED or before[0].endswith(","):
+            return f" a {name} "
+        return f" {plural(name) if before[0] in _SEVERAL else name} "
+
+    return " ".join(re.sub(r"\0([^\0]+)\0(?:\s*\0\1\0)*", named, named_emoji(prompt, "\0")).split())
+
+
 def asked(prompt: str) -> Request:
     """What is to be where. InputError for what the grammar does not read, for signs alone, and for weights and changes."""
+    prompt = spelled(prompt)
     if marks := sorted(set(prompt) & set("()[]{}:")):
         raise InputError(f"{prompt!r}: {' '.join(marks)} of weights and changes cannot be arranged; leave them out")
     request = parse(prompt, vocabulary_of(prompt))
@@ -64,6 +86,7 @@ def asked(prompt: str) -> Request:
 def counts_or_places(prompt: str) -> bool:
     """Whether a prompt is surely of things to be counted or placed, for which there is room: each part with its number or article
     and a short name, several of one kind or a relation."""
+    prompt = spelled(prompt)
     try:
         request = asked(prompt)
     except InputError:

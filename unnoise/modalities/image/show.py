@@ -81,7 +81,7 @@ def write_pictures(pictures: Sequence[Picture], out: Path, meta: Sequence[Mappin
 
 
 def _slug(prompt: str | None) -> str:
-    words = re.findall(r"[a-z0-9]+", (prompt or "").lower())
+    words = re.findall(r"[a-z0-9]+", named_emoji(prompt or "").lower())
     return ("-" + "-".join(words))[:40].rstrip("-") if words else ""
 
 
