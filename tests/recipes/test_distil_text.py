@@ -1,6 +1,7 @@
 """A text encoder taught by a tiny teacher, in its own process: it comes to agree with it, is saved, resumed and used by name."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +182,8 @@ def test_two_clips_are_told_as_sdxl_joins_them_and_with_t5_as_sd3_does(teacher: 
     model = start(plan(str(pictures), Options(text_encoder=f"{l}+{g},{t5}", steps=2, batch=4, width=16, depth=1)), tmp_path / "run")
     assert model.config.conditioner == sd3(first, second, third)
     assert len(load(tmp_path / "run").sample("a red cat", n=2, steps=2)) == 2
+    shutil.copytree(l, tmp_path / "in+one")  # a folder's own name
+    assert len(words_of(f"{tmp_path / 'in+one'},{t5}").conditioner.parts) == 2
     for odd in (f"{l}+{t5}", f"{l}+{g}+{l}", f"{l}+{g},{l}", f"{l}+{g},{t5},{t5}", f"{t5},{l}+{g}", f"{l}+", f"{teacher}+{l}"):
         with pytest.raises(InputError, match=r"CLIP\+CLIP are told side by side"):
             words_of(odd)

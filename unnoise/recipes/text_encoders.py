@@ -61,7 +61,7 @@ def words_of(name: str) -> Words:
 
     Raises InputError for what is none of these.
     """
-    if "+" in name and not Path(name).exists():
+    if not Path(name).exists() and any("+" in n and not Path(n.strip()).exists() for n in name.split(",")):
         return _side_by_side(name)
     if "," in name and not Path(name).exists():
         names = [n.strip() for n in name.split(",") if n.strip()]
