@@ -219,6 +219,12 @@ def test_stickers_draw_words_that_they_never_saw():
         assert all(float((x - y).abs().float().mean()) > 1 for y in different[:i])  # of 255
 
 
+def test_opaque_pictures_stay_opaque_however_often_they_are_enlarged():
+    made = load("scenes").sample("two red apples", steps=1)
+    assert made.data.shape[-1] == 3
+    assert int(go_on(made, [load("larger")] * 2).data[..., 3].min()) == 255
+
+
 def test_emoji_are_a_prompt_and_are_counted(tmp_path, capsys):
     main(["sample", "\U0001f989\U0001f989", "-n", "1", "--steps", "1", "--out", str(tmp_path / "out")])
     assert "each thing drawn alone and put where the prompt says" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from unnoise.checkpoints.folder import tensors_hash, write_folder
 from unnoise.checkpoints.foreign.building import Built
 from unnoise.checkpoints.foreign.export import write_diffusers
 from unnoise.control.adapters import Attachment, Attachments, repeated
-from unnoise.control.asking import Asked, beside, in_stages, prepared, rows_of
+from unnoise.control.asking import Asked, beside, check_words, in_stages, prepared, rows_of
 from unnoise.control.exact import MICRO_BATCH, microbatched
 from unnoise.control.guidance import bind, check, classifier_free_twice, guided, unmasked
 from unnoise.control.layout.conditioner import Planned
@@ -232,6 +232,7 @@ class DiffusionModel:
         width: int | None = None,
         original: tuple[int, int] | None = None,
         start: Start | None = None,
+        captions: bool = False,
     ) -> Samples:
         """n samples for every prompt (n in all without prompts); None among the prompts asks for anything.
 
@@ -246,6 +247,7 @@ class DiffusionModel:
         height, width: in pixels, of pictures of another size than the model's; one alone asks for a square.
         original: height and width that a model that is told sizes takes the pictures to have been before they were resized; by
         default they are as large as they are drawn.
+        captions: the prompts are those of data, and taken as in training: a word that the model cannot read is an unknown one.
         Raises InputError for prompts and settings that cannot be right.
         """
         usual = self.config.sampling
@@ -280,6 +282,8 @@ class DiffusionModel:
         self.parts.eval()
         more = self.attachments.prepare(codec)
         for _, said, not_said in in_stages(self.conditioner, wanted, negative, len(times) - 1):  # refuses bad ones before any work
+            if not captions:
+                check_words(self.conditioner, [*said, *not_said[:1]])
             prepared(self.conditioner, said, Streams.each(seeds))
             prepared(self.conditioner, not_said[:1], Streams.each(seeds[:1]), away=True)
         chunks = []

@@ -148,6 +148,23 @@ def test_pictures_are_told_by_a_frozen_and_by_a_distilled_encoder(teacher: str, 
         assert len(model.sample(prompt, n=2, steps=2)) == 2
 
 
+@pytest.mark.parametrize("spelling", [False, True])
+def test_captions_that_a_distilled_encoder_cannot_read_are_trained_on(
+    spelling: bool, teacher: str, pictures: Path, tmp_path: Path
+) -> None:
+    """They are unknown words: previews, which are drawn of captions, too. Prompts that are typed are refused."""
+    folder = tmp_path / "data"
+    shutil.copytree(pictures, folder)
+    for file in folder.glob("*.txt"):
+        file.write_text("\u043a\u043e\u0442", encoding="utf-8")
+    words = distilled(teacher, pictures, tmp_path / "w")
+    options = Options(text_encoder=words, spelling=spelling, steps=2, batch=4, width=16, depth=1)
+    model = start(plan(str(folder), options), tmp_path / "run")
+    assert len(model.sample("\u043a\u043e\u0442", steps=1, captions=True)) == 1
+    with pytest.raises(InputError, match="in the prompt: this model's vocabulary has no piece of it"):
+        model.sample("\u043a\u043e\u0442", steps=1)
+
+
 def test_two_frozen_encoders_are_told_end_to_end(teacher: str, pictures: Path, tmp_path: Path) -> None:
     """What each says by itself, one behind the other; each has a book of its own beside the run."""
     encoders.save_t5(tmp_path / "t5", 1)

@@ -24,6 +24,7 @@ from unnoise.cli.budget import check_beside, fit
 from unnoise.cli.pictures import read_pictures
 from unnoise.cli.terminal import free_folder, parse, refuse_existing
 from unnoise.control.budget import Precision, Way, parse_seconds
+from unnoise.control.layout.arranged import counts_or_places
 from unnoise.control.rules import find_rule
 from unnoise.control.sampling import Samples, Start
 from unnoise.control.self_guidance import chosen
@@ -190,10 +191,12 @@ def run(argv: list[str]) -> None:
             print("stickers, each thing drawn alone and put where the prompt says (--arrange 0)", file=sys.stderr)
             args = replace(args, arrange=0.0)
         elif args.arrange is None and args.model.name == "stickers" and (hard := next(filter(_PLACED.search, asked), None)):
-            print(
-                f"{hard!r} is drawn at once, which this model seldom counts and places right; it arranges what is said as in "
-                '"three owls left of a violin" or "two cats above a sign that says HELLO"', file=sys.stderr,
-            )  # fmt: skip
+            instead = (
+                "asked for by itself, in a square and without options that stand in the way, its things are drawn one at a time"
+                if counts_or_places(hard)
+                else 'it arranges what is said as in "three owls left of a violin" or "two cats above a sign that says HELLO"'
+            )
+            print(f"{hard!r} is drawn at once, which this model seldom counts and places right; {instead}", file=sys.stderr)
     elif not ({"/", "."} & {*name} or args.prompts or there or name in shipped()):
         known, alone = ", ".join(shipped()), shlex.quote(name)
         raise InputError(

@@ -8,6 +8,7 @@ from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import Cond, Shape
 from unnoise.modalities.image.with_picture import WithPicture
+from unnoise.modalities.words.distilled import Distilled
 from unnoise.modalities.words.emphasis import Emphatic
 from unnoise.modalities.words.syntax import Said, stages
 
@@ -23,6 +24,15 @@ def in_stages(
     if not isinstance(conditioner, Emphatic):
         return [(0, prompts, [negative] * n)]
     return [(step, said[:n], said[n:]) for step, said in stages([*prompts, *[negative] * n], steps)]
+
+
+def check_words(conditioner: Conditioner, said: Asked) -> None:
+    """InputError for prompts with words that a distilled text encoder within the conditioner cannot read."""
+    for part in conditioner.modules():
+        if isinstance(part, Distilled):
+            for one in said:
+                if one is not None:
+                    part.check(Said.plain(one) if isinstance(one, str) else one)
 
 
 def prepared(conditioner: Conditioner, said: Asked, rng: Streams, away: bool = False) -> Cond:

@@ -147,6 +147,7 @@ def go_on(
     does not take what the one before it makes; prompts that one of them cannot understand are refused too.
     """
     settings, data, codec = dict(made.settings), made.data, made.codec
+    opaque = data.shape[-1] == 3
     for model in models:
         if not refines(model):
             following(model)
@@ -163,7 +164,7 @@ def go_on(
             given = _given(following(model), data, seeds, batch)
             height, width = given["picture"].shape[2:] if "picture" in given else (None, None)
             new = model.sample(list(made.prompts), given=given, height=height, width=width, **how)
-            if "picture" in given and data.shape[-1] == 3 and new.data.shape[-1] == 4:
+            if "picture" in given and opaque and new.data.shape[-1] == 4:
                 new.data[..., 3] = 255
         data, codec = new.data, new.codec
     if models:

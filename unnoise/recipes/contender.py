@@ -108,4 +108,4 @@ class DiffusionContender(Contender):
     def sample(self, prompts: Sequence[str | None], seeds: Sequence[int], guidance: float | None, calls: int | None) -> Any:
         scale = 1.0 if calls is not None and guidance is None else guidance
         told: Any = list(prompts)
-        return self.model.sample(told, sample_seeds=seeds, guidance=scale, steps=calls, batch=256).data
+        return self.model.sample(told, sample_seeds=seeds, guidance=scale, steps=calls, batch=256, captions=True).data

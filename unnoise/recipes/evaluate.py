@@ -176,7 +176,7 @@ class ModelMaker(Maker):
             asked = [p if p is None or not literally else escaped(p) for p in prompts]
             samples = self.model.sample(
                 asked, sample_seeds=seeds, steps=o.steps, sampler=o.sampler,
-                guidance=o.guidance if guidance is None else guidance, watch=watch,
+                guidance=o.guidance if guidance is None else guidance, watch=watch, captions=True,
             )  # fmt: skip
         return self.opened.raw(samples)
 

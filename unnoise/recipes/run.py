@@ -176,8 +176,8 @@ def preview_samples(model: DiffusionModel, preview: Preview, opened: Opened) -> 
         told, given = opened.before(model.conditioner, preview.n * max(1, len(preview.prompts)), preview.seed)
         if isinstance(model.conditioner, Emphatic):
             told = [t if t is None else escaped(t) for t in told]
-        return model.sample(told, seed=preview.seed, given=given)
-    return model.sample(list(preview.prompts) or None, preview.n, preview.seed)
+        return model.sample(told, seed=preview.seed, given=given, captions=True)
+    return model.sample(list(preview.prompts) or None, preview.n, preview.seed, captions=True)
 
 
 def sheet_file(out: Path, step: int) -> Path:

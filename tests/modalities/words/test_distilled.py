@@ -162,7 +162,8 @@ def test_emoji_are_their_names() -> None:
 def test_prompts_without_a_known_word_are_refused_and_captions_are_not(prompt: str, message: str) -> None:
     model = distilled()
     with pytest.raises(InputError, match=message):
-        model.prepare_said([read(prompt).at(0, 1)])
+        model.check(read(prompt).at(0, 1))
+    model.check(read("red cat").at(0, 1))
     assert len(model.prepare([prompt])["ids"]) == 1
     assert len(model.prepare_said([read("red cat").at(0, 1), None])["ids"]) == 2
 

@@ -58,11 +58,7 @@ class Distilled(Emphatic):
         self.learnt = _learnt(config.encoder.rows, config.learnt, config.encoder.out) if config.learnt else None
 
     def prepare_said(self, said: Sequence[Said | None]) -> Cond:
-        """As `prepare`. A BREAK starts a new window. InputError also for prompts without a word, and for words that no piece of the
-        vocabulary fits: they would be drawn as anything at all."""
-        for one in said:
-            if one is not None:
-                self._check(one)
+        """As `prepare`. A BREAK starts a new window."""
         return self._prepared(said)
 
     def prepare(self, raw: Sequence[str | None]) -> Cond:
@@ -72,7 +68,9 @@ class Distilled(Emphatic):
         """
         return self._prepared([None if r is None else Said.plain(r) for r in raw])
 
-    def _check(self, said: Said) -> None:
+    def check(self, said: Said) -> None:
+        """InputError for a prompt without a word, and for words that no piece of the vocabulary fits: they would be drawn as
+        anything at all."""
         spoken = [w for chunk in said.chunks for text, _ in chunk for w in words(named_emoji(text))]
         meant = [word for word in spoken if any(map(str.isalnum, word))]
         if spoken and not meant:
