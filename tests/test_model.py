@@ -205,3 +205,4 @@ def test_what_is_not_finite_is_refused_and_not_drawn() -> None:
     check_finite(x[:2], 4)
     with pytest.raises(InputError, match=r"2 samples \(number 10, 13\)"):
         check_finite({"kind": torch.ones(6, dtype=torch.long), "x": x}, 8)
+    check_finite({"none": torch.zeros(6, 0), "x": torch.zeros(6, 0, 3), "kind": torch.ones(6, dtype=torch.long)})

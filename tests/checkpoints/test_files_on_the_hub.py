@@ -118,7 +118,7 @@ def test_what_is_attached_and_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyP
 PICKLES: dict[str, tuple[Callable[[str], object], str]] = {
     "a model": (
         unnoise.load,
-        r"is not fetched; take .* \(hf download a/b 'in here/x.ckpt'\) and convert it where it lies: python -c",
+        r"no such file here; .* not fetched; take .* \(hf download a/b 'in here/x.ckpt'\) and convert it where it lies: python -c",
     ),
     "a ControlNet": (lambda name: controlnet(name, SHOWN[0]), r"is not fetched; take .* convert it where it lies: python -c"),  # type: ignore[arg-type]
     "a picture prompt": (lambda name: picture_prompt(name, []), "a pickle, which can run code .* convert it: python -c"),
@@ -191,7 +191,18 @@ def test_what_lies_here_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "embedding": ["a/b/c.safetensors"],
         "beside": ["a/b/c.gguf"],
     }
-    assert files(told) == [f"{NAME}/y.safetensors"], "what is to be found again are files"
+    every = ["a/b/c.safetensors", f"{NAME}/y.safetensors", "a/b/c.safetensors", "a/b/c.gguf"]
+    assert files(told) == every, "none of which was ever fetched"
+
+
+@pytest.mark.usefixtures("cache")
+def test_what_was_fetched_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"theirs")
+    told = {"lora": [f"{NAME}/x.safetensors:0.7"], "embedding": [f"{NAME}/x.safetensors", f"{NAME}/x.pt"], "beside": [NAME]}
+    assert files(told) == [f"{NAME}/x.safetensors", f"{NAME}/x.safetensors", f"{NAME}/x.pt"]
+    with served(tmp_path, monkeypatch):
+        at_hand(f"{NAME}/x.safetensors")
+    assert files(told) == [f"{NAME}/x.pt"]
 
 
 @pytest.mark.usefixtures("cache")

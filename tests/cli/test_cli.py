@@ -369,7 +369,7 @@ def test_the_command_that_started_a_run_resumes_it(pictures: Path, tmp_path: Pat
     assert "the model is in" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [["info", "stickers"], ["train", "--help"]])
+@pytest.mark.parametrize("argv", [["info", "stickers"], ["train", "--help"], ["--help"], ["--version"]])
 def test_a_reader_that_goes_early_sees_no_traceback(argv: list[str]) -> None:
     """`unnoise ... | head -1`"""
     read, write = os.pipe()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unnoise.checkpoints.foreign.hub import is_hub_file, is_hub_name
+from unnoise.checkpoints.foreign.hub import fetched_before, is_hub_name
 from unnoise.checkpoints.foreign.lora import parse_lora
 from unnoise.cli.adapters import parse_adapter, with_mode
 from unnoise.core.errors import option
@@ -70,7 +70,7 @@ def files(meta: Mapping[str, Any]) -> list[str]:
     return [
         *(path for key in _OWN for path in _paths(meta, key)),
         *(path for told in meta.get("lora") or () if not _on_hub(path := str(parse_lora(told)[0]))),
-        *(path for path in meta.get("embedding") or () if not is_hub_file(path)),
+        *(path for path in meta.get("embedding") or () if not fetched_before(path)),
         *(path for path in meta.get("beside") or () if not _on_hub(path)),
         *(with_mode(picture)[0] for picture in shown["control"]),
         *shown["picture_prompt"],
@@ -95,7 +95,8 @@ def missing(paths: Sequence[str]) -> list[str]:
 
 
 def _on_hub(path: str) -> bool:
-    return is_hub_name(path) or is_hub_file(path)
+    """A folder's name there, or a file's that was fetched: one that was not may as well have lain here."""
+    return is_hub_name(path) or fetched_before(path)
 
 
 def _paths(meta: Mapping[str, Any], key: str) -> list[str]:

@@ -3,7 +3,9 @@
 import io
 import os
 import sys
+import warnings
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from unnoise import __version__
@@ -38,16 +40,12 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return
-    if argv[0] in ("-V", "--version"):
-        print(f"unnoise {__version__}")
-        return
-    keep_freed_memory()
+    warnings.formatwarning = _one_line
     try:
-        command(argv[0]).run(argv[1:])
-        sys.stdout.flush()  # here, where a reader that has gone is met
+        try:
+            _run(argv)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone is met; a command's --help exits
     except InputError as e:
         print(f"unnoise: {e}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -62,6 +60,26 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt as e:
         print(f"\nunnoise: {e or 'interrupted'}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _run(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+    elif argv[0] in ("-V", "--version"):
+        print(f"unnoise {__version__}")
+    else:
+        keep_freed_memory()
+        command(argv[0]).run(argv[1:])
+
+
+_formatted = warnings.formatwarning
+
+
+def _one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """What unnoise warns of, without the place in its code; other libraries' warnings as they are."""
+    if category is UserWarning and Path(__file__).parents[1] in Path(filename).parents:
+        return f"unnoise: {message}\n"
+    return _formatted(message, category, filename, lineno, line)
 
 
 def command(name: str) -> ModuleType:

@@ -1,5 +1,6 @@
 """How a model is sampled, and what that made."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +113,8 @@ def check_finite(x: State, first: int = 0) -> None:
     """InputError where the states of samples, counted from `first`, have NaN or infinities: they would be decoded as if they had
     none."""
     parts = [x] if isinstance(x, Tensor) else x.values()
-    broken = torch.stack([~part.isfinite().reshape(len(part), -1).all(1) for part in parts]).any(0).nonzero()[:, 0] + first
+    fine = [part.isfinite().reshape(len(part), math.prod(part.shape[1:])).all(1) for part in parts]
+    broken = (~torch.stack(fine).all(0)).nonzero()[:, 0] + first
     if len(broken):
         which = ", ".join(map(str, broken[:5].tolist())) + (" ..." if len(broken) > 5 else "")
         raise InputError(

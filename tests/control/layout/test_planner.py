@@ -1,5 +1,6 @@
 """Plans against the world's own geometry: what was asked for holds."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,6 +62,39 @@ def test_the_longest_pieces_that_are_understood() -> None:
 def test_prompts_that_are_understood_in_part(prompt: str, wanted: Request) -> None:
     for seed in range(4):
         assert holds(plan(prompt, SPRITES, rng(seed)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted"),
+    [
+        ("eleven red apples and a blue star", "how many apples, one to ten"),
+        ("a red apple and eleven blue stars", "how many stars, one to ten"),
+        ("two red and green apples", "how many apples, one to ten"),
+        ("a sign that says ABCDEFGHIJKL", "'ABCDEFGHIJKL': 1 to 10 capital letters"),
+        ('a star and a sign reading "H3LLO"', "'H3LLO': 1 to 10 capital letters"),
+        ("the word ÉTÉ on a sign beside a star", "'ÉTÉ': 1 to 10 capital letters"),
+    ],
+)
+def test_what_no_scene_holds_is_refused(prompt: str, wanted: str) -> None:
+    """Though the rest is understood: a drawing with another count is not what was asked for."""
+    with pytest.raises(InputError, match=wanted):
+        plan(prompt, SPRITES, rng(), lambda n: pytest.fail("drawn"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "left"),
+    [
+        ("five pink elephants and a red circle", '"five pink elephants"'),
+        ("a red star next to a blue star, and grass", '"next to" and "grass"'),
+        ("Please paint me a star, and an apple without stars", None),
+        ("a star and no apples", None),
+    ],
+)
+def test_what_is_not_understood_is_said(prompt: str, left: str | None) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        plan(prompt, SPRITES, rng())
+    assert [str(w.message).rpartition("by chance: ")[2] for w in told] == ([] if left is None else [left])
 
 
 def test_words_that_signs_are_to_say() -> None:

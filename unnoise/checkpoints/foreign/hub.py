@@ -45,6 +45,17 @@ def is_hub_file(source: str) -> bool:
     return found is not None and ends and not Path(source).exists() and not Path(found[1]).is_dir()
 
 
+def fetched_before(source: str) -> bool:
+    """Whether OWNER/NAME/FILE lies in the hub's cache."""
+    if not is_hub_file(source) or (found := _FILE.fullmatch(source)) is None:
+        return False
+    try:
+        import huggingface_hub as hub
+    except ImportError:
+        return False
+    return isinstance(hub.try_to_load_from_cache(*found.groups()), str)
+
+
 def at_hand(source: str | Path, near: Collection[str] = (CONFIG,)) -> Path:
     """A path as it is, but of a file's name on the hub the file, as it was fetched.
 
@@ -58,8 +69,9 @@ def at_hand(source: str | Path, near: Collection[str] = (CONFIG,)) -> Path:
     if told.lower().endswith(PICKLED):
         way = converting(Path(file), "d.get('state_dict', d)")
         raise InputError(
-            f"{told}: a pickle, which may run anything when it is opened, and is not fetched; take a file of safetensors, or fetch "
-            f"it yourself (hf download {name} {shlex.quote(file)}) and convert it where it lies: {way}"
+            f"{told}: no such file here; on the hub it would be a pickle, which may run anything when it is opened, and is not "
+            f"fetched; take a file of safetensors, or fetch it yourself (hf download {name} {shlex.quote(file)}) and convert it "
+            f"where it lies: {way}"
         )
 
     def needed(names: list[str]) -> list[str]:

@@ -5,17 +5,20 @@
     2. It does not: what is understood of it (`fragments`: the longest pieces that parse) must hold in what the generator draws;
        layouts are drawn until one is sound and does, DRAWS times at most.
     3. None does, or there is no generator: what is understood is placed at random, as often, until it holds.
-Words for signs are those that the pieces say, or that the prompt has in quotes or in capitals.
+Words for signs are those that the pieces say, or that the prompt has in quotes or in capitals. A number or a sign that cannot be
+held is refused, even where the rest is understood; a warning tells of other
+words that are not understood.
 """
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import chain
 
 import numpy as np
 
 from unnoise.core.errors import InputError
-from unnoise.modalities.image.scenes.grammar import parse
+from unnoise.modalities.image.scenes.grammar import LEADS, parse
 from unnoise.modalities.image.scenes.place import GAP, PITCH, place
 from unnoise.modalities.image.scenes.sprites import Sprites
 from unnoise.modalities.image.scenes.vocabulary import NUMBERS
@@ -26,6 +29,14 @@ DRAWS = 32
 PLACINGS = 6
 """Layouts that are placed for a prompt that is understood, of which one is taken."""
 _NOT = ("no", "not", "without")
+_SAYING_NOTHING = frozenset(
+    {"the", "and", ",", "please", "kindly", "do", "paint", "draw", "make", "photo", "there", "is", "are"}
+    | {word for lead in LEADS for word in lead.split()}
+)
+_SIGNED = re.compile(
+    r"\bsigns?\s+(?:that\s+)?(?:says?|reads?|saying|reading|with\s+the\s+word)\s+(\"[^\"]*\"|[^\s,]+)"
+    r"|\bthe\s+word\s+(\"[^\"]*\"|[^\s,]+)\s+on\s+(?:a|one)\s+sign\b", re.I,
+)  # fmt: skip
 _MOST_WORDS = 60  # of a prompt that is searched for pieces that parse
 _TOUCHING = 0.02 * GAP  # common area of two boxes, in squares of the picture, that a drawn layout is forgiven
 
@@ -34,21 +45,31 @@ Draw = Callable[[int], Sequence[Scene]]
 
 
 def plan(prompt: str, sprites: Sprites, rng: np.random.Generator, draw: Draw | None = None) -> Scene:
-    """A layout for a prompt. Raises InputError for a prompt of which nothing is understood, and for what has no room."""
+    """A layout for a prompt.
+
+    Raises InputError for a prompt of which nothing is understood, for what has no room, and for numbers and signs beyond what a
+    scene holds. Warns of other words that are not understood.
+    """
     request = understood(prompt, sprites)
     if request is not None:
         return placed(request, sprites, rng)
-    pieces = fragments(prompt, sprites)
+    pieces, left = _read(prompt, sprites)
+    for word in filter(None, chain.from_iterable(_SIGNED.findall(prompt))):
+        Saying(word.strip("\"'").upper())  # refuses what no sign holds
+    plurals = {noun for noun in sprites.vocabulary.nouns if noun not in sprites.vocabulary.names}
+    if several := next((w for run in left for w in run.lower().split(" ") if w in plurals), None):
+        raise InputError(
+            f"the prompt {_short(prompt)!r}: how many {several}, {NUMBERS[0]} to {NUMBERS[-1]}, is to be said before them"
+        )
     if not pieces:
-        if several := next((w for w in re.findall(r"[\w'-]+", prompt.lower()) if w in sprites.vocabulary.nouns), None):
-            raise InputError(
-                f"the prompt {_short(prompt)!r}: how many {several}, {NUMBERS[0]} to {NUMBERS[-1]}, is to be said before them"
-            )
         few = ", ".join(sprites.vocabulary.names[:8])
         raise InputError(
             f"nothing in the prompt {_short(prompt)!r} is something that this model draws; it knows {few} ... and signs"
         )
     drawn = () if draw is None else filter(sound, draw(DRAWS))
+    if left:
+        told = " and ".join(f'"{_short(run)}"' for run in left)
+        warnings.warn(f"the prompt {_short(prompt)!r}: not understood, and seen only by chance: {told}", stacklevel=2)
     together = pieces[0] if len(pieces) == 1 else Request(tuple(part for piece in pieces for part in piece.parts))
     anywhere = (place(together, rng, sprites) for _ in range(DRAWS))
     for scene in chain(drawn, anywhere):
@@ -76,18 +97,34 @@ def fragments(prompt: str, sprites: Sprites) -> tuple[Request, ...]:
 
     What comes behind "no" or "without" is not asked for.
     """
+    return _read(prompt, sprites)[0]
+
+
+def _read(prompt: str, sprites: Sprites) -> tuple[tuple[Request, ...], tuple[str, ...]]:
+    """The pieces that are understood, and the runs of words between them that say something and are not; not what is denied."""
     words = re.findall(r'"[^"]*"|[\w\'-]+|,', prompt)[:_MOST_WORDS]
-    found, start = [], 0
+    found: list[Request] = []
+    left: list[list[str]] = [[]]
+    start = 0
     while start < len(words):
+        denied = start > 0 and words[start - 1].lower() in _NOT
         for end in range(len(words), start, -1):
             request = understood(" ".join(words[start:end]), sprites)
             if request is not None:
-                if start == 0 or words[start - 1].lower() not in _NOT:
+                if not denied:
                     found.append(request)
+                left.append([])
                 start = end - 1
                 break
+        else:
+            if words[start].lower() not in _NOT and not denied:
+                left[-1].append(words[start])
         start += 1
-    return tuple(found)
+    said = []
+    for run in left:
+        saying = [i for i, word in enumerate(run) if word.lower() not in _SAYING_NOTHING]
+        said += [" ".join(run[saying[0] : saying[-1] + 1]).replace(" ,", ",")] if saying else []
+    return tuple(found), tuple(said)
 
 
 def spoken(prompt: str, pieces: Sequence[Request]) -> tuple[str, ...]:
