@@ -115,7 +115,7 @@ def test_latents_of_an_earlier_version_are_used_again(folder: Path, tmp_path: Pa
     cached_latents(codec, opened.pictures, now.partition("-")[0], file, progress=False)
     with safe_open(file, "pt") as f:
         made = f.metadata()
-    assert cached_latents(codec, opened.pictures, now, file, progress=False).shape[1] == N
+    assert cached_latents(codec, opened.pictures, now, file, progress=False).parts[0].shape[1] == N
     with safe_open(file, "pt") as f:
         assert f.metadata() == made
     black(folder / "03.png")

@@ -75,12 +75,10 @@ class LatentRun(AnyRun):
         assert isinstance(opened, OpenPictures)
         self._learn_words(opened, out)
         codec, kept = self._codec(opened, out), opened.kept()
-        states = None  # pictures of several shapes are encoded when they are needed
-        if kept.options.buckets is None:
-            if first_process():
-                cached_latents(codec.to(device()), kept, opened.fingerprint(), out / CACHE)
-            join(device()).any(False)  # all wait until they are written
-            states = cached_latents(codec.cpu(), kept, opened.fingerprint(), out / CACHE)
+        if first_process():
+            cached_latents(codec.to(device()), kept, opened.fingerprint(), out / CACHE)
+        join(device()).any(False)  # all wait until they are written
+        states = cached_latents(codec.cpu(), kept, opened.fingerprint(), out / CACHE)
         again = resume and (out / "checkpoints").exists()
         return fit_denoiser(
             self._second(out),

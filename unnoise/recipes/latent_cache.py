@@ -4,6 +4,7 @@ The file says which codec made it, and of which pictures: it is used for these a
 """
 
 import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,53 +15,61 @@ from tqdm import tqdm
 
 from unnoise.core.errors import InputError
 from unnoise.core.files import atomically
-from unnoise.modalities.image.data import PictureData
+from unnoise.modalities.image.data import KeptStates, PictureData
 from unnoise.modalities.image.latents import Latents
 from unnoise.recipes.sources import glance_of
 
 _AT_ONCE = 64
 
 
-def cached_latents(codec: Latents, pictures: PictureData, fingerprint: str, file: Path, progress: bool = True) -> Tensor:
-    """(1, N, c, h, w) float16, or (2, N, c, h, w) with the mirrored pictures' where the options flip: from `file`, or made for it.
+def cached_latents(codec: Latents, pictures: PictureData, fingerprint: str, file: Path, progress: bool = True) -> KeptStates:
+    """The states of all pictures, as float16, with the mirrored pictures' where the options flip: from `file`, or made for it.
 
     fingerprint: of the data that the pictures were taken from. InputError for a file that another codec made, or of other pictures.
     """
     made = {"codec": codec.hash(), "pictures": _of(pictures, fingerprint)}
+    shapes = pictures.by_shape()
+    names = ["states"] if len(shapes) == 1 else [f"states.{i}" for i in range(len(shapes))]
     if file.exists():
-        return _read(file, made, _of(pictures, glance_of(fingerprint)))
-    parts = []
+        return KeptStates.of(_read(file, names, made, _of(pictures, glance_of(fingerprint))), shapes)
     ways = (False, True) if pictures.options.flip else (False,)
     with tqdm(total=len(ways) * len(pictures), desc="latents", unit="", disable=not progress, leave=False) as bar:
-        for mirrored in ways:
-            for first in range(0, len(pictures), _AT_ONCE):
-                x = torch.from_numpy(pictures.pictures(range(first, min(first + _AT_ONCE, len(pictures)))))
-                parts.append(codec.encode(x.flip(-2) if mirrored else x).cpu().half())
+
+        def states(rows: Sequence[int], mirrored: bool) -> Iterator[Tensor]:
+            for first in range(0, len(rows), _AT_ONCE):
+                x = torch.from_numpy(pictures.shaped(rows[first : first + _AT_ONCE]))
+                yield codec.resized(*x.shape[1:3]).encode(x.flip(-2) if mirrored else x).cpu().half()
                 bar.update(len(x))
-    states = torch.cat(parts).unflatten(0, (len(ways), len(pictures)))
+
+        parts = [torch.stack([torch.cat([*states(rows, mirrored)]) for mirrored in ways]).contiguous() for rows in shapes]
     with atomically(file) as partial:
-        save_file({"states": states.contiguous()}, partial, made)
-    return states
+        save_file(dict(zip(names, parts)), partial, made)
+    return KeptStates.of(parts, shapes)
 
 
 def _of(pictures: PictureData, fingerprint: str) -> str:
-    h = hashlib.sha256(f"{fingerprint} {pictures.options.flip}".encode())
+    buckets = "" if pictures.options.buckets is None else f" {pictures.height} {pictures.width} {pictures.options.buckets}"
+    h = hashlib.sha256(f"{fingerprint} {pictures.options.flip}{buckets}".encode())
     for name in pictures.names:
         h.update(name.encode(errors="surrogatepass"))
     return h.hexdigest()
 
 
-def _read(file: Path, wanted: dict[str, str], formerly: str) -> Tensor:
+def _read(file: Path, names: Sequence[str], wanted: dict[str, str], formerly: str) -> list[Tensor]:
     """formerly: what earlier versions called these pictures."""
     try:
         with safe_open(file, "pt") as f:
-            had, states = f.metadata() or {}, f.get_tensor("states")
+            had = f.metadata() or {}
+            _check(file, had, wanted, formerly)
+            return [f.get_tensor(name) for name in names]
     except (OSError, SafetensorError) as e:
         raise InputError(f"{file} cannot be read as cached latents ({e}); remove it, and they are made anew") from None
+
+
+def _check(file: Path, had: Mapping[str, str], wanted: dict[str, str], formerly: str) -> None:
     for key, what in (("codec", "by codec"), ("pictures", "of pictures")):
         if had.get(key) not in (wanted[key], formerly):
             raise InputError(
                 f"{file} holds latents made {what} {str(had.get(key))[:16]}, and this run's are {wanted[key][:16]}; remove it, and "
                 "they are made anew"
             )
-    return states

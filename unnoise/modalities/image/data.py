@@ -160,6 +160,13 @@ class PictureData:
         """Pictures of one shape as they are trained on: uint8 (len(rows), h, w, C)."""
         return self.pixels.shaped(self._stored(rows)) if isinstance(self.pixels, Bucketed) else self.pictures(rows)
 
+    def by_shape(self) -> list[list[int]]:
+        """The rows of each shape that pictures are trained on in."""
+        if not isinstance(self.pixels, Bucketed):
+            return [list(range(len(self)))]
+        buckets = self.pixels.buckets[list(self._stored(range(len(self))))]
+        return [np.flatnonzero(buckets == bucket).tolist() for bucket in np.unique(buckets)]
+
     def drawn(self, rows: Sequence[int], rng: Streams) -> Sequence[int]:
         """Rows drawn evenly -> rows drawn by their weights, and all of one shape; rng: one stream a row."""
         weights = None if self.weights is None else np.asarray(self.weights)
@@ -218,6 +225,30 @@ class PictureData:
 
 
 @dataclass(frozen=True)
+class KeptStates:
+    """What a codec makes of every picture. parts: for each shape (1, n, ...), or (2, n, ...) with the mirrored pictures'; which and
+    place (N,): the part that a picture is in, and where."""
+
+    parts: tuple[Tensor, ...]
+    which: Tensor
+    place: Tensor
+
+    @staticmethod
+    def of(parts: Sequence[Tensor], rows: Sequence[Sequence[int]]) -> "KeptStates":
+        """rows: of the pictures in each part."""
+        which, place = (torch.empty(sum(map(len, rows)), dtype=torch.long) for _ in range(2))
+        for i, some in enumerate(rows):
+            which[list(some)], place[list(some)] = i, torch.arange(len(some))
+        return KeptStates(tuple(parts), which, place)
+
+    def __call__(self, rows: Sequence[int], mirrored: Tensor) -> Tensor:
+        """float32 (B, ...) of rows of one shape; mirrored: bool (B,)."""
+        chosen = torch.as_tensor(rows)
+        (part,) = self.which[chosen].unique().tolist()
+        return self.parts[part][mirrored.long(), self.place[chosen]].float()
+
+
+@dataclass(frozen=True)
 class TrainingPictures:
     """What the training loop reads. A row's flip, caption and withheld caption come from its own stream alone, and so does what
     stands in its place where rows have weights; where pictures have several shapes, all of a batch have that of its first row."""
@@ -225,8 +256,8 @@ class TrainingPictures:
     data: PictureData
     codec: Codec
     conditioner: Conditioner
-    states: Tensor | None = field(default=None, repr=False)
-    """What the codec makes of every picture, where that was done before: (1, N, ...), or (2, N, ...) with the mirrored ones."""
+    states: KeptStates | None = field(default=None, repr=False)
+    """What the codec makes of every picture, where that was done before."""
 
     def __len__(self) -> int:
         return len(self.data)
@@ -240,7 +271,7 @@ class TrainingPictures:
         mirrored = rng.uniform("flip") < 0.5 if self.data.options.flip else torch.zeros(len(rows), dtype=torch.bool)
         x: State
         if self.states is not None:
-            x = self.states[mirrored.long(), torch.as_tensor(rows)].float()
+            x = self.states(rows, mirrored)
         if self.states is None or isinstance(self.conditioner, Following):
             pixels = torch.from_numpy(self.data.shaped(rows))
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-2), pixels)
