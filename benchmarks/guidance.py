@@ -22,6 +22,14 @@ itself alone, as the identity has it, is the exact denoiser of independent patch
 p(x)^w / N(independent)^(w-1), which is normal. The last table, 16 patches of 2 numbers:
 
     shared    deviation of the patches' mean over the law's     apart    deviation about it over the law's (over what was asked for)
+
+And of a mixture: 16 patches about one of the six centres, the same for all. The exact denoiser's attention gives each patch the mean
+of what all say for every component; as the identity, 16 times what it says itself: each patch then speaks for all. This is the
+denoiser of no law, so that what is drawn is held against what was asked for, p(x), alone:
+
+    apart     deviation of patches about the centre that all but a few agree on, over the truth's
+    alone     share of patches that are nearest to another centre
+    modes, E  as above
 """
 
 import argparse
@@ -276,6 +284,52 @@ def patches(scales: list[float], n: int, only: str) -> None:
             print(f"{name:24}{told} {energy[0]:9.1f} {energy[1]:9.1f}", flush=True)
 
 
+class MixedPatches(nn.Module):
+    """The exact denoiser of patches about one of the centres, the same for all: attention gives each the mean evidence of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([SelfAttending()])
+
+    def forward(self, x: Tensor, noise_level: Tensor, cond: Cond) -> Tensor:
+        """x (n, patches, 2) and log_snr / 4, as `Patches`."""
+        t = PROCESS.schedule.time(4 * noise_level.double())
+        alpha, sigma = (a[:, None, None] for a in (PROCESS.schedule.alpha(t), PROCESS.schedule.sigma(t)))
+        x_t = x.double() * torch.hypot(alpha, sigma)
+        width = alpha**2 * VARIANCE + sigma**2
+        apart = x_t[:, :, None] - (alpha * CENTRES)[:, None]  # (n, patches, components, 2)
+        evidence = -apart.square().sum(-1) / (2 * width)
+        block, silent = self.blocks[0], torch.zeros_like(evidence)[:, None]
+        assert isinstance(block, SelfAttending)
+        shares = (WEIGHTS.log() + PATCHES * block.attend(silent, silent, evidence[:, None])[:, 0]).softmax(-1)
+        each = CENTRES + (alpha * VARIANCE / width)[..., None] * apart
+        return (shares[..., None] * each).sum(2).to(x)
+
+
+def mixed(scales: list[float], n: int) -> None:
+    """Perturbed attention on patches that share a component, against exact draws."""
+
+    def truth(seed: int) -> Tensor:
+        rng = Streams.of(seed, n)
+        which = torch.searchsorted(WEIGHTS.cumsum(0), rng.uniform("which", dtype=torch.float64)).clamp(max=len(WEIGHTS) - 1)
+        return CENTRES[which][:, None] + math.sqrt(VARIANCE) * rng.normal("patches", (PATCHES, 2)).double()
+
+    print(f"\n{PATCHES} patches of a mixture, {n} draws\n{'':24}{'apart':>7} {'alone':>7} {'modes':>7} {'E to p(x)':>10}")
+    target, network = truth(22), NetworkDenoiser(MixedPatches(), PROCESS, Data(1.0))
+    made = {"real against real": truth(23)}
+    for w in (1.0, *scales):
+        denoise = bind(PerturbedAttention(w).sharpen(network), {})
+        made[f"perturbed attention, w {w:g}"] = draws(denoise, (PATCHES, 2), n).double()
+    for name, x in made.items():
+        nearest = torch.cdist(x, CENTRES.expand(n, -1, -1)).argmin(-1)
+        agreed = nearest.mode(1).values
+        alone = nearest != agreed[:, None]
+        apart = (x - CENTRES[agreed][:, None])[~alone].square().mean().sqrt() / math.sqrt(VARIANCE)
+        modes = (torch.bincount(agreed, minlength=len(WEIGHTS)) / n - WEIGHTS).abs().sum() / 2
+        energy = 1000 * Energy()(x.flatten(1), target.flatten(1))
+        print(f"{name:26}{apart:5.2f} {alone.double().mean():7.4f} {modes:7.3f} {energy:10.1f}", flush=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=2000)
@@ -286,3 +340,5 @@ if __name__ == "__main__":
         for dims in (2, 64):
             table(dims, arguments.scales, arguments.draws, arguments.only)
         patches(arguments.scales, arguments.draws, arguments.only)
+        if arguments.only in "perturbed attention":
+            mixed(arguments.scales, arguments.draws)
