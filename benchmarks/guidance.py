@@ -23,7 +23,7 @@ p(x)^w / N(independent)^(w-1), which is normal. The last table, 16 patches of 2 
 
     shared    deviation of the patches' mean over the law's     apart    deviation about it over the law's (over what was asked for)
 
-And of a mixture: 16 patches about one of the six centres, the same for all. The exact denoiser's attention gives each patch the mean
+And of a mixture: 16 patches about one of the six centres, the same for all. The exact attention gives each patch the mean
 of what all say for every component; as the identity, 16 times what it says itself: each patch then speaks for all. This is the
 denoiser of no law, so that what is drawn is held against what was asked for, p(x), alone:
 
