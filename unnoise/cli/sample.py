@@ -25,6 +25,7 @@ from unnoise.cli.pictures import read_pictures
 from unnoise.cli.terminal import free_folder, parse, refuse_existing
 from unnoise.control.budget import Precision, Way, parse_seconds
 from unnoise.control.layout.arranged import counts_or_places
+from unnoise.control.layout.planner import check_signs
 from unnoise.control.rules import find_rule
 from unnoise.control.sampling import Samples, Start
 from unnoise.control.self_guidance import chosen
@@ -191,12 +192,8 @@ def run(argv: list[str]) -> None:
             print("stickers, each thing drawn alone and put where the prompt says (--arrange 0)", file=sys.stderr)
             args = replace(args, arrange=0.0)
         elif args.arrange is None and args.model.name == "stickers" and (hard := next(filter(_PLACED.search, asked), None)):
-            instead = (
-                "asked for by itself, in a square and without options that stand in the way, its things are drawn one at a time"
-                if counts_or_places(hard)
-                else 'it arranges what is said as in "three owls left of a violin" or "two cats above a sign that says HELLO"'
-            )
-            print(f"{hard!r} is drawn at once, which this model seldom counts and places right; {instead}", file=sys.stderr)
+            seldom = "is drawn at once, which this model seldom counts and places right"
+            print(f"{hard!r} {seldom}; {_instead(hard)}", file=sys.stderr)
     elif not ({"/", "."} & {*name} or args.prompts or there or name in shipped()):
         known, alone = ", ".join(shipped()), shlex.quote(name)
         raise InputError(
@@ -280,6 +277,17 @@ def run(argv: list[str]) -> None:
     files = samples.save(out)
     shown = f"{files[-1].name} shows them; " if files[-1].suffix == ".png" else ""
     print(f"{len(samples)} sample{'s' * (len(samples) != 1)} in {out}/ ({shown}unnoise info {files[0]} tells how they were made)")
+
+
+def _instead(prompt: str) -> str:
+    """What would have things counted and placed."""
+    if counts_or_places(prompt):
+        return "asked for by itself, in a square and without options that stand in the way, its things are drawn one at a time"
+    try:
+        check_signs(prompt)
+    except InputError as e:
+        return str(e)
+    return 'it arranges what is said as in "three owls left of a violin" or "two cats above a sign that says HELLO"'
 
 
 def _each(args: Sample) -> int:

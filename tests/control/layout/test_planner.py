@@ -124,15 +124,30 @@ def test_drawn_layouts_are_checked() -> None:
     scene = plan(prompt, SPRITES, rng(), draw)  # the grammar's own
     assert scene not in wrong
     assert holds(scene, Request((Group("apple", 2, "red"), Group("tree"))))
+    larger = Scene((*apples, thing("tree", 0.65, 0.65, side=0.35)))
+    far = Scene((thing("apple", 0.0, 0.0, side=0.3), thing("apple", 0.4, 0.0, side=0.3), thing("tree", 0.65, 0.4, side=0.3)))
+    _, draw = drawing([right, larger, far, right])
+    assert plan(prompt, SPRITES, rng(), draw) == far, "whose least thing is the largest"
     asked, draw = drawing([right])
-    plan("two red apples", SPRITES, rng(), draw)
+    for understood_whole in ("two red apples", "Please draw two red apples, and a tree"):
+        plan(understood_whole, SPRITES, rng(), draw)
     assert not asked  # understood: nothing is drawn
+
+
+def test_a_relation_holds_beside_other_things_without_a_generator() -> None:
+    pieces = fragments("three apples left of two stars, and a house", SPRITES)
+    assert len(pieces) == 2
+    for seed in range(20):
+        scene = plan("three apples left of two stars, and a house", SPRITES, rng(seed), lambda n: pytest.fail("drawn"))
+        assert all(holds(scene, piece) for piece in pieces)
+        assert sound(scene)
 
 
 def test_what_can_be_a_picture() -> None:
     assert not sound(Scene())
     assert sound(Scene((thing("cup", 0.0, 0.0), thing("cup", 0.2, 0.0))))
     assert not sound(Scene((thing("cup", 0.0, 0.0), thing("cup", 0.15, 0.0))))
+    assert not sound(Scene((thing("cup", 0.0, 0.0), thing("cup", 0.5, 0.0, side=0.1)))), "a speck"
     assert sound(Scene((), (Sign("LONG", (0.1, 0.1, 0.5, 0.3)),)))
     assert not sound(Scene((), (Sign("MUCHLONGER", (0.1, 0.1, 0.5, 0.3)),)))
 

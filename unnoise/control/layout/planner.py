@@ -2,9 +2,10 @@
 
     1. The whole prompt parses: a scene that is what it says, placed at random (`scenes.place`). It is right by construction. Of
        PLACINGS of them that one is taken whose least thing is the largest: small things are what networks draw worst.
-    2. It does not: what is understood of it (`fragments`: the longest pieces that parse) must hold in what the generator draws;
-       layouts are drawn until one is sound and does, DRAWS times at most.
-    3. None does, or there is no generator: what is understood is placed at random, as often, until it holds.
+    2. It does not: what is understood of it (`fragments`: the longest pieces that parse) must hold in what the generator draws for
+       the rest. Of DRAWS layouts, those that are sound and in which it holds, that one is taken whose least thing is the largest.
+    3. None is, or there is no generator, or no rest that says something: what is understood is placed at random until it holds
+       PLACINGS times, at most ANYWHERE times, and the same one taken.
 Words for signs are those that the pieces say, or that the prompt has in quotes or in capitals. A number or a sign that cannot be
 held is refused, even where the rest is understood; a warning tells of other
 words that are not understood.
@@ -13,7 +14,7 @@ words that are not understood.
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 
@@ -22,12 +23,14 @@ from unnoise.modalities.image.scenes.grammar import LEADS, parse
 from unnoise.modalities.image.scenes.place import GAP, PITCH, place
 from unnoise.modalities.image.scenes.sprites import Sprites
 from unnoise.modalities.image.scenes.vocabulary import NUMBERS
-from unnoise.modalities.image.scenes.world import LONGEST, Request, Saying, Scene, holds, overlap, relation_holds
+from unnoise.modalities.image.scenes.world import LONGEST, SIZES, Request, Saying, Scene, holds, overlap, relation_holds
 
 DRAWS = 32
-"""Layouts that are drawn for one prompt before what is understood is placed without the generator, and such placings."""
+"""Layouts that the generator draws for one prompt."""
 PLACINGS = 6
-"""Layouts that are placed for a prompt that is understood, of which one is taken."""
+"""Layouts that are placed for what is understood, of which one is taken."""
+ANYWHERE = 1000
+"""Layouts that are placed without regard to relations, until those hold by chance: three left of two one time in 25."""
 _NOT = ("no", "not", "without")
 _SAYING_NOTHING = frozenset(
     {"the", "and", ",", "please", "kindly", "do", "paint", "draw", "make", "photo", "there", "is", "are"}
@@ -54,8 +57,7 @@ def plan(prompt: str, sprites: Sprites, rng: np.random.Generator, draw: Draw | N
     if request is not None:
         return placed(request, sprites, rng)
     pieces, left = _read(prompt, sprites)
-    for word in filter(None, chain.from_iterable(_SIGNED.findall(prompt))):
-        Saying(word.strip("\"'").upper())  # refuses what no sign holds
+    check_signs(prompt)
     plurals = {noun for noun in sprites.vocabulary.nouns if noun not in sprites.vocabulary.names}
     if several := next((w for run in left for w in run.lower().split(" ") if w in plurals), None):
         raise InputError(
@@ -66,17 +68,27 @@ def plan(prompt: str, sprites: Sprites, rng: np.random.Generator, draw: Draw | N
         raise InputError(
             f"nothing in the prompt {_short(prompt)!r} is something that this model draws; it knows {few} ... and signs"
         )
-    drawn = () if draw is None else filter(sound, draw(DRAWS))
     if left:
         told = " and ".join(f'"{_short(run)}"' for run in left)
         warnings.warn(f"the prompt {_short(prompt)!r}: not understood, and seen only by chance: {told}", stacklevel=2)
     together = pieces[0] if len(pieces) == 1 else Request(tuple(part for piece in pieces for part in piece.parts))
-    anywhere = (place(together, rng, sprites) for _ in range(DRAWS))
-    for scene in chain(drawn, anywhere):
+
+    def right(scene: Scene) -> bool:
         backdrops = all(piece.backdrop in (None, scene.backdrop.colour) for piece in pieces)
-        if backdrops and holds(scene, together) and all(relation_holds(scene, piece) for piece in pieces):
-            return scene
+        return backdrops and holds(scene, together) and all(relation_holds(scene, piece) for piece in pieces)
+
+    drawn = () if draw is None or not left else filter(sound, draw(DRAWS))
+    anywhere = (place(together, rng, sprites) for _ in range(ANYWHERE))
+    for scenes in (drawn, anywhere):
+        if found := list(islice(filter(right, scenes), PLACINGS)):
+            return max(found, key=_least)
     raise InputError(f"all of the prompt {_short(prompt)!r} cannot be laid out together; ask for less at once")
+
+
+def check_signs(prompt: str) -> None:
+    """InputError for a sign in the prompt that is to say what no sign can."""
+    for word in filter(None, chain.from_iterable(_SIGNED.findall(prompt))):
+        Saying(word.strip("\"'").upper())
 
 
 def placed(request: Request, sprites: Sprites, rng: np.random.Generator) -> Scene:
@@ -135,16 +147,22 @@ def spoken(prompt: str, pieces: Sequence[Request]) -> tuple[str, ...]:
 
 
 def sound(scene: Scene) -> bool:
-    """Whether a drawn layout can be a picture: something is there, nothing on anything else, and every letter has its width."""
+    """Whether a drawn layout can be a picture: something is there, nothing on anything else, no thing is smaller than things of the
+    world are, and every letter has its width."""
     boxes = [t.box for t in scene.objects] + [s.box for s in scene.signs]
     apart = all(overlap(a, b) <= _TOUCHING for i, a in enumerate(boxes) for b in boxes[:i])
-    return bool(boxes) and apart and all(s.box[2] - s.box[0] >= 0.7 * PITCH[0] * len(s.word) for s in scene.signs)
+    seen = all(side >= 0.9 * SIZES["small"][0] for side in _sides(scene))
+    return bool(boxes) and apart and seen and all(s.box[2] - s.box[0] >= 0.7 * PITCH[0] * len(s.word) for s in scene.signs)
+
+
+def _sides(scene: Scene) -> list[float]:
+    """The longer side of each thing's box."""
+    return [max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in (t.box for t in scene.objects)]
 
 
 def _least(scene: Scene) -> float:
-    """The longer side of the box of the smallest thing; of a sign, the room for each letter."""
-    things = [max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in (t.box for t in scene.objects)]
-    return min(things + [(s.box[2] - s.box[0]) / len(s.word) for s in scene.signs])
+    """Of the smallest thing the longer side; of a sign, the room for each letter."""
+    return min(_sides(scene) + [(s.box[2] - s.box[0]) / len(s.word) for s in scene.signs])
 
 
 def _short(prompt: str) -> str:
