@@ -145,12 +145,21 @@ def test_what_prompts_count_and_place_is_arranged_where_no_model_is_named(tmp_pa
     assert np.array_equal(np.asarray(Image.open(next((tmp_path / "b").glob("0*.png")))), picture)
 
 
-@pytest.mark.parametrize(("prompt", "hard"), [("two cats behind a red star", True), ("a cat wearing a hat", False)])
+@pytest.mark.parametrize(
+    ("prompt", "hard"),
+    [
+        ("two cats behind a red star", "it arranges one to ten of a kind"),
+        ("eleven apples", "it arranges one to ten of a kind"),
+        ("a sign that says EXTRAORDINARY", "'EXTRAORDINARY': 1 to 10 capital letters"),
+        ("a cat wearing a hat", None),
+    ],
+)
 def test_it_is_said_where_what_is_counted_or_placed_is_not_arranged(prompt, hard, tmp_path, capsys):
     main(["sample", prompt, "-n", "1", "--steps", "1", "--out", str(tmp_path / "a")])
     said = capsys.readouterr().err
     assert "drawn alone" not in said
-    assert (f"{prompt!r} is drawn at once" in said) is hard
+    assert (f"{prompt!r} is drawn at once" in said) is (hard is not None)
+    assert (hard or "") in said
 
 
 def test_the_model_goes_over_what_was_put_together(tmp_path):

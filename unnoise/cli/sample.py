@@ -172,8 +172,9 @@ class Sample:
 
 
 _PLACED = re.compile(
-    r"\b(?:two|three|four|five|six|seven|eight|nine|ten|left of|right of|above|below|behind|in front of|sign that says)\b", re.I
-)
+    r"\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|dozen|hundred|left of|right of|above|below|behind|"
+    r"in front of|sign that says)\b|\b[1-9]\d* \w+s\b", re.I,
+)  # fmt: skip
 """Words of prompts that count or place things, or have a sign."""
 _PLACE = re.compile(r"~/|\.\.?/|/.*/|.*\.(?:safetensors|gguf|ckpt)$|[A-Za-z]:\\", re.DOTALL)
 """Paths, which no prompt looks like."""
@@ -287,7 +288,7 @@ def _instead(prompt: str) -> str:
         check_signs(prompt)
     except InputError as e:
         return str(e)
-    return 'it arranges what is said as in "three owls left of a violin" or "two cats above a sign that says HELLO"'
+    return 'it arranges one to ten of a kind, said as in "three owls left of a violin" or "two cats above a sign that says HELLO"'
 
 
 def _each(args: Sample) -> int:
