@@ -184,7 +184,7 @@ def run(argv: list[str]) -> None:
     args = parse(Sample, argv, "unnoise sample")
     name = next((a for a in argv if Path(a) == args.model), str(args.model))  # as it was typed: a Path drops "./"
     there = os.path.exists(name)  # Path.exists() raises for names longer than a file's may be
-    if (" " in name.strip() or named_emoji(name) != name) and not there:  # a prompt, and no model named
+    if (" " in name.strip() or ("/" not in name and named_emoji(name) != name)) and not there:  # a prompt, and no model named
         if _PLACE.match(name):
             raise InputError(f"{name}: no such model: no folder or file is there")
         asked = (name, *args.prompts)
