@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> None:
         try:
             _run(argv)
         finally:
-            sys.stdout.flush()  # here, where a reader that has gone is met; a command's --help exits
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a reader that has gone is met; a command's --help exits
     except InputError as e:
         print(f"unnoise: {e}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -182,3 +182,9 @@ def test_ten_large_things_have_no_room():
 )  # fmt: skip
 def test_prompts_that_count_or_place(prompt, counts):
     assert counts_or_places(prompt) is counts
+
+
+def test_emoji_whose_names_are_plurals() -> None:
+    assert [spelled(prompt) for prompt in ("5 \U0001f440", "\U0001f440\U0001f440")] == ["5 eyes", "two eyes"]
+    assert spelled("two \U0001f453") == "two glasses"
+    assert spelled("three \U0001f98a") == "three foxes"

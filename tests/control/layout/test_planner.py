@@ -97,6 +97,15 @@ def test_what_is_not_understood_is_said(prompt: str, left: str | None) -> None:
     assert [str(w.message).rpartition("by chance: ")[2] for w in told] == ([] if left is None else [left])
 
 
+@pytest.mark.parametrize(
+    "prompt", ["a star without any apples", "a star and no red apples", "a star and no sign that says SUPERCALIFRAGILISTIC"]
+)
+def test_what_is_denied_is_not_refused(prompt: str) -> None:
+    scene = plan(prompt, SPRITES, rng())
+    assert [t.name for t in scene.objects] == ["star"]
+    assert not scene.signs
+
+
 def test_words_that_signs_are_to_say() -> None:
     assert spoken('write "hello" and GO over it', ()) == ("HELLO", "GO")
     assert spoken("a sign saying TEA by the door", (Request((Saying("TEA"),)),)) == ("TEA",)

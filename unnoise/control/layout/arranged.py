@@ -23,7 +23,7 @@ from unnoise.modalities.image.scenes.draw import FINER, draw_sign, pixels, strok
 from unnoise.modalities.image.scenes.emoji import PictureSprites
 from unnoise.modalities.image.scenes.grammar import parse, vocabulary_of
 from unnoise.modalities.image.scenes.place import has_room
-from unnoise.modalities.image.scenes.vocabulary import BACKDROPS, NUMBERS, plural
+from unnoise.modalities.image.scenes.vocabulary import BACKDROPS, NUMBERS, plural, singular
 from unnoise.modalities.image.scenes.world import Relation, Request, Scene
 from unnoise.modalities.words.emoji_names import named_emoji
 
@@ -62,14 +62,19 @@ def spelled(prompt: str) -> str:
         name, count = found[1].strip(), found[0].count("\0") // 2
         before = found.string[: found.start()].lower().rstrip("\0 ").split()[-1:]
         if count > 1 and count <= len(NUMBERS) and before not in [[n] for n in _NUMBERED]:
-            return f" {NUMBERS[count - 1]} {plural(name)} "
+            return f" {NUMBERS[count - 1]} {_several(name)} "
         if count > 1:
             return f" {name}" * count + " "
         if not before or before[0] in _JOINED or before[0].endswith(","):
             return f" a {name} "
-        return f" {plural(name) if before[0] in _SEVERAL else name} "
+        return f" {_several(name) if before[0] in _SEVERAL else name} "
 
     return " ".join(re.sub(r"\0([^\0]+)\0(?:\s*\0\1\0)*", named, named_emoji(prompt, "\0")).split())
+
+
+def _several(name: str) -> str:
+    """The plural of an emoji's name, which may be one already: "eyes"."""
+    return plural(name) if singular(plural(name)) == name else name
 
 
 def asked(prompt: str) -> Request:

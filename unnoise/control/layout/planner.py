@@ -32,6 +32,7 @@ PLACINGS = 6
 ANYWHERE = 1000
 """Layouts that are placed without regard to relations, until those hold by chance: three left of two one time in 25."""
 _NOT = ("no", "not", "without")
+_DENIED = re.compile(r"\b(?:no|not|without)\b[^,]*?(?=,|\band\b|\bbut\b|$)", re.I)
 _SAYING_NOTHING = frozenset(
     {"the", "and", ",", "please", "kindly", "do", "paint", "draw", "make", "photo", "there", "is", "are"}
     | {word for lead in LEADS for word in lead.split()}
@@ -57,9 +58,10 @@ def plan(prompt: str, sprites: Sprites, rng: np.random.Generator, draw: Draw | N
     if request is not None:
         return placed(request, sprites, rng)
     pieces, left = _read(prompt, sprites)
-    check_signs(prompt)
+    wanted = _DENIED.sub(" ", prompt)
+    check_signs(wanted)
     plurals = {noun for noun in sprites.vocabulary.nouns if noun not in sprites.vocabulary.names}
-    if several := next((w for run in left for w in run.lower().split(" ") if w in plurals), None):
+    if several := next((w for run in left for w in run.lower().split(" ") if w in plurals and w in wanted.lower()), None):
         raise InputError(
             f"the prompt {_short(prompt)!r}: how many {several}, {NUMBERS[0]} to {NUMBERS[-1]}, is to be said before them"
         )
