@@ -150,6 +150,8 @@ def test_what_prompts_count_and_place_is_arranged_where_no_model_is_named(tmp_pa
     [
         ("two cats behind a red star", "it arranges one to ten of a kind"),
         ("eleven apples", "it arranges one to ten of a kind"),
+        ("\U0001f34e" * 12, "it arranges one to ten of a kind"),
+        ("\U0001f1eb\U0001f1f7" * 2, "it arranges one to ten of a kind"),
         ("a sign that says EXTRAORDINARY", "'EXTRAORDINARY': 1 to 10 capital letters"),
         ("a cat wearing a hat", None),
     ],
@@ -216,6 +218,13 @@ def test_prompts_that_cannot_be_drawn_are_refused_in_one_line(name, prompt, mess
         load(name).sample(prompt, steps=1)
     assert message in str(e.value)
     assert "\n" not in str(e.value)
+
+
+def test_what_cannot_be_read_is_refused_before_anything_is_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("unnoise.recipes.speed._costs", lambda *told: pytest.fail("measured"))
+    said = refused(["sample", "stickers", "a cat \ud55c", "--error", "0.1", "--out", str(tmp_path / "x")], capsys)
+    assert "this model's vocabulary has no piece of it" in said
 
 
 def test_stickers_draw_words_that_they_never_saw():

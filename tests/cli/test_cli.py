@@ -157,6 +157,10 @@ def test_a_table_comes_back_with_its_header_and_types(tmp_path: Path, capsys: py
         (["sample", "{run}", "--interval", "0.1"], "unnoise: --interval 0.1: 2 numbers are wanted ("),
         (["sample", "{run}", "--steps"], "unnoise: --steps: its value is missing ("),
         (["sample", "{run}", "--step", "3", "dark"], "unnoise: there is no option --step; did you mean --steps? ("),
+        (
+            ["train", "{pictures}", "--dta.options.flip"],
+            "there is no option --dta.options.flip; did you mean --data.options.flip? (",
+        ),
         (["train", "{pictures}", "--weights", "a"], "unnoise: --weights: Failed to parse key-value pairs! ("),
         (["info", "a", "b"], "unnoise: b: more than is asked for ("),
         (["info"], "unnoise: missing: PATH"),

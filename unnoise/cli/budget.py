@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from unnoise.control.asking import check_words
 from unnoise.control.budget import Way
 from unnoise.core.errors import InputError, option
 from unnoise.model import DiffusionModel
@@ -33,6 +34,7 @@ def fit(
     """How to draw, and the model for it; arguments as `fitted`'s and `Order`'s."""
     from unnoise.recipes.speed import Order, fitted, precisions  # recipes are slow to import
 
+    check_words(model.conditioner, prompts)
     order, among = Order(usual, prompts, n, batch, side), precisions(model, usual.precision)
 
     def say(line: str) -> None:

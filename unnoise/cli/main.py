@@ -44,9 +44,10 @@ def main(argv: list[str] | None = None) -> None:
     try:
         try:
             _run(argv)
-        finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()  # here, where a reader that has gone is met; a command's --help exits
+        except SystemExit:
+            _flush()  # a command's --help exits
+            raise
+        _flush()
     except InputError as e:
         print(f"unnoise: {e}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -71,6 +72,12 @@ def _run(argv: list[str]) -> None:
     else:
         keep_freed_memory()
         command(argv[0]).run(argv[1:])
+
+
+def _flush() -> None:
+    """Here, where it is met that the reader has gone."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 _formatted = warnings.formatwarning

@@ -24,7 +24,7 @@ from unnoise.cli.budget import check_beside, fit
 from unnoise.cli.pictures import read_pictures
 from unnoise.cli.terminal import free_folder, parse, refuse_existing
 from unnoise.control.budget import Precision, Way, parse_seconds
-from unnoise.control.layout.arranged import counts_or_places
+from unnoise.control.layout.arranged import counts_or_places, spelled
 from unnoise.control.layout.planner import check_signs
 from unnoise.control.rules import find_rule
 from unnoise.control.sampling import Samples, Start
@@ -173,7 +173,7 @@ class Sample:
 
 _PLACED = re.compile(
     r"\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|dozen|hundred|left of|right of|above|below|behind|"
-    r"in front of|sign that says)\b|\b[1-9]\d* \w+s\b", re.I,
+    r"in front of|sign that says)\b|\b(?:[2-9]|[1-9]\d+)(?: [\w-]+){1,3}s\b", re.I,
 )  # fmt: skip
 """Words of prompts that count or place things, or have a sign."""
 _PLACE = re.compile(r"~/|\.\.?/|/.*/|.*\.(?:safetensors|gguf|ckpt)$|[A-Za-z]:\\", re.DOTALL)
@@ -192,7 +192,11 @@ def run(argv: list[str]) -> None:
         if args.arrange is None and args.model.name == "stickers" and arranges(args):
             print("stickers, each thing drawn alone and put where the prompt says (--arrange 0)", file=sys.stderr)
             args = replace(args, arrange=0.0)
-        elif args.arrange is None and args.model.name == "stickers" and (hard := next(filter(_PLACED.search, asked), None)):
+        elif (
+            args.arrange is None
+            and args.model.name == "stickers"
+            and (hard := next((p for p in asked if _PLACED.search(spelled(p))), None))
+        ):
             seldom = "is drawn at once, which this model seldom counts and places right"
             print(f"{hard!r} {seldom}; {_instead(hard)}", file=sys.stderr)
     elif not ({"/", "."} & {*name} or args.prompts or there or name in shipped()):

@@ -60,12 +60,12 @@ def _plainly(text: str) -> str:
         return f"{found[1]} {given}: {_wanted(found[2])}"
     if found := re.search(r"Error parsing (\S+): .*?(?:for (int)\(\)|to (float)).*?: '(.*?)'", text):
         return f"{found[1].partition('/')[0]} {found[4]}: {_wanted((found[2] or found[3]).upper())}"
-    if found := re.search(r"Unrecognized options: (.*?)(?: Perhaps you meant: (\S+).*)?$", text):
+    if found := re.search(r"Unrecognized options: (.*?)(?: Perhaps you meant: (\S+?),?(?:\s.*)?)?$", text):
         names = [given for given in found[1].split(", ") if given.startswith("-")]
         what = f"there is no option {names[0]}" if names else f"{found[1]}: more than is asked for"
         return what + (f"; did you mean {found[2]}?" if found[2] else "")
     text = re.sub(r"^Required options Missing from [\w ]+: ", "missing: ", text)
-    return re.sub(r"^(?:Value error )?Error parsing (\S+): (.*?) Argument helptext: .*", r"\1: \2", text)
+    return re.sub(r"^(?:Value error )?Error parsing (\S+): (.*?)(?: Argument helptext: .*)?$", r"\1: \2", text)
 
 
 def _wanted(kind: str) -> str:

@@ -70,6 +70,11 @@ def test_prompts_that_are_understood_in_part(prompt: str, wanted: Request) -> No
         ("eleven red apples and a blue star", "how many apples, one to ten"),
         ("a red apple and eleven blue stars", "how many stars, one to ten"),
         ("two red and green apples", "how many apples, one to ten"),
+        ("thirty two apples", "'thirty two' is more than a scene holds, one to ten"),
+        ("a star, and a hundred and two apples", "'hundred and two' is more"),
+        ("120 two apples", "'120 two' is more"),
+        ("1,5 apples", "how many apples, one to ten"),
+        ("a star and 3.5 apples", "how many apples, one to ten"),
         ("a sign that says ABCDEFGHIJKL", "'ABCDEFGHIJKL': 1 to 10 capital letters"),
         ('a star and a sign reading "H3LLO"', "'H3LLO': 1 to 10 capital letters"),
         ("the word ÉTÉ on a sign beside a star", "'ÉTÉ': 1 to 10 capital letters"),
@@ -88,6 +93,8 @@ def test_what_no_scene_holds_is_refused(prompt: str, wanted: str) -> None:
         ("a red star next to a blue star, and grass", '"next to" and "grass"'),
         ("Please paint me a star, and an apple without stars", None),
         ("a star and no apples", None),
+        ("a star without any red apples, but two houses", None),
+        ("in 1999, two stars", '"in 1999"'),
     ],
 )
 def test_what_is_not_understood_is_said(prompt: str, left: str | None) -> None:

@@ -61,8 +61,8 @@ def spelled(prompt: str) -> str:
     def named(found: re.Match[str]) -> str:
         name, count = found[1].strip(), found[0].count("\0") // 2
         before = found.string[: found.start()].lower().rstrip("\0 ").split()[-1:]
-        if count > 1 and count <= len(NUMBERS) and before not in [[n] for n in _NUMBERED]:
-            return f" {NUMBERS[count - 1]} {_several(name)} "
+        if count > 1 and before not in [[n] for n in _NUMBERED]:
+            return f" {NUMBERS[count - 1] if count <= len(NUMBERS) else count} {_several(name)} "
         if count > 1:
             return f" {name}" * count + " "
         if not before or before[0] in _JOINED or before[0].endswith(","):

@@ -32,9 +32,12 @@ PLACINGS = 6
 ANYWHERE = 1000
 """Layouts that are placed without regard to relations, until those hold by chance: three left of two one time in 25."""
 _NOT = ("no", "not", "without")
-_DENIED = re.compile(r"\b(?:no|not|without)\b[^,]*?(?=,|\band\b|\bbut\b|$)", re.I)
+_BEYOND = re.compile(
+    r"\d+(?:[.,]\d+)?|(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-\w+)?|eleven|twelve|\w+teen|hundreds?|thousands?|millions?|dozens?",
+    re.I,
+)  # numbers in front of a piece make it another one: "thirty two apples", "a hundred and two apples"
 _SAYING_NOTHING = frozenset(
-    {"the", "and", ",", "please", "kindly", "do", "paint", "draw", "make", "photo", "there", "is", "are"}
+    {"the", "and", "but", ",", "please", "kindly", "do", "paint", "draw", "make", "photo", "there", "is", "are"}
     | {word for lead in LEADS for word in lead.split()}
 )
 _SIGNED = re.compile(
@@ -57,11 +60,10 @@ def plan(prompt: str, sprites: Sprites, rng: np.random.Generator, draw: Draw | N
     request = understood(prompt, sprites)
     if request is not None:
         return placed(request, sprites, rng)
+    check_signs(" ".join(_wanted(prompt)))
     pieces, left = _read(prompt, sprites)
-    wanted = _DENIED.sub(" ", prompt)
-    check_signs(wanted)
     plurals = {noun for noun in sprites.vocabulary.nouns if noun not in sprites.vocabulary.names}
-    if several := next((w for run in left for w in run.lower().split(" ") if w in plurals and w in wanted.lower()), None):
+    if several := next((w for run in left for w in run.lower().split(" ") if w in plurals), None):
         raise InputError(
             f"the prompt {_short(prompt)!r}: how many {several}, {NUMBERS[0]} to {NUMBERS[-1]}, is to be said before them"
         )
@@ -115,30 +117,53 @@ def fragments(prompt: str, sprites: Sprites) -> tuple[Request, ...]:
 
 
 def _read(prompt: str, sprites: Sprites) -> tuple[tuple[Request, ...], tuple[str, ...]]:
-    """The pieces that are understood, and the runs of words between them that say something and are not; not what is denied."""
-    words = re.findall(r'"[^"]*"|[\w\'-]+|,', prompt)[:_MOST_WORDS]
+    """The pieces that are understood, and the runs of words between them that say something and are not; not what is denied.
+
+    Raises InputError for a piece whose number is the end of a larger one.
+    """
+    words = _wanted(prompt)
     found: list[Request] = []
     left: list[list[str]] = [[]]
     start = 0
     while start < len(words):
-        denied = start > 0 and words[start - 1].lower() in _NOT
         for end in range(len(words), start, -1):
             request = understood(" ".join(words[start:end]), sprites)
             if request is not None:
-                if not denied:
-                    found.append(request)
+                before = left[-1][:-1] if left[-1][-1:] == ["and"] else left[-1]
+                if before and _BEYOND.fullmatch(before[-1]):
+                    number = " ".join([*left[-1][len(before) - 1 :], words[start]])
+                    raise InputError(
+                        f"the prompt {_short(prompt)!r}: {number!r} is more than a scene holds, {NUMBERS[0]} to {NUMBERS[-1]}"
+                    )
+                found.append(request)
                 left.append([])
                 start = end - 1
                 break
         else:
-            if words[start].lower() not in _NOT and not denied:
-                left[-1].append(words[start])
+            left[-1].append(words[start])
         start += 1
     said = []
     for run in left:
         saying = [i for i, word in enumerate(run) if word.lower() not in _SAYING_NOTHING]
         said += [" ".join(run[saying[0] : saying[-1] + 1]).replace(" ,", ",")] if saying else []
     return tuple(found), tuple(said)
+
+
+def _wanted(prompt: str) -> list[str]:
+    """A prompt's words, with a comma in place of each run that is denied: to a comma, "and", "but" or the next thing's number."""
+    wanted: list[str] = []
+    denied = 0  # words since "no"
+    for word in re.findall(r'"[^"]*"|\d+[.,]\d+|[\w\'-]+|,', prompt)[:_MOST_WORDS]:
+        plain = word.lower()
+        if plain in _NOT:
+            wanted.append(",")
+            denied = 1
+        elif denied and plain not in (",", "and", "but") and (denied == 1 or plain not in ("a", "an", *NUMBERS)):
+            denied += 1
+        else:
+            wanted.append(word)
+            denied = 0
+    return wanted
 
 
 def spoken(prompt: str, pieces: Sequence[Request]) -> tuple[str, ...]:
