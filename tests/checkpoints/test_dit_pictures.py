@@ -19,6 +19,7 @@ from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import State
 from unnoise.loading import MODEL_CLASSES
+from unnoise.modalities.image.show import read_meta
 from unnoise.model import DiffusionModel, ModelConfig
 
 diffusers = pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
@@ -154,7 +155,39 @@ def test_what_they_usually_take_is_known(tmp_path: Path) -> None:
     assert (model.config.sampling.steps, model.config.sampling.guidance) == (20, 4.5)
 
 
-def test_sana_sprint_is_recognised(tmp_path: Path) -> None:
-    pipeline = sana(tmp_path / "parts", guidance_embeds=True)
-    with pytest.raises(InputError, match="Sana-Sprint, a student that is told the guidance scale, is recognised, but not run here"):
-        unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_sana_sprint(steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A student that is told the guidance scale: its picture, from the same noise before and on the way."""
+    told = sana(
+        tmp_path / "parts", sample_size=16, guidance_embeds=True, qk_norm="rms_norm_across_heads", timestep_scale=0.001,
+        guidance_embeds_scale=0.2,
+    )  # fmt: skip
+    pipeline = diffusers.SanaSprintPipeline(**{**told.components, "scheduler": diffusers.SCMScheduler()})
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    usual = model.config.sampling
+    assert (usual.sampler, usual.steps, usual.guidance) == ("lcm", 2, 4.5)
+    streams, shape = Streams.each(SEEDS), model.codec.shape()
+    drawn = iter([streams.scoped("sampler").at(i).normal("lcm", shape) for i in range(steps)])
+    monkeypatch.setattr("diffusers.schedulers.scheduling_scm.randn_tensor", lambda *args, **kwargs: next(drawn))
+    last = pipeline(
+        PROMPTS, latents=streams.normal("prior", shape), num_inference_steps=steps, guidance_scale=3.0, output_type="latent",
+        intermediate_timesteps=1.3 if steps == 2 else None, height=32, width=32, use_resolution_binning=False,
+    ).images  # fmt: skip
+    state, _ = ours(model, steps=steps, guidance=3.0)
+    other, _ = ours(model, steps=steps, guidance=5.0)
+    assert float(last.std()) > 0.02
+    assert float((state - last).abs().max() / last.std()) < 1e-3
+    assert float((other - last).abs().max() / last.std()) > 1e-2
+
+
+def test_sana_sprint_from_the_command_line(tmp_path: Path) -> None:
+    told = sana(tmp_path / "parts", sample_size=16, guidance_embeds=True)
+    pipeline = diffusers.SanaSprintPipeline(**{**told.components, "scheduler": diffusers.SCMScheduler()})
+    folder, out = tiny.save(pipeline, tmp_path / "model"), tmp_path / "out"
+    main(["sample", str(folder), "a cat", "-n", "1", "--out", str(out)])
+    made = read_meta(next(out.glob("0*.png")))
+    assert (made["steps"], made["sampler"], made["guidance"]) == (2, "lcm", 4.5)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "prediction_type": "epsilon"}))
+    with pytest.raises(InputError, match="prediction_type 'epsilon' of a SCMScheduler; 'trigflow' is supported"):
+        unnoise.load(folder)

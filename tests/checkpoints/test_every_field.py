@@ -88,7 +88,7 @@ heads of one token's attention to itself; how codes are shown."""
 ELSEWHERE = {
     "UNet2DConditionModel": {"sample_size", "addition_time_embed_dim"},  # the codec's size, what is told
     "ControlNetModel": {"addition_time_embed_dim"},  # the model's
-    "SanaTransformer2DModel": {"guidance_embeds_scale"},  # of Sprint, which is not run
+    "SanaTransformer2DModel": {"guidance_embeds_scale"},  # of Sprint: test_sana_sprint
     # of the tensors' shapes
     "SD3Transformer2DModel": {"caption_projection_dim"},
     "SD3ControlNetModel": {"caption_projection_dim", "extra_conditioning_channels"},

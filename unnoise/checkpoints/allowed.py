@@ -55,6 +55,7 @@ ALLOWED = allow(
     grids.Uniform, grids.Quadratic, grids.Shifted, grids.Karras, grids.LogSNR,
     timesteps.Leading, timesteps.Trailing, timesteps.Linspace, timesteps.Distilled, timesteps.KarrasBetween,
     timesteps.ExponentialBetween, timesteps.BetaBetween, timesteps.FlowSteps, timesteps.ByTokens, timesteps.FlowBetween,
+    timesteps.Angles,
     # samplers that a foreign model asks for by their settings
     deis_log.LogDEIS, unipc.UniPC,
     # networks

@@ -200,6 +200,25 @@ class FlowSteps(Grid):
 
 
 @dataclass(frozen=True)
+class Angles(Grid):
+    """A flow's times by angle, t = sin a / (sin a + cos a), a evenly from pi / 2 to 0; of two steps the second starts at `middle`.
+
+    The rectified flow's (1 - t) x0 + t z and TrigFlow's cos(a) x0 + sin(a) z are the same up to a factor there: Chen et al. 2025
+    (Sana-Sprint, 2503.09641), section 3.1; sCM: Lu and Song 2024 (2410.11081).
+    """
+
+    middle: float = 1.3
+
+    def spread(self, steps: int, process: Process) -> Tensor:
+        a = torch.linspace(math.pi / 2, 0, steps + 1, dtype=torch.float64)
+        if steps == 2:
+            a[1] = self.middle
+        t = a.sin() / (a.sin() + a.cos())
+        t[0] = 1  # to which rounding need not come
+        return t
+
+
+@dataclass(frozen=True)
 class FlowBetween(Grid):
     """A curve drawn in a flow's times themselves, in place of ratios, between the same ends: see `Between`."""
 

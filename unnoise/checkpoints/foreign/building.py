@@ -38,7 +38,7 @@ from unnoise.checkpoints.foreign.belonging import (
     unknown_network,
 )
 from unnoise.checkpoints.foreign.corrected import network_as_run, scheduler_as_run
-from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_TABLE, pixart_config, sana_config
+from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_TABLE, pixart_config, sana_config, sana_table
 from unnoise.checkpoints.foreign.memory import Wanted, check_fits
 from unnoise.checkpoints.foreign.parts import AsType, Foreign, Part
 from unnoise.checkpoints.foreign.recognise import class_family
@@ -150,6 +150,8 @@ def _is_told_scale(network: NetworkConfig) -> bool:
     """Whether it is told the guidance scale, and called once a step."""
     if isinstance(network, FluxConfig):
         return network.guidance
+    if isinstance(network, SanaConfig):
+        return network.guidance is not None
     return isinstance(network, SDUNetConfig) and network.guidance_dim > 0
 
 
@@ -215,8 +217,9 @@ def _config(part: Part, family: Family) -> Any:
 def _network(part: Part, config: NetworkConfig, family: Family, dtype: torch.dtype) -> nn.Module:
     with unfilled():
         network = config.build()
+    table = sana_table(config) if isinstance(config, SanaConfig) else family.table
     try:
-        return _filled(network, translate(AsType(part.tensors, dtype), family.table, network.state_dict(), family.unused))
+        return _filled(network, translate(AsType(part.tensors, dtype), table, network.state_dict(), family.unused))
     except InputError as e:
         raise InputError(f"{part.where}: {e}") from None
 
@@ -369,13 +372,8 @@ def _pixart_told(told: Told) -> EmphaticConfig:
 def _sana_told(told: Told) -> EmphaticConfig:
     part = needed(told.foreign, "text_encoder")
     source = str(Path(part.where).absolute()) if Path(part.where).is_dir() else part.where
-    return read_gemma(source, half=told.half, variant=part.variant)
-
-
-def _sana_config(theirs: Mapping[str, Any]) -> SanaConfig:
-    if theirs.get("guidance_embeds"):
-        raise InputError("Sana-Sprint, a student that is told the guidance scale, is recognised, but not run here; Sana is")
-    return sana_config(theirs)
+    words = read_gemma(source, half=told.half, variant=part.variant)
+    return words if told.network.guidance is None else WithGuidanceConfig(words)
 
 
 Pictured = type[CodedMaskConfig] | type[WholeMaskConfig] | type[EditingConfig] | type[ControlledConfig]
@@ -400,6 +398,6 @@ FAMILIES: Mapping[str, Family] = {
     "SD3Transformer2DModel": Family("Stable Diffusion 3 and 3.5", sd3_config, SD3_TABLE, _sd3_told, SD3_UNUSED),
     "FluxTransformer2DModel": Family("FLUX.1", flux_config, FLUX_TABLE, _flux_told),
     "PixArtTransformer2DModel": Family("PixArt", pixart_config, PIXART_TABLE, _pixart_told),
-    "SanaTransformer2DModel": Family("Sana", _sana_config, SANA_TABLE, _sana_told),
+    "SanaTransformer2DModel": Family("Sana", sana_config, SANA_TABLE, _sana_told),
 }
 """By the class of theirs that denoises."""

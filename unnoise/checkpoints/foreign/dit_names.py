@@ -65,6 +65,11 @@ SANA_SPRINT_TABLE: Table = {
 }
 """Where the guidance scale is told, their module of the noise level lies elsewhere."""
 
+
+def sana_table(config: SanaConfig) -> Table:
+    return SANA_TABLE if config.guidance is None else SANA_SPRINT_TABLE
+
+
 _PIXART_FIXED: Mapping[str, Any] = {
     "activation_fn": "gelu-approximate",
     "attention_bias": True,

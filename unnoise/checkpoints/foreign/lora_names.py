@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from unnoise.checkpoints.diffusers_names import FLUX_TABLE, SD3_TABLE, UNET_TABLE, Table, lookup, sources_of
-from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_SPRINT_TABLE, SANA_TABLE
+from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, sana_table
 from unnoise.checkpoints.foreign.original_names import FLUX, sd3_swapped, sd3_table, unet_table
 from unnoise.control.low_rank import Layer, Place
 from unnoise.core.errors import InputError
@@ -172,7 +172,7 @@ NAMINGS: Mapping[type[nn.Module], Naming] = {
         {"inner": (1, 1, 1, 4)},
     ),
     PixArt: Naming("PixArt", "transformer", lambda net: PIXART_TABLE),
-    Sana: Naming("Sana", "transformer", lambda net: SANA_TABLE if net.config.guidance is None else SANA_SPRINT_TABLE),
+    Sana: Naming("Sana", "transformer", lambda net: sana_table(net.config)),
 }
 _VERSIONS = {768: "1", 1024: "2", 1280: "XL's refiner", 2048: "XL"}
 """Of Stable Diffusion, by the width of the words that the U-Net reads."""

@@ -22,6 +22,7 @@ from unnoise.samplers.grids import Grid
 from unnoise.samplers.loop import Sampler
 from unnoise.samplers.registry import find
 from unnoise.samplers.timesteps import (
+    Angles,
     BetaBetween,
     Between,
     ByTokens,
@@ -72,12 +73,14 @@ def read_scheduler(config: Mapping[str, Any], pipeline: str = "") -> Scheduled:
     Raises InputError for schedulers, beta schedules and settings that are unknown or not supported, naming them.
     """
     kind = str(config.get("_class_name", "none"))
-    find(f"scheduler in {WHERE}", kind, {**SOLVERS, **FLOWS})
+    find(f"scheduler in {WHERE}", kind, {**SOLVERS, **FLOWS, "SCMScheduler": None})
     if kind in SOLVERS:
         config = {name: value for name, value in config.items() if name not in SOLVERS[kind].deaf_to}
     for name, usual in REFUSED.items():
         if config.get(name, usual) not in (usual, None):
             raise InputError(f"{WHERE}: {name} {config[name]!r} of a {kind} is not supported; {usual!r} is")
+    if kind == "SCMScheduler":
+        return _by_angle(config, pipeline)
     if kind in FLOWS or config.get("use_flow_sigmas"):
         return _flow(kind, config, pipeline)
     return _discrete(kind, SOLVERS[kind], config, pipeline)
@@ -345,6 +348,18 @@ def _flow_steps(kind: str, shift: float, pipeline: str, dynamic: bool) -> FlowSt
     return FlowSteps(shift, 1.0, least if dynamic else shift * least / (1 + (shift - 1) * least), spare=0)
 
 
+def _by_angle(config: Mapping[str, Any], pipeline: str) -> Scheduled:
+    """Their TrigFlow for Sana-Sprint is the rectified flow that the network was taught in, in other words: see `Angles`.
+
+    Where their state is cos(a) x0 + sin(a) sigma_data z, ours is that divided by sigma_data (cos(a) + sin(a)), what their pipeline
+    tells the network; sigma_data cancels.
+    """
+    if config.get("prediction_type", "trigflow") != "trigflow":
+        raise InputError(f"{WHERE}: prediction_type {config['prediction_type']!r} of a SCMScheduler; 'trigflow' is supported")
+    process = Gaussian(RectifiedFlow(), signal_std=1.0)
+    return Scheduled(process, AtTimestep(Velocity(data_std=1.0)), _sampling("lcm", Angles(), config, pipeline))
+
+
 EVEN_PIPELINES = ("Flux",)
 """Pipelines of theirs that give the scheduler u = 1, 1 - 1 / n, ... 1 / n themselves."""
 
@@ -377,6 +392,7 @@ PIPELINES: Mapping[str, Usual] = MappingProxyType(
         "FluxFill": Usual(50, 30.0),
         "Flux": Usual(28, 3.5),
         "PixArt": Usual(20, 4.5),
+        "SanaSprint": Usual(2, 4.5),
         "Sana": Usual(20, 4.5),
     }
 )
