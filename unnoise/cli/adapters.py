@@ -12,7 +12,9 @@ from unnoise.checkpoints.foreign.adapters import ENCODER, controlnet, encoder_ne
 from unnoise.checkpoints.foreign.memory import numbers_at
 from unnoise.control.adapters import Attachment
 from unnoise.control.guidance import Interval
+from unnoise.core.denoisers import NetworkDenoiser
 from unnoise.core.errors import InputError
+from unnoise.model import DiffusionModel
 
 
 class Told(NamedTuple):
@@ -52,13 +54,16 @@ def numbers_of(controls: Sequence[str], prompts: Sequence[str], encoder: str | N
     return sum(map(numbers_at, files)) + (2 if bf16 else 1) * sum(map(numbers_at, clips))
 
 
-def read_adapters(controls: Sequence[str], guess: bool, prompts: Sequence[str], encoder: str | None) -> list[Attachment]:
-    """Those of --control (in guess mode, where asked for) and of --picture-prompt."""
+def read_adapters(
+    model: DiffusionModel, controls: Sequence[str], guess: bool, prompts: Sequence[str], encoder: str | None
+) -> list[Attachment]:
+    """For a model, those of --control (in guess mode, where asked for) and of --picture-prompt."""
+    network = model.denoiser.network if isinstance(model.denoiser, NetworkDenoiser) else None
     out: list[Attachment] = []
     for told in (parse_adapter("--control", c) for c in controls):
         pictures, modes = zip(*map(with_mode, told.pictures))
         known = [mode for mode in modes if mode is not None]
-        out.append(controlnet(told.where, pictures, told.scale, told.interval, guess, known))
+        out.append(controlnet(told.where, pictures, told.scale, told.interval, guess, known, network))
     for told in (parse_adapter("--picture-prompt", p) for p in prompts):
         out.append(picture_prompt(told.where, told.pictures, _encoder(told.where, encoder), told.scale, told.interval))
     return out

@@ -217,7 +217,7 @@ def run(argv: list[str]) -> None:
     for path in (*args.start, *args.fill, *args.mask, *args.change, *args.follow):  # what may take minutes to load comes after
         if not path.is_file():
             raise InputError(f"{path}: not readable as a picture: no such file")
-    model = _opened(args, args.bf16).attached(*read_adapters(args.control, args.guess, args.picture_prompt, args.picture_encoder))
+    model = _opened(args, args.bf16)
     dtype = torch.bfloat16 if args.bf16 else None
     device, away = _device(args), args.negative
     later = [load(path, dtype, wanted=Wanted(batch=_wanted(args).batch, device=str(device))).to(device) for path in args.then]
@@ -305,7 +305,7 @@ def _total(args: Sample) -> int:
 
 
 def _opened(args: Sample, bf16: bool) -> DiffusionModel:
-    """The model with what is merged into its weights."""
+    """The model with what is merged into its weights, and what is beside it."""
     loras = parse_loras(args.lora)
     device, wanted = _device(args), _wanted(args, numbers_of(args.control, args.picture_prompt, args.picture_encoder, bf16))
     model = load(args.model, torch.bfloat16 if bf16 else None, args.variant, args.beside, wanted)
@@ -313,6 +313,7 @@ def _opened(args: Sample, bf16: bool) -> DiffusionModel:
         textual_inversion(model, file)
     if loras:
         model = with_loras(model, loras)
+    model = model.attached(*read_adapters(model, args.control, args.guess, args.picture_prompt, args.picture_encoder))
     return (model.to_int8() if args.int8 else model).to(device)
 
 

@@ -199,6 +199,17 @@ class Adapted:
     def merged(self) -> bool:
         return bool(self._kept)
 
+    def plain_state(self) -> dict[str, Tensor]:
+        """The network's state dict as it is without them, merged or not. What was settled is its own."""
+        names = {layer: name for name, layer in self.network.named_modules()}
+        kept = {
+            f"{names[layer]}.{leaf}": p.data.to(layer.weight)
+            for layer, before in self._kept.items()
+            for leaf, p in zip(("weight", "bias"), before)
+            if p is not None
+        }
+        return {**self.network.state_dict(), **kept}
+
     def set(self, adapters: Mapping[str, tuple[Adapter, float]]) -> None:
         """These by name, each with its weight, in place of those before; none takes all away. What was merged is merged again."""
         merged = self.merged

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unnoise.checkpoints.foreign.adapter_names import image_prompt, redux, steering, timed_prompt
 from unnoise.checkpoints.foreign.control_configs import controlnet_of_diffusers
+from unnoise.checkpoints.foreign.control_on_base import lacks_base, on_base
 from unnoise.checkpoints.foreign.folder import PICKLED, read_config, read_part
 from unnoise.checkpoints.foreign.hub import CONFIG, at_hand, fetch_part, is_hub_name
 from unnoise.checkpoints.foreign.original_configs import controlnet as original_controlnet
@@ -48,17 +49,18 @@ _NESTED = "{f'{a}.{k}': v for a, part in d.items() for k, v in part.items()}"
 
 def controlnet(
     where: str | Path, picture: Picture | Sequence[Picture], scale: float = 1.0, interval: Interval = (0.0, 1.0),
-    guess: bool = False, mode: int | Sequence[int] = (),
+    guess: bool = False, mode: int | Sequence[int] = (), beside: nn.Module | None = None,
 ) -> Control:  # fmt: skip
     """A ControlNet (for Stable Diffusion 1, 2, XL and 3, for FLUX) or a T2I-Adapter, with its control picture or pictures.
 
     where: a folder of diffusers, one file of weights in it, or a ControlNet in a single file: under diffusers' names, or for Stable
     Diffusion 1, 2 and XL under those of its makers; or the name of any of these on the hub. One that fills in
     (control_v11p_sd15_inpaint is known by its name, those for Stable Diffusion 3 and FLUX by their tensors) draws anew what is
-    transparent in its picture. mode: of every picture, for a ControlNet that tells kinds of them apart. The rest as `Control`'s.
+    transparent in its picture. mode: of every picture, for a ControlNet that tells kinds of them apart. beside: the network that it
+    is to steer (`model.denoiser.network`), whose weights a Control-LoRA is put together with. The rest as `Control`'s.
     Raises InputError for what is missing, and for what cannot be run.
     """
-    read = _steering_part(Path(where))
+    read = _steering_part(Path(where), beside)
     names = f"{Path(where).name} {Path(read.where).name}"  # a folder's, for a file in it
     holes = {"holes": True} if "inpaint" in names.lower() else {}  # of those for Stable Diffusion 1 no tensor says it
     try:
@@ -73,7 +75,7 @@ def controlnet(
     return Control(Path(where).stem, network, shown, scale, interval, guess, modes)
 
 
-def _steering_part(path: Path) -> Part:
+def _steering_part(path: Path, beside: nn.Module | None) -> Part:
     path = at_hand(path)
     if path.is_dir():
         return read_part(path)
@@ -84,8 +86,8 @@ def _steering_part(path: Path) -> Part:
         raise InputError(f"{path}: no such file or folder; {wanted}")
     refuse_pickle(path)
     store = SafetensorsStore(path)
-    if "difference" in store.shapes:
-        raise InputError(f"{path}: holds the differences of a ControlNet from its model's own weights; take the whole one")
+    if lacks_base(store.shapes):
+        return on_base(store, beside, str(path))
     for prefix in ("control_model.", ""):
         if {f"{prefix}input_hint_block.0.weight", f"{prefix}input_blocks.0.0.weight"} <= set(store.shapes):
             read = part(store, prefix, original_controlnet, str(path))

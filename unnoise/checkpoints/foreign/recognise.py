@@ -46,7 +46,7 @@ OTHERS = (
     Other(
         "a Control-LoRA",
         (("lora_controlnet",),),
-        "a ControlNet less the model it was made for, which is not put together here; the whole ControlNet is run (--control)",
+        _GIVE,
     ),
     Other(
         "a ControlNet", (("control_model.time_embed.0",), ("controlnet_cond_embedding.conv_in",), ("controlnet_blocks.*",)), _GIVE
