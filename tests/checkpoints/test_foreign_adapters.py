@@ -26,6 +26,7 @@ diffusers = pytest.importorskip("diffusers", reason="the pictures to compare wit
 import checkpoints.foreign_originals as originals  # noqa: E402
 import checkpoints.foreign_pipelines as tiny  # noqa: E402
 from checkpoints.test_foreign_pictures import PROMPTS, SEEDS, latents, noise, same  # noqa: E402
+from networks.test_adapters_of_diffusers import projection  # noqa: E402
 
 RNG = np.random.default_rng(0)
 PICTURES = [RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in range(3)]
@@ -52,8 +53,8 @@ def control_net(pipeline: Any, folder: Path, **more: Any) -> Any:
     return network
 
 
-def ip_adapter(unet: Any, folder: Path) -> Path:
-    """A plain one for a U-Net, and the encoder of pictures beside it."""
+def ip_adapter(unet: Any, folder: Path, kind: str = "plain") -> Path:
+    """One for a U-Net, and the encoder of pictures beside it."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     config = CLIPVisionConfig(
@@ -66,8 +67,7 @@ def ip_adapter(unet: Any, folder: Path) -> Path:
         projection_dim=6,
     )
     randomised(CLIPVisionModelWithProjection(config)).save_pretrained(folder / "image_encoder")
-    tensors = {"image_proj.proj.weight": torch.randn(64, 6), "image_proj.proj.bias": torch.randn(64)}
-    tensors |= {"image_proj.norm.weight": torch.randn(16), "image_proj.norm.bias": torch.randn(16)}
+    tensors = {f"image_proj.{k}": v for k, v in projection(kind, 6 if kind == "plain" else 8, 16).items()}
     for i, name in enumerate(unet.attn_processors):
         if name.endswith("attn2.processor"):
             width = unet.get_submodule(name.removesuffix(".processor")).to_q.out_features
@@ -112,6 +112,22 @@ def test_two_control_nets_and_a_picture_prompt_at_once(stable_diffusion: tuple, 
     alone = latents(plain, model, num_inference_steps=6, guidance_scale=4.0)
     same(model, plain, alone, steps=6, guidance=4.0)  # the model itself is as it was
     assert (alone - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["plain", "plus", "full face"])
+def test_ip_adapters_of_every_kind(kind: str, stable_diffusion: tuple, tmp_path: Path) -> None:
+    plain, model = stable_diffusion
+    file = ip_adapter(plain.unet, tmp_path, kind)
+    pipeline = diffusers.StableDiffusionPipeline(
+        **{**plain.components, "unet": copy.deepcopy(plain.unet)}, requires_safety_checker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_ip_adapter(str(tmp_path), subfolder="", weight_name=file.name, low_cpu_mem_usage=False)
+    pipeline.set_ip_adapter_scale(0.7)
+    how = {"num_inference_steps": 4, "guidance_scale": 4.0}
+    expected = latents(pipeline, model, **how, ip_adapter_image=[SHOWN[1:]])
+    same(model.attached(picture_prompt(file, PICTURES[1:], scale=0.7)), pipeline, expected, steps=4, guidance=4.0)
+    assert (latents(plain, model, **how) - expected).abs().max() > 0.1
 
 
 def test_embeddings_prompt_as_the_pictures_they_are_of(stable_diffusion: tuple, tmp_path: Path) -> None:

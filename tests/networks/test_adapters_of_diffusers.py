@@ -309,7 +309,7 @@ def test_control_net_of_flux_that_sees_pixels() -> None:
     close(ours(x, TIMES, {**cond, **told}), unpatchify(expected, 3, 5, 2))
 
 
-def projection(kind: str) -> dict[str, Tensor]:
+def projection(kind: str, seen: int = 20, token_dim: int = 12) -> dict[str, Tensor]:
     """The `image_proj` of an IP-Adapter's file: Linear and LayerNorm layers by their makers' names, and latents."""
 
     def layer(name: str, c_out: int, c_in: int = 0, bias: bool = True) -> dict[str, Tensor]:
@@ -318,12 +318,13 @@ def projection(kind: str) -> dict[str, Tensor]:
         return weight | ({f"{name}.bias": 0.3 * torch.randn(c_out)} if bias else {})
 
     if kind == "plain":
-        return layer("proj", 4 * 12, 20) | layer("norm", 12)
+        return layer("proj", 4 * token_dim, seen) | layer("norm", token_dim)
     if kind == "face id":
-        return layer("proj.0", 40, 20) | layer("proj.2", 4 * 12, 40) | layer("norm", 12)
+        return layer("proj.0", 40, seen) | layer("proj.2", 4 * token_dim, 40) | layer("norm", token_dim)
     if kind == "full face":
-        return layer("proj.0", 20, 20) | layer("proj.2", 12, 20) | layer("proj.3", 12)
-    out = {"latents": torch.randn(1, 5, 16)} | layer("proj_in", 16, 20) | layer("proj_out", 12, 16) | layer("norm_out", 12)
+        return layer("proj.0", seen, seen) | layer("proj.2", token_dim, seen) | layer("proj.3", token_dim)
+    out = {"latents": torch.randn(1, 5, 16)} | layer("proj_in", 16, seen)
+    out |= layer("proj_out", token_dim, 16) | layer("norm_out", token_dim)
     for i in range(4):  # diffusers takes every resampler to have four blocks, of heads of 64 channels and mlps of 4 times the width
         out |= layer(f"layers.{i}.0.norm1", 16) | layer(f"layers.{i}.0.norm2", 16) | layer(f"layers.{i}.1.0", 16)
         for name, c_out, c_in in (
