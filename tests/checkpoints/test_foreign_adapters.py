@@ -67,11 +67,12 @@ def ip_adapter(unet: Any, folder: Path, kind: str = "plain") -> Path:
         projection_dim=6,
     )
     randomised(CLIPVisionModelWithProjection(config)).save_pretrained(folder / "image_encoder")
-    tensors = {f"image_proj.{k}": v for k, v in projection(kind, 6 if kind == "plain" else 8, 16).items()}
+    width = unet.config.cross_attention_dim
+    tensors = {f"image_proj.{k}": v for k, v in projection(kind, 6 if kind == "plain" else 8, width).items()}
     for i, name in enumerate(unet.attn_processors):
         if name.endswith("attn2.processor"):
-            width = unet.get_submodule(name.removesuffix(".processor")).to_q.out_features
-            tensors |= {f"ip_adapter.{i}.to_{x}_ip.weight": torch.randn(width, 16) / 4 for x in "kv"}
+            out = unet.get_submodule(name.removesuffix(".processor")).to_q.out_features
+            tensors |= {f"ip_adapter.{i}.to_{x}_ip.weight": torch.randn(out, width) / width**0.5 for x in "kv"}
     save_file(tensors, folder / "ip.safetensors")
     return folder / "ip.safetensors"
 
