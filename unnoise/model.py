@@ -377,6 +377,10 @@ class DiffusionModel:
             raise InputError("step caching with exact, which cuts batches up: a sample comes out the same with one or the other")
         if negative is not None and within(self.conditioner, ToldGuidance) is not None:
             raise InputError(f"negative {negative!r}: {name} is told the guidance scale, and led away from nothing")
+        if within(self.conditioner, ToldGuidance) is not None:
+            usual, asked = self.config.sampling, ("interval", "rescale", "rule")
+            if idle := [what for what in asked if getattr(how, what) != getattr(usual, what)]:
+                raise InputError(f"{' and '.join(idle)}: {name} is told the guidance scale; there is no guidance to be changed")
         if negative is not None and how.guidance == how.picture_guidance == 1:
             raise InputError(f"negative {negative!r}: at guidance 1 nothing is led away from; give a larger scale (--guidance 3)")
         if how.threshold is not None and self.codec.bound is None:

@@ -20,6 +20,7 @@ from torch import Tensor
 import unnoise
 from unnoise.cli.main import main
 from unnoise.control.budget import Precision, Way
+from unnoise.control.rules import ZeroStar
 from unnoise.control.sampling import Start
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams, derive
@@ -144,6 +145,9 @@ def test_latent_consistency_models(kind: str, tmp_path: Path, monkeypatch: pytes
     drawn = iter([Streams.each(SEEDS).scoped("sampler").at(i).normal("lcm", (4, 8, 8)) for i in range(3)])
     monkeypatch.setattr("diffusers.schedulers.scheduling_lcm.randn_tensor", lambda *args, **kwargs: next(drawn))
     same(model, pipeline, latents(pipeline, model, num_inference_steps=4, guidance_scale=6.0), steps=4, guidance=6.0)
+    for idle in ({"rescale": 0.7}, {"rule": ZeroStar()}, {"interval": (0.2, 0.8)}):
+        with pytest.raises(InputError, match=f"{next(iter(idle))}: .* is told the guidance scale; there is no"):
+            model.sample("a cat", **idle)
     with pytest.raises(InputError, match="is told the guidance scale, and led away from nothing"):
         model.sample("a cat", negative="a dog")
 

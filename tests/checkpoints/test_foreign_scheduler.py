@@ -358,3 +358,20 @@ def test_timesteps_of_another_sampler(sampler, kind, ends, spacing):
     whole = 0.5 if sampler.startswith("euler") and spacing == "linspace" else 1e-6  # which do not round them
     assert float((times[:7] - 1 - theirs.timesteps.double()).abs().max()) <= whole
     assert times[-1] == ends  # of DDIM on linspace the last of the seven itself
+
+
+@pytest.mark.parametrize("steps", [3, 6, 9, 27])
+def test_whole_timesteps_of_a_flow_survive_roundoff(steps: int) -> None:
+    """999 k / n cut off, in whole numbers."""
+    told = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 1.0}
+    process, preconditioner, sampling = read_scheduler({"_class_name": "DPMSolverMultistepScheduler", **told}, "SanaPipeline")
+    times = sampling.choice().grid.times(steps, process)[:-1]
+    _, level = preconditioner.before(process, torch.zeros(steps, 1), times)
+    assert (1000 * level.double()).round().long().tolist() == [999 * k // steps for k in range(steps, 0, -1)]
+
+
+def test_one_step_that_ends_where_it_begins_is_refused() -> None:
+    told = {"skip_prk_steps": True, "timestep_spacing": "leading", "steps_offset": 0, "set_alpha_to_one": False}
+    process, _, sampling = read_scheduler({"_class_name": "PNDMScheduler", **told}, "StableDiffusionXLPipeline")
+    with pytest.raises(InputError, match=r"1 sampling steps: the only timestep of this walk is where it ends; say more --steps"):
+        sampling.choice().grid.times(1, process)

@@ -40,10 +40,11 @@ def test_time_enough_leaves_nothing_out(model: Path, tmp_path: Path, capsys: pyt
     assert drawn == usual
 
 
-def test_an_error_is_kept_and_said(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("more", [[], ["--guidance", "3", "--negative", "two"]], ids=["plain", "negative"])
+def test_an_error_is_kept_and_said(more: list[str], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What was picked draws the same pictures when it is asked for by name, and these are off by what is said at most, where they
     are those that were measured."""
-    argv = ["sample", str(model), "one", "--sample-seeds", *map(str, (derive(SEED, i) for i in range(2)))]
+    argv = ["sample", str(model), "one", "--sample-seeds", *map(str, (derive(SEED, i) for i in range(2))), *more]
     main([*argv, "--out", str(tmp_path / "error"), "--error", "0.4", "--trials", "2"])
     said = capsys.readouterr().err
     assert "measuring what" in said

@@ -9,6 +9,7 @@ from foreign_walks import ROWS, SCALED, STABLE_DIFFUSION, Case, Posterior, noise
 from worlds import ode
 
 from unnoise.checkpoints.foreign.theirs import scheduler_theirs
+from unnoise.core.denoisers import NetworkDenoiser
 from unnoise.core.errors import InputError
 from unnoise.core.predictions import Mean
 from unnoise.core.processes import Gaussian
@@ -17,6 +18,7 @@ from unnoise.core.schedules import DiscreteVP
 from unnoise.samplers.dpmpp import DPMpp
 from unnoise.samplers.exponential import half_log_snr
 from unnoise.samplers.lcm import LCM
+from unnoise.samplers.lms import LMS
 from unnoise.samplers.tcd import TCD
 
 pytest.importorskip("diffusers")
@@ -347,3 +349,26 @@ def test_the_network_of_the_comparison_is_the_posterior():
     level = torch.full((ROWS,), 0.5)
     (score,) = torch.autograd.grad(network.mixture.log_prob(x.double(), level.double() + 0.001).sum(), x)
     torch.testing.assert_close(network(x.detach(), level), -SCALED.sigma(level + 0.001)[:, None] * score, rtol=1e-4, atol=1e-5)
+
+
+def test_lms_begins_in_the_middle_with_what_it_has():
+    """Pictures that begin at the sixth of ten timesteps: theirs weighs the one slope that it has as the first of four, and goes too
+    far; ours begins as Euler's does."""
+    case = Case("LMSDiscreteScheduler", {**SD, "timestep_spacing": "leading", "steps_offset": 1})
+    theirs, ours, network = case.build()
+    times = ours.sampling.choice().grid.times(10, ours.process)[5:]
+    start = network.mixture.process.schedule.sigma(times[:1]) * noises(1)[0].double()
+    theirs.set_timesteps(10)
+    theirs.set_begin_index(5)
+    ratio = float(theirs.sigmas[5])
+    x = start.float() * (ratio**2 + 1) ** 0.5
+    said = network(theirs.scale_model_input(x, theirs.timesteps[5]), torch.full((ROWS,), float(theirs.timesteps[5]) / 1000))
+    went = theirs.step(said, theirs.timesteps[5], x, return_dict=False)[0] / (float(theirs.sigmas[6]) ** 2 + 1) ** 0.5
+    slope = (theirs.derivatives[0] * (theirs.sigmas[6] - theirs.sigmas[5])).double()
+    plain = (x.double() + slope) / (float(theirs.sigmas[6]) ** 2 + 1) ** 0.5  # Euler's
+    denoiser = NetworkDenoiser(network, ours.process, ours.preconditioner)
+    sampler, t, s = LMS(), times[:1].expand(ROWS), times[1:2].expand(ROWS)
+    began = sampler.start(start.float())
+    mine, _ = sampler.step(lambda x, t: denoiser(x, t, {}), ours.process, start.float(), t, s, began, Streams.of(0, ROWS))
+    torch.testing.assert_close(mine.double(), plain, rtol=1e-4, atol=1e-4)
+    assert float((went - plain).norm() / (plain - start).norm()) > 0.5

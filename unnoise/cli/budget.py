@@ -11,7 +11,7 @@ from unnoise.model import DiffusionModel
 
 CHOSEN = ("steps", "sampler", "cache", "cache_within", "exact")
 LONGER = (
-    "inner", "weaker", "then", "control", "picture_prompt", "start", "fill", "change", "follow", "negative", "original", "int8",
+    "inner", "weaker", "then", "control", "picture_prompt", "start", "fill", "change", "follow", "original", "int8",
     "picture_guidance", "arrange",
 )  # fmt: skip
 
@@ -29,13 +29,13 @@ def check_beside(args: Any) -> None:
 
 def fit(
     model: DiffusionModel, half: Callable[[], DiffusionModel], usual: Way, prompts: tuple[str, ...], n: int, batch: int,
-    side: tuple[int, int] | None, seconds: float | None, error: float | None, trials: int,
+    side: tuple[int, int] | None, negative: str | None, seconds: float | None, error: float | None, trials: int,
 ) -> tuple[Way, DiffusionModel]:  # fmt: skip
     """How to draw, and the model for it; arguments as `fitted`'s and `Order`'s."""
     from unnoise.recipes.speed import Order, fitted, precisions  # recipes are slow to import
 
-    check_words(model.conditioner, prompts)
-    order, among = Order(usual, prompts, n, batch, side), precisions(model, usual.precision)
+    check_words(model.conditioner, [*prompts, negative])
+    order, among = Order(usual, prompts, n, batch, side, negative), precisions(model, usual.precision)
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)

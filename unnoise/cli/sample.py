@@ -4,8 +4,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +31,7 @@ from unnoise.control.sampling import Samples, Start
 from unnoise.control.self_guidance import chosen
 from unnoise.control.step_caching import Every, StepCaching, Within
 from unnoise.core.codec import Codec
-from unnoise.core.errors import InputError
+from unnoise.core.errors import InputError, option
 from unnoise.core.state import Cond, State
 from unnoise.loading import load, with_loras
 from unnoise.modalities.image.codec import resized
@@ -171,6 +171,11 @@ class Sample:
     """Write into a folder that exists, over files of the same name."""
 
 
+_PART_OF: Mapping[str, tuple[str, ...]] = {
+    "cache_order": ("cache", "cache_within"), "strength": ("start",), "trials": ("budget", "error"), "guess": ("control",),
+    "weaker_scale": ("weaker",), "mask": ("fill",), "picture_encoder": ("picture_prompt",),
+}  # fmt: skip
+"""Options that say more of others, and say nothing without them."""
 _PLACED = re.compile(
     r"\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|dozen|hundred|left of|right of|above|below|behind|"
     r"in front of|sign that says)\b|\b(?:[2-9]|[1-9]\d+)(?: [\w-]+){1,3}s\b", re.I,
@@ -210,6 +215,7 @@ def run(argv: list[str]) -> None:
     if args.batch < 1:
         raise InputError(f"batch {args.batch}: at least 1")
     check_beside(args)
+    _check_alone(args)
     check_arrange(args)
     args = replace(args, bf16=args.bf16 or args.int8)
     seconds = None if args.budget is None else parse_seconds(args.budget)
@@ -243,7 +249,8 @@ def run(argv: list[str]) -> None:
         usual = replace(model.config.sampling, **{k: v for k, v in settings.items() if v is not None})
         plain = Way(usual, Precision.BFLOAT16 if args.bf16 else Precision.OWN)
         way, model = fit(
-            model, lambda: _opened(args, True), plain, args.prompts, n, args.batch, _side(args), seconds, args.error, args.trials,
+            model, lambda: _opened(args, True), plain, args.prompts, n, args.batch, _side(args), away, seconds, args.error,
+            args.trials,
         )  # fmt: skip
         args = replace(args, steps=way.sampling.steps, sampler=way.sampling.named()["sampler"], bf16=way.bf16)
         caching = way.sampling.caching
@@ -282,6 +289,14 @@ def run(argv: list[str]) -> None:
     files = samples.save(out)
     shown = f"{files[-1].name} shows them; " if files[-1].suffix == ".png" else ""
     print(f"{len(samples)} sample{'s' * (len(samples) != 1)} in {out}/ ({shown}unnoise info {files[0]} tells how they were made)")
+
+
+def _check_alone(args: Sample) -> None:
+    """InputError for an option that says more of another one that is not given."""
+    usual = {field.name: field.default for field in fields(Sample)}
+    for name, others in _PART_OF.items():
+        if getattr(args, name) != usual[name] and not any(getattr(args, other) not in (None, ()) for other in others):
+            raise InputError(f"{option(name)}: says more of {' or '.join(map(option, others))}, which is not given")
 
 
 def _instead(prompt: str) -> str:

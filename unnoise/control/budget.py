@@ -134,7 +134,7 @@ class Plan:
     def __str__(self) -> str:
         m = len(self.errors)
         off = f"off by at most {self.error:.2g} of 1 (root mean square) in {m} of {m + 1} pictures, as measured on {m}"
-        return f"{self.way}; about {self.seconds:.1f} s; {off if m else 'nothing left out'}"
+        return f"{self.way}; about {_short(self.seconds)} s; {off if m else 'nothing left out'}"
 
 
 Errors = Callable[[Sequence[Way]], Sequence[tuple[float, ...]]]
@@ -170,14 +170,18 @@ def choose(usual: Plan, others: Iterable[Sequence[Plan]], errors: Errors, second
             break
     if not known:
         least = min(plan.seconds for plan in tried)
-        raise InputError(f"a budget of {limit:g} s: the shortest walk that makes a picture takes about {least:.1f} s here")
+        raise InputError(f"a budget of {limit:g} s: the shortest walk that makes a picture takes about {_short(least)} s here")
     best = min(known, key=lambda plan: (_rank(plan, error), plan.seconds, plan.error))
     if error is not None and best.error > error:
         raise InputError(
             f"a budget of {limit:g} s within an error of {error:g}: in that time {best.error:.2g} is the least here "
-            f"({best.way}); nothing left out takes about {usual.seconds:.1f} s"
+            f"({best.way}); nothing left out takes about {_short(usual.seconds)} s"
         )
     return best
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2g}"
 
 
 def _rank(plan: Plan, error: float | None) -> tuple[int, float]:

@@ -153,7 +153,8 @@ class AtTimestep(Preconditioner):
     """The network sees x_t as it is, and is told the time since `first` as the noise level; its output is `target`'s.
 
     first: the time that the network calls 0: 1 / T for the T steps of a discrete schedule, whose step i = 1 ... T is its timestep
-    i - 1; 0 for a flow. ticks: the network knows multiples of 1 / ticks alone, and is told the last one passed; None for any time.
+    i - 1; 0 for a flow. ticks: the network knows multiples of 1 / ticks alone, and is told the last one passed, where times a
+    millionth of a tick below one count as there; None for any time.
     """
 
     target: Affine
@@ -169,7 +170,7 @@ class AtTimestep(Preconditioner):
 
     def before(self, process: Process, x_t: State, t: Tensor) -> tuple[Tensor, Tensor]:
         level = (t - self.first).clamp(min=0)
-        return tensor(x_t), (level if self.ticks is None else (level * self.ticks).floor() / self.ticks).float()
+        return tensor(x_t), (level if self.ticks is None else (level * self.ticks + 1e-6).floor() / self.ticks).float()
 
     def after(self, process: Process, out: State, x_t: State, t: Tensor) -> Mean:
         return self.target.after(process, out, x_t, t)

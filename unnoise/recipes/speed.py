@@ -52,14 +52,15 @@ FASTER = 0.9
 
 @dataclass(frozen=True)
 class Order:
-    """n samples of each prompt, `batch` at a time; side: height and width in pixels, None for the model's own. usual: how they
-    would be drawn."""
+    """n samples of each prompt, led away from `negative`, `batch` at a time; side: height and width in pixels, None for the model's
+    own. usual: how they would be drawn."""
 
     usual: Way
     prompts: tuple[str, ...] = ()
     n: int = 1
     batch: int = 64
     side: tuple[int, int] | None = None
+    negative: str | None = None
 
     @property
     def samples(self) -> int:
@@ -193,6 +194,7 @@ def draw(model: DiffusionModel, way: Way, order: Order, seeds: Sequence[int]) ->
         prompts, 1 if prompts else len(seeds), sample_seeds=seeds, steps=how.steps, sampler=names["sampler"], grid=names["grid"],
         guidance=how.guidance, interval=how.interval, rescale=how.rescale, rule=how.rule, threshold=how.threshold,
         inner=how.inner, caching=how.caching, bf16=way.bf16, batch=order.rows, height=height, width=width,
+        negative=order.negative,
     )  # fmt: skip
     if not isinstance(made.data, Tensor) or made.data.dtype != torch.uint8 or made.data.ndim != 4:
         raise InputError(f"what {model.config.about.name} makes are no pictures, of which alone errors are measured; give --steps")
@@ -214,7 +216,7 @@ def _file(model: DiffusionModel, order: Order, trials: int) -> Path:
     """Where the errors of this model, drawn like this, are kept."""
     taught = [sorted(encoder.taught.items()) for encoder in encoders_of(model.conditioner).values()]
     prompts = _prompts(model, order, trials)
-    what = (model.hash(), _loras(model), taught, model.config.process, order.usual, order.side, prompts, trials)
+    what = (model.hash(), _loras(model), taught, model.config.process, order.usual, order.side, prompts, order.negative, trials)
     return cache_folder() / f"errors-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.json"
 
 

@@ -56,6 +56,10 @@ class Grid(ABC):
         if steps < 1:
             raise InputError(f"{steps} sampling steps: at least 1 is needed")
         times = self.spread(steps, process)
+        if len(times) < 2:
+            raise InputError(
+                f"{steps} sampling steps: the only timestep of this walk is where it ends; say more --steps, or a --sampler"
+            )
         if not bool((times[1:] < times[:-1]).all()):
             raise InputError(f"{self} cannot tell {steps} times apart on {process}: use fewer steps, or Uniform()")
         return times

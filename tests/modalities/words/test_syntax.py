@@ -24,7 +24,8 @@ ATTENTION = [  # parse_prompt_attention's docstring, but for its two unbalanced 
     ("(word:-1)", [("word", -1.0)]),
     ("keycap: # | 3", [("keycap: # | 3", 1.0)]),
     ("(a:b)", [("a:b", 1.1)]),
-    (r"\\ \: \| \x", [(r"\ : | \x", 1.0)]),
+    (r"\\ \: \| \x", [(r"\ : | x", 1.0)]),
+    (r"hatsune\_miku, a\b\c" + "\\", [("hatsune_miku, abc", 1.0)]),
     ("", [("", 1.0)]),
 ]  # fmt: skip
 

@@ -194,7 +194,10 @@ class _Reader:
         return tuple(out)
 
     def words(self) -> Iterable[Item]:
-        """Plain text up to the next character that may mean something; or that one character, where it means itself."""
+        """Plain text up to the next character that may mean something; or that one character, where it means itself.
+
+        A backslash before any other character, or at the end, is dropped, as in A1111's `re_attention`: "hatsune\\_miku".
+        """
         if plain := _PLAIN.match(self.prompt, self.i):
             self.i = plain.end()
             for k, part in enumerate(_BREAK.split(plain.group())):
@@ -206,7 +209,8 @@ class _Reader:
         c, after = self.prompt[self.i], self.prompt[self.i + 1 : self.i + 2]
         escape = c == "\\" and after != "" and after in _SPECIAL
         self.i += 2 if escape else 1
-        yield Words(after if escape else c)
+        if escape or c != "\\":
+            yield Words(after if escape else c)
 
     def round(self) -> Weighted:
         start = self.open()
