@@ -90,3 +90,15 @@ def test_all_at_once(kind: str, tmp_path: Path) -> None:
     ])  # fmt: skip
     drawn = [torch.tensor(np.asarray(Image.open(f))) for f in sorted((tmp_path / "out").glob("0*.png"))]
     assert torch.equal(torch.stack(drawn), made.data)
+
+
+def test_info_tells_what_each_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = tiny.stable_diffusion(tmp_path / "parts")
+    control_net(plain.unet, tmp_path / "edges")
+    style, toy, ip, _ = adapters(plain, "sd", tmp_path)
+    for file, said in (
+        (style, "a LoRA; it is no model; give it with"), (toy, "vectors named '<toy>', as textual inversions have"),
+        (ip, "an IP-Adapter;"), (tmp_path / "edges" / "diffusion_pytorch_model.safetensors", "a ControlNet;"),
+    ):  # fmt: skip
+        main(["info", str(file)])
+        assert capsys.readouterr().out.startswith(f"{file}: {said}")

@@ -10,6 +10,7 @@ import tyro
 from safetensors import SafetensorError, safe_open
 
 from unnoise.checkpoints.folder import read_json
+from unnoise.checkpoints.foreign.recognise import other_family
 from unnoise.checkpoints.kinds import MODEL, kind_at
 from unnoise.checkpoints.shipped import shipped, shipped_folder
 from unnoise.cli.again import command, files, missing, unsaid
@@ -24,7 +25,8 @@ class Info:
     """What a picture, a table, a model or a run is, and the command that makes it again."""
 
     what: tyro.conf.Positional[Path]
-    """A PNG or csv that unnoise wrote, a model folder, a run's folder, or the name of a model that ships."""
+    """A PNG or csv that unnoise wrote, a model folder, a run's folder, the name of a model that ships, or an open checkpoint's file
+    or folder."""
 
 
 def run(argv: list[str]) -> None:
@@ -42,21 +44,29 @@ def run(argv: list[str]) -> None:
             raise InputError(f"{what} does not say how it was made: {beside.name}, which unnoise writes beside it, is not there")
         _show(read_json(beside))
     elif what.suffix == ".safetensors":
-        _show(_first_row(what))
+        _weights(what)
+    elif what.suffix == ".gguf":
+        _model(what)
     else:
         _show(read_meta(what))
 
 
-def _first_row(file: Path) -> Mapping[str, Any]:
-    """Of the embeddings that a prior made. InputError for a file that does not say how it was made."""
+def _weights(file: Path) -> None:
+    """Embeddings that a prior made, with the first one's row; what goes with an open checkpoint; or one in a file."""
     try:
         with safe_open(file, "pt") as f:
-            rows = json.loads((f.metadata() or {}).get("rows", "[]"))
+            rows, names = json.loads((f.metadata() or {}).get("rows", "[]")), list(f.keys())
     except (OSError, ValueError, SafetensorError) as e:
         raise InputError(f"{file} is not readable as safetensors ({e})") from None
-    if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
-        raise InputError(f"{file} does not say how it was made; only embeddings as `unnoise sample PRIOR` writes them do")
-    return rows[0]
+    if isinstance(rows, list) and rows and isinstance(rows[0], dict):
+        _show(rows[0])
+    elif other := other_family(names):
+        print(f"{file}: {other.name}; {other.instead}")
+    elif names and not any("." in name for name in names):
+        words = ", ".join(map(repr, names[:3]))
+        print(f"{file}: vectors named {words}, as textual inversions have; give it with the model it was made for (--embedding)")
+    else:
+        _model(file)
 
 
 def _show(meta: Mapping[str, Any]) -> None:
@@ -82,10 +92,14 @@ def _folder(folder: Path) -> None:
         assert kind is not None
         print(f"{folder}: {kind.said(folder)}")
         return
-    model = load(folder)
+    _model(folder)
+
+
+def _model(place: Path) -> None:
+    model = load(place)
     about, how = model.config.about, model.config.sampling
     parameters = sum(p.numel() for p in model.parts.parameters())
-    print(f"{folder}: {about.name}, {parameters / 1e6:.1f}M parameters, weights {model.hash()}")
+    print(f"{place}: {about.name}, {parameters / 1e6:.1f}M parameters, weights {model.hash()}")
     print(f"trained on   {about.data} (licence: {about.licence})")
     print(f"process      {model.config.process}")
     print(f"sampled by   {how.sampler}, {how.steps} steps, guidance {how.guidance:g}")
