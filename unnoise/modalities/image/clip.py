@@ -3,6 +3,7 @@ read by transformers (extra `text`).
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.preparation import Preparation
+from unnoise.modalities.words.source import quiet
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of red, green and blue in the pictures that CLIP was trained on."""
@@ -80,7 +82,8 @@ def _open(source: str) -> Any:
         if told not in ("clip", "clip_vision_model", "siglip", "siglip_vision_model"):
             raise ValueError(f"it is a {told}, neither CLIP nor SigLIP")
         kind: Any = transformers.CLIPVisionModelWithProjection if told.startswith("clip") else transformers.SiglipVisionModel
-        network, info = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True)
+        with quiet(transformers.utils.logging) if local else nullcontext():  # what is fetched shows how far it is
+            network, info = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as e:
         why = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
         where = "could not be loaded" if local else "is no folder here, and could not be had from the hub"

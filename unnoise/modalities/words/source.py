@@ -81,7 +81,7 @@ def lend(
         hub = _hub(source)
         kind = getattr(hub, architecture)
         told = kind.config_class.from_dict({k: v for k, v in config.items() if k != "architectures"})
-        with _quiet(hub.utils.logging):
+        with quiet(hub.utils.logging):
             network, info = kind.from_pretrained(None, config=told, state_dict=dict(tensors), output_loading_info=True, dtype=dtype)
         return network, _tokenizer(source, tokenizer, ""), info["missing_keys"]
 
@@ -136,7 +136,7 @@ def _open(source: str, architecture: str, half: bool, asked: str, stamp: Stamp) 
             clip, missing = make_network(told, load_file(str(file)), architecture == _CLIP[1], _DTYPES[half])
             return clip, tokenizer, missing
         hub = _hub(source)
-        with _quiet(hub.utils.logging):
+        with quiet(hub.utils.logging):
             network, info = getattr(hub, architecture).from_pretrained(
                 where, subfolder=inside, use_safetensors=True, output_loading_info=True, variant=variant, dtype=_DTYPES[half]
             )
@@ -232,8 +232,8 @@ def _in_package(package: str) -> Path | None:
 
 
 @contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
-    """No report of weights that are left over: a CLIP's other half."""
+def quiet(logging: Any) -> Iterator[None]:
+    """No progress of what takes no time, and no report of weights that are left over: a CLIP's other half."""
     before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
