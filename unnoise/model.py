@@ -228,6 +228,7 @@ class DiffusionModel:
         watch: Callable[[int, int, State], None] | None = None,
         given: Cond | None = None,
         picture_guidance: float | None = None,
+        true_guidance: float | None = None,
         height: int | None = None,
         width: int | None = None,
         original: tuple[int, int] | None = None,
@@ -256,6 +257,7 @@ class DiffusionModel:
             _or(guidance, usual.guidance),
             _or(interval, usual.interval), _or(rescale, usual.rescale), _or(rule, usual.rule), _or(threshold, usual.threshold),
             _or(inner, usual.inner), _or(caching, usual.caching), _or(picture_guidance, usual.picture_guidance),
+            _or(true_guidance, usual.true_guidance),
         )  # fmt: skip
         self._check(how, negative, exact, bf16, weaker)
         wanted = _per_sample(prompts, n)
@@ -305,6 +307,7 @@ class DiffusionModel:
             "rescale": how.rescale, "rule": rule_name(how.rule), "threshold": how.threshold, **self_guidance_settings(how.inner),
             **caching_settings(how.caching), "height": side, "width": width, "given": told,
             "picture_guidance": how.picture_guidance if how.picture_guidance != usual.picture_guidance else None,
+            "true_guidance": how.true_guidance if how.true_guidance != usual.true_guidance else None,
             "weaker": weaker and weaker.model.path, "weaker_scale": weaker and weaker.scale,
             "negative": negative, "original": original, "strength": start and start.strength, "exact": exact, "bf16": bf16,
             "int8": self.in_int8 or None, "attached": self.attachments.settings() or None,
@@ -343,8 +346,9 @@ class DiffusionModel:
         cond = {**self._told(said, given, rng), **repeated(more[0], len(said))}
         away = {**self._told(not_said, kept, rng, away=True), **repeated(more[1], len(said))}
         told = any(s is not None for s in (*said, *not_said)) or len(kept) < len(given) or self.attachments.lead
-        # told nothing, there is nothing to exaggerate; told the scale, the network does so itself
-        scale = how.guidance if told and within(self.conditioner, ToldGuidance) is None else 1.0
+        # told nothing, there is nothing to exaggerate; told the scale, the network does so itself, and the true one comes on top
+        distilled = within(self.conditioner, ToldGuidance) is not None
+        scale = 1.0 if not told else how.true_guidance if distilled else how.guidance
         combine = how.rule.start(self.config.process)
         if weaker is None:
             nothing = {k: torch.zeros_like(v) if k == "picture" else v for k, v in away.items()}
@@ -375,14 +379,7 @@ class DiffusionModel:
             raise InputError(f"exact, which is in float32, with {other}: one or the other")
         if exact and how.caching is not None:
             raise InputError("step caching with exact, which cuts batches up: a sample comes out the same with one or the other")
-        if negative is not None and within(self.conditioner, ToldGuidance) is not None:
-            raise InputError(f"negative {negative!r}: {name} is told the guidance scale, and led away from nothing")
-        if within(self.conditioner, ToldGuidance) is not None:
-            usual, asked = self.config.sampling, ("interval", "rescale", "rule")
-            if idle := [what for what in asked if getattr(how, what) != getattr(usual, what)]:
-                raise InputError(f"{' and '.join(idle)}: {name} is told the guidance scale; there is no guidance to be changed")
-        if negative is not None and how.guidance == how.picture_guidance == 1:
-            raise InputError(f"negative {negative!r}: at guidance 1 nothing is led away from; give a larger scale (--guidance 3)")
+        self._check_guidance(how, negative)
         if how.threshold is not None and self.codec.bound is None:
             raise InputError(f"threshold {how.threshold}: the states of a {type(self.codec).__name__} codec have no bound to keep")
         if how.picture_guidance != 1 and within(self.conditioner, Editing) is None:
@@ -391,6 +388,26 @@ class DiffusionModel:
             self._check_weaker(weaker.model)
             if how.picture_guidance != 1:
                 raise InputError("a weaker model with picture guidance: one or the other leads a model that changes pictures")
+
+    def _check_guidance(self, how: Sampling, negative: str | None) -> None:
+        """InputError for a scale that there is none of here, and for what changes no guidance because there is none."""
+        name = self.config.about.name
+        if within(self.conditioner, ToldGuidance) is None:
+            if how.true_guidance != 1:
+                raise InputError(f"true guidance {how.true_guidance}: {name} is told no scale; it is guided by --guidance")
+            if negative is not None and how.guidance == how.picture_guidance == 1:
+                raise InputError(
+                    f"negative {negative!r}: at guidance 1 nothing is led away from; give a larger scale (--guidance 3)"
+                )
+        elif how.true_guidance == 1:
+            besides = (
+                f"{name} is told the guidance scale, and led away from nothing but by true guidance besides (--true-guidance 2)"
+            )
+            if negative is not None:
+                raise InputError(f"negative {negative!r}: {besides}")
+            asked = ("interval", "rescale", "rule")
+            if idle := [what for what in asked if getattr(how, what) != getattr(self.config.sampling, what)]:
+                raise InputError(f"{' and '.join(idle)}: {besides}")
 
     def _check_size(self, codec: Codec, height: int, width: int) -> None:
         """InputError for pictures that the network has no positions for."""

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import unnoise
+from unnoise.cli.again import command
 from unnoise.cli.main import main
 from unnoise.control.budget import Precision, Way
 from unnoise.control.rules import ZeroStar
@@ -25,6 +26,7 @@ from unnoise.control.sampling import Start
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import State
+from unnoise.modalities.image.show import read_meta
 from unnoise.modalities.words import source
 from unnoise.model import DiffusionModel, controlled, editing, inpainting
 from unnoise.networks.layers import patchify, unpatchify
@@ -146,7 +148,7 @@ def test_latent_consistency_models(kind: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("diffusers.schedulers.scheduling_lcm.randn_tensor", lambda *args, **kwargs: next(drawn))
     same(model, pipeline, latents(pipeline, model, num_inference_steps=4, guidance_scale=6.0), steps=4, guidance=6.0)
     for idle in ({"rescale": 0.7}, {"rule": ZeroStar()}, {"interval": (0.2, 0.8)}):
-        with pytest.raises(InputError, match=f"{next(iter(idle))}: .* is told the guidance scale; there is no"):
+        with pytest.raises(InputError, match=f"{next(iter(idle))}: .* is told the guidance scale, and led away from nothing"):
             model.sample("a cat", **idle)
     with pytest.raises(InputError, match="is told the guidance scale, and led away from nothing"):
         model.sample("a cat", negative="a dog")
@@ -235,6 +237,26 @@ def test_flux(guidance: bool, tmp_path: Path) -> None:
     x = patchify(noise(model, (4, 8, 12)), 2)
     packed = pipeline(PROMPTS, latents=x, output_type="latent", num_inference_steps=4, guidance_scale=2.5, **size).images
     same(model, pipeline, unpatchify(packed, 4, 6, 2), steps=4, guidance=scale, **size)
+
+
+def test_true_guidance_of_flux(tmp_path: Path) -> None:
+    """Besides the scale that the network is told: diffusers' true_cfg_scale, away from a negative prompt and from nothing."""
+    pipeline = tiny.flux(tmp_path / "parts")
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    how = {"num_inference_steps": 4, "guidance_scale": 2.5, "height": 16, "width": 24}
+    for away in ("a dog", ""):
+        x = patchify(noise(model, (4, 8, 12)), 2)
+        packed = pipeline(
+            PROMPTS, latents=x, output_type="latent", negative_prompt=[away] * 2, true_cfg_scale=3.0, **how
+        ).images  # fmt: skip
+        said: dict[str, Any] = {"negative": away} if away else {}
+        same(model, pipeline, unpatchify(packed, 4, 6, 2), steps=4, guidance=2.5, true_guidance=3.0, height=16, width=24, **said)
+    argv = ["sample", str(tmp_path / "model"), "a cat", "-n", "1", "--steps", "2", "--height", "16", "--negative", "a dog"]
+    main([*argv, "--true-guidance", "3", "--out", str(tmp_path / "out")])
+    made = next((tmp_path / "out").glob("0*.png"))
+    expected = model.sample("a cat", steps=2, height=16, negative="a dog", true_guidance=3.0)
+    assert np.array_equal(np.asarray(Image.open(made)), expected.data[0].numpy())
+    assert "--true-guidance 3" in command(read_meta(made))
 
 
 def masked() -> tuple[Tensor, Tensor]:

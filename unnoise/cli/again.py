@@ -18,7 +18,7 @@ _OWN = ("start", "fill", "mask", "change", "follow")
 _ONE = (
     "steps", "sampler", "grid", "guidance", "rescale", "rule", "threshold", "inner", "inner_scale", "cache", "cache_within",
     "cache_order", "weaker", "weaker_scale", "negative", "height", "width", "strength", "variant", "picture_encoder",
-    "picture_guidance", "arrange",
+    "picture_guidance", "true_guidance", "arrange",
 )  # fmt: skip
 _SEVERAL = ("interval", "inner_interval", "blocks", "original", "then", "beside")
 _REPEATED = ("lora", "embedding", "control", "picture_prompt")

@@ -132,6 +132,9 @@ class Sample:
     """Of --change: how closely to keep to the pictures; 1.2 to 1.8 are usual."""
     negative: str | None = None
     """A prompt to lead away from."""
+    true_guidance: float | None = None
+    """For models that are told the guidance scale (FLUX.1 dev): classifier-free guidance besides, which takes twice as long and
+    leads away from --negative; 1.5 to 4 are usual."""
     exact: bool = False
     """Bit for bit the same sample for a seed, alone or in any batch (slower: fixed-shape micro-batches in float32)."""
     bf16: bool = False
@@ -273,7 +276,7 @@ def run(argv: list[str]) -> None:
                 threshold=args.threshold, inner=inner, caching=caching, weaker=weaker, negative=away,
                 exact=args.exact, bf16=args.bf16, batch=args.batch, watch=watch, height=height, width=width,
                 original=args.original, start=start, given=given,
-                picture_guidance=args.picture_guidance,
+                picture_guidance=args.picture_guidance, true_guidance=args.true_guidance,
             )  # fmt: skip
 
         side = _side(args)
@@ -335,7 +338,8 @@ def _opened(args: Sample, bf16: bool) -> DiffusionModel:
 def _wanted(args: Sample, beside: int = 0) -> Wanted:
     height, width = _side(args) or (None, None)
     batch = 1 if args.exact else min(args.batch, _total(args))
-    return Wanted(height, width, batch, args.guidance, beside, str(_device(args)))
+    true = 1.0 if args.true_guidance is None else args.true_guidance
+    return Wanted(height, width, batch, args.guidance, beside, str(_device(args)), true)
 
 
 def _device(args: Sample) -> torch.device:

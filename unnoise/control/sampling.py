@@ -29,7 +29,8 @@ class Sampling:
     rescale: 0 none ... 1 full, brings back the spread that guidance inflates. rule: how guidance combines what it is told.
     threshold: a quantile, such as 0.995, of what is kept within the range of pixels; None for none. inner: guidance by a weaker
     version of the network itself; None for none. caching: how deep features are reused or forecast between calls; None for not.
-    picture_guidance: of models that change pictures, how closely they keep to them; 1 as they were trained to.
+    picture_guidance: of models that change pictures, how closely they keep to them; 1 as they were trained to. true_guidance: of
+    models that are told the guidance scale, classifier-free guidance besides, at two calls a step; 1 none.
     """
 
     steps: int = 25
@@ -43,6 +44,7 @@ class Sampling:
     inner: SelfGuidance | None = None
     caching: StepCaching | None = None
     picture_guidance: float = 1.0
+    true_guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -51,6 +53,8 @@ class Sampling:
             raise InputError(f"guidance {self.guidance} is not a usable scale; 1 is plain conditional, 2 to 7 are usual")
         if not -100 <= self.picture_guidance <= 100:
             raise InputError(f"picture guidance {self.picture_guidance} is not a usable scale; 1.2 to 1.8 are usual")
+        if not -100 <= self.true_guidance <= 100:
+            raise InputError(f"true guidance {self.true_guidance} is not a usable scale; 1 is none, 1.5 to 4 are usual")
         if not 0 <= self.interval[0] < self.interval[1] <= 1:
             raise InputError(f"guidance interval {self.interval}: two rising times within 0 ... 1, where 0 is data and 1 is noise")
         if not 0 <= self.rescale <= 1:

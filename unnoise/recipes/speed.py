@@ -194,7 +194,7 @@ def draw(model: DiffusionModel, way: Way, order: Order, seeds: Sequence[int]) ->
         prompts, 1 if prompts else len(seeds), sample_seeds=seeds, steps=how.steps, sampler=names["sampler"], grid=names["grid"],
         guidance=how.guidance, interval=how.interval, rescale=how.rescale, rule=how.rule, threshold=how.threshold,
         inner=how.inner, caching=how.caching, bf16=way.bf16, batch=order.rows, height=height, width=width,
-        negative=order.negative,
+        negative=order.negative, true_guidance=how.true_guidance,
     )  # fmt: skip
     if not isinstance(made.data, Tensor) or made.data.dtype != torch.uint8 or made.data.ndim != 4:
         raise InputError(f"what {model.config.about.name} makes are no pictures, of which alone errors are measured; give --steps")
@@ -251,8 +251,8 @@ def _costs(model: DiffusionModel, order: Order, precision: Precision) -> Costs:
     }
     cond = unmasked(model.conditioner({k: v.to(model.device) for k, v in told.items()}))  # as a walk is told it
     x = model.config.process.prior(codec.shape(), streams, model.device)
-    told_scale = within(model.conditioner, ToldGuidance) is not None
-    if order.prompts and usual.guidance != 1 and not told_scale:  # both sides of guidance go through the network together
+    scale = usual.guidance if within(model.conditioner, ToldGuidance) is None else usual.true_guidance
+    if order.prompts and scale != 1:  # both sides of guidance go through the network together
         x, cond = tree_map(lambda a: torch.cat([a, a]), x), {k: torch.cat([v, v]) for k, v in cond.items()}
     half = precision is not Precision.OWN and next(model.denoiser.parameters()).dtype != torch.bfloat16
 

@@ -133,8 +133,9 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
     told = Told(foreign, network_config, part.config, codec.config, dtype == torch.bfloat16)
     process, preconditioner, sampling = read_scheduler(scheduler_as_run(foreign.scheduler, pipeline), pipeline)
     usual = _usual(told, sampling)
-    scale = usual.guidance if wanted.guidance is None else wanted.guidance
-    sides = 1 if scale == 1 or _is_told_scale(network_config) else 2 if usual.picture_guidance == 1 else 3
+    guidance = usual.guidance if wanted.guidance is None else wanted.guidance
+    scale = wanted.true_guidance if _is_told_scale(network_config) else guidance
+    sides = 1 if scale == 1 else 2 if usual.picture_guidance == 1 else 3
     check_fits(foreign, network_config, codec.config, dtype, wanted, sides)
     network = _network(part, network_config, family, dtype)
     conditioner_config = family.told(told)

@@ -63,8 +63,8 @@ class Plan:
 @dataclass(frozen=True)
 class Wanted:
     """What a checkpoint is loaded for: pictures of height x width pixels (None: of its usual size), `batch` at once, guided by this
-    scale (None: its usual one), on this device; beside it are networks (ControlNets, IP-Adapters) of so many numbers together, see
-    `numbers_at`."""
+    scale (None: its usual one; true_guidance: where it is told that), on this device; beside it are networks (ControlNets,
+    IP-Adapters) of so many numbers together, see `numbers_at`."""
 
     height: int | None = None
     width: int | None = None
@@ -72,6 +72,7 @@ class Wanted:
     guidance: float | None = None
     beside: int = 0
     device: str = "cpu"
+    true_guidance: float = 1.0
 
 
 @dataclass(frozen=True)
