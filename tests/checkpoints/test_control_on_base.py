@@ -13,6 +13,7 @@ from torch import Tensor
 import unnoise
 from unnoise.checkpoints.foreign.adapters import controlnet
 from unnoise.checkpoints.foreign.lora import low_rank
+from unnoise.checkpoints.foreign.memory import numbers_at
 from unnoise.cli.main import main
 from unnoise.core.errors import InputError
 from unnoise.model import DiffusionModel
@@ -92,6 +93,7 @@ def test_they_are_put_together_with_the_model(stable_diffusion: tuple, tmp_path:
     pipeline, model = stable_diffusion
     lora, differences, whole = stored(pipeline, tmp_path)
     expected = controlnet(whole, PICTURE).network.state_dict()
+    assert numbers_at(lora) == numbers_at(whole) + 1, "as large as it will be, and the mark"
     adapted = low_rank(model, {lora_of_one_layer(tmp_path): 0.7})
     for merged in (False, True):
         if merged:

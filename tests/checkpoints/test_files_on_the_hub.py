@@ -19,8 +19,10 @@ import unnoise
 from unnoise.checkpoints.foreign.adapters import controlnet, picture_prompt
 from unnoise.checkpoints.foreign.hub import at_hand, is_hub_file
 from unnoise.checkpoints.foreign.lora import low_rank
+from unnoise.checkpoints.foreign.memory import numbers_at
 from unnoise.checkpoints.foreign.opening import open_foreign
 from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
+from unnoise.cli.adapters import numbers_of
 from unnoise.cli.again import files
 from unnoise.core.errors import InputError
 
@@ -107,6 +109,7 @@ def test_what_is_attached_and_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyP
         model = unnoise.load(folder)
         with served(there, monkeypatch):
             where = NAME if hub else str(there)
+            assert numbers_of([f"{where}/{weights}:edges.png"], [], None, bf16=False) == numbers_at(there / "canny") > 1000
             attached = model.attached(controlnet(f"{where}/{weights}", tmp_path / "edges.png"))
             assert textual_inversion(model, Path(f"{where}/easy.safetensors")) == ("easy",)
         if hub:

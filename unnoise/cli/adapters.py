@@ -8,7 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from unnoise.checkpoints.foreign.adapters import ENCODER, controlnet, encoder_near, picture_prompt, weights_in
+from unnoise.checkpoints.foreign.adapters import (
+    ENCODER,
+    controlnet,
+    encoder_near,
+    picture_prompt,
+    prompt_at_hand,
+    steering_at_hand,
+    weights_in,
+)
 from unnoise.checkpoints.foreign.memory import numbers_at
 from unnoise.control.adapters import Attachment
 from unnoise.control.guidance import Interval
@@ -44,13 +52,15 @@ def with_mode(picture: str) -> tuple[str, int | None]:
 
 def numbers_of(controls: Sequence[str], prompts: Sequence[str], encoder: str | None, bf16: bool) -> int:
     """How many weights those of --control and --picture-prompt have together, and the encoders of pictures, which stay in
-    float32: in bfloat16 each of theirs counts for two."""
-    told = [parse_adapter("--control", c) for c in controls] + [parse_adapter("--picture-prompt", p) for p in prompts]
-    files, clips = {weights_in(Path(t.where)) for t in told}, set[Path]()
-    for where in {t.where for t in told[len(controls) :]}:
+    float32: in bfloat16 each of theirs counts for two. What the hub has is fetched; InputError where it is not there.
+    """
+    files = {steering_at_hand(Path(parse_adapter("--control", c).where)) for c in controls}
+    clips = set[Path]()
+    for where in {parse_adapter("--picture-prompt", p).where for p in prompts}:
         given = _encoder(where, encoder)
+        files.add(weights_in(file := prompt_at_hand(Path(where), given)))
         with suppress(InputError):  # told when it is read
-            clips.add(Path(given) if given else encoder_near(Path(where)))
+            clips.add(Path(given) if given else encoder_near(file))
     return sum(map(numbers_at, files)) + (2 if bf16 else 1) * sum(map(numbers_at, clips))
 
 

@@ -75,12 +75,23 @@ def controlnet(
     return Control(Path(where).stem, network, shown, scale, interval, guess, modes)
 
 
-def _steering_part(path: Path, beside: nn.Module | None) -> Part:
+def steering_at_hand(path: Path) -> Path:
+    """A ControlNet's or T2I-Adapter's file or folder, as it was fetched where it has the name of one on the hub."""
     path = at_hand(path)
+    return fetch_part(str(path)) if is_hub_name(str(path)) and not path.exists() else path
+
+
+def prompt_at_hand(file: Path, encoder: str | Path | None) -> Path:
+    """The same of an IP-Adapter or Redux; without an encoder, with what lies near it."""
+    if file.suffix in PICKLED:  # of which `_picture_network` says more
+        return file
+    return at_hand(file, _NEAR if encoder is None else ())
+
+
+def _steering_part(path: Path, beside: nn.Module | None) -> Part:
+    path = steering_at_hand(path)
     if path.is_dir():
         return read_part(path)
-    if is_hub_name(str(path)) and not path.exists():
-        return read_part(fetch_part(str(path)))
     if not path.exists():
         wanted = "a ControlNet or T2I-Adapter is a folder with a config.json and its weights, or such a model's name on the hub"
         raise InputError(f"{path}: no such file or folder; {wanted}")
@@ -118,9 +129,7 @@ def picture_prompt(
     with, a folder or a name on the hub; by default the folder image_encoder near the file. Raises InputError for a file that is
     none, no pictures, and an encoder that is missing or another adapter's.
     """
-    file = Path(file)
-    if file.suffix not in PICKLED:  # of which `_picture_network` says more
-        file = at_hand(file, _NEAR if encoder is None else ())
+    file = prompt_at_hand(Path(file), encoder)
     network = _picture_network(file)
     if not pictures:
         raise InputError(f"{file}: prompts with pictures; give at least one")

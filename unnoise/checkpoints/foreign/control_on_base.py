@@ -15,14 +15,14 @@ from unnoise.checkpoints.diffusers_names import UNET_TABLE
 from unnoise.checkpoints.foreign.export import exported
 from unnoise.checkpoints.foreign.original_names import Layout, controlnet_table, pieces
 from unnoise.checkpoints.foreign.parts import Part
-from unnoise.checkpoints.foreign.pieces import Cut, Shapes, Store
+from unnoise.checkpoints.foreign.pieces import LOW_RANK, Cut, Shapes, Store
 from unnoise.checkpoints.foreign.theirs import unet_theirs
 from unnoise.control.low_rank import Adapted
 from unnoise.core.errors import InputError
 from unnoise.networks.int8 import in_int8
 from unnoise.networks.sd_unet import SDUNet
 
-LOW_RANK, DIFFERENCE = "lora_controlnet", "difference"
+DIFFERENCE = "difference"
 _WAY_DOWN = ("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.")
 
 

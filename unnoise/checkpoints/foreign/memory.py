@@ -8,7 +8,7 @@ architecture is needed, and sizes and precisions are those asked for. Fused atte
 
 import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from unnoise.checkpoints.foreign.folder import read_part
 from unnoise.checkpoints.foreign.parts import Foreign, MappedTensors, Part
-from unnoise.checkpoints.foreign.pieces import Cut
+from unnoise.checkpoints.foreign.pieces import LOW_RANK, Cut
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.latents import LatentsConfig
 from unnoise.networks.unfilled import unfilled
@@ -122,9 +122,18 @@ def numbers(part: Part) -> int:
     """How many numbers a part has. None is read where its shapes are known; else the file is only mapped."""
     if isinstance(part.tensors, Cut):
         shapes: Iterator[torch.Size] = (torch.Size(shape) for shape in part.tensors.shapes.values())
+    elif LOW_RANK in part.tensors:  # a Control-LoRA, which is put together
+        shapes = (_whole_shape(name, part.tensors) for name in part.tensors if not name.endswith(".down"))
     else:
         shapes = (part.tensors[name].shape for name in part.tensors)
     return sum(shape.numel() for shape in shapes)
+
+
+def _whole_shape(name: str, tensors: Mapping[str, Tensor]) -> torch.Size:
+    """Of the tensor that one of a Control-LoRA's becomes, or is."""
+    if not name.endswith(".up"):
+        return tensors[name].shape
+    return torch.Size((len(tensors[name]), *tensors[name.removesuffix("up") + "down"].shape[1:]))
 
 
 def numbers_at(place: Path) -> int:

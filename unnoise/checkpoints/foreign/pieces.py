@@ -19,6 +19,8 @@ _FLOAT8 = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 _READ = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "BOOL", *_FLOAT8}
 MARKS = ("v_pred", "ztsnr")
 """Tensors that belong to no network: that they are there says how one was trained."""
+LOW_RANK = "lora_controlnet"
+"""A tensor that says that the others are a ControlNet's less the U-Net it was made of, some as `up` and `down`."""
 _SCALES = (".scale_weight", ".weight_scale")  # beside a "weight" of eight bits: what it is to be multiplied with
 
 
