@@ -28,8 +28,9 @@ from unnoise.core.errors import InputError
 
 diffusers = pytest.importorskip("diffusers")
 import checkpoints.foreign_pipelines as tiny  # noqa: E402
-from checkpoints.test_foreign_adapters import SHOWN, control_net, ip_adapter  # noqa: E402
+from checkpoints.test_foreign_adapters import PICTURES, SHOWN, control_net, ip_adapter  # noqa: E402
 from checkpoints.test_foreign_folder import UNET, Hub, cache, served  # noqa: E402, F401  # a fixture
+from checkpoints.test_picture_prompts import redux_of  # noqa: E402
 
 NAME = "someone/something"
 
@@ -116,6 +117,28 @@ def test_what_is_attached_and_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert sorted(Hub.asked) == asked(weights, "canny/config.json", "easy.safetensors")
         drawn.append(attached.sample("easy cat", 1, 7, steps=2).data)
     assert torch.equal(*drawn)
+
+
+@pytest.mark.usefixtures("cache")
+def test_redux_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder in diffusers' layout, without the same weights in a file; an IP-Adapter's repository is named with its files."""
+    plain, there = tiny.flux(tmp_path / "parts"), tmp_path / "there"
+    redux_of(plain, there)
+    with served(there, monkeypatch):
+        named = picture_prompt(NAME, [PICTURES[0]])
+        asked_for = sorted(Hub.asked)
+    inner = ("image_embedder/config.json", "image_embedder/diffusion_pytorch_model.safetensors", "image_encoder/config.json")
+    assert asked_for == asked(*inner, "image_encoder/model.safetensors", "feature_extractor/preprocessor_config.json")
+    here = picture_prompt(there, [PICTURES[0]])
+    assert named.name == "something"
+    assert all(torch.equal(a, b) for a, b in zip(named.state_dict().values(), here.state_dict().values(), strict=True))
+    (there / "image_embedder").rename(there / "elsewhere")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "another"))
+    with (
+        served(there, monkeypatch),
+        pytest.raises(InputError, match=rf"give one of its files: .*{NAME}/flux1-redux-dev.safetensors"),
+    ):
+        picture_prompt(NAME, [PICTURES[0]])
 
 
 PICKLES: dict[str, tuple[Callable[[str], object], str]] = {

@@ -57,8 +57,8 @@ def numbers_of(controls: Sequence[str], prompts: Sequence[str], encoder: str | N
     files = {steering_at_hand(Path(parse_adapter("--control", c).where)) for c in controls}
     clips = set[Path]()
     for where in {parse_adapter("--picture-prompt", p).where for p in prompts}:
-        given = _encoder(where, encoder)
-        files.add(weights_in(file := prompt_at_hand(Path(where), given)))
+        files.add(weights_in(file := prompt_at_hand(Path(where), encoder)))
+        given = _encoder(file, encoder)
         with suppress(InputError):  # told when it is read
             clips.add(Path(given) if given else encoder_near(file))
     return sum(map(numbers_at, files)) + (2 if bf16 else 1) * sum(map(numbers_at, clips))
@@ -75,10 +75,11 @@ def read_adapters(
         known = [mode for mode in modes if mode is not None]
         out.append(controlnet(told.where, pictures, told.scale, told.interval, guess, known, network))
     for told in (parse_adapter("--picture-prompt", p) for p in prompts):
-        out.append(picture_prompt(told.where, told.pictures, _encoder(told.where, encoder), told.scale, told.interval))
+        own = _encoder(prompt_at_hand(Path(told.where), encoder), encoder)
+        out.append(picture_prompt(told.where, told.pictures, own, told.scale, told.interval))
     return out
 
 
-def _encoder(where: str, given: str | None) -> str | None:
+def _encoder(where: Path, given: str | None) -> str | None:
     """The one of --picture-encoder, but for a folder that has its own: Redux reads SigLIP, and an IP-Adapter beside it CLIP."""
-    return None if (Path(where) / ENCODER).is_dir() else given
+    return None if (where / ENCODER).is_dir() else given

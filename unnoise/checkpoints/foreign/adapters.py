@@ -16,7 +16,7 @@ from unnoise.checkpoints.foreign.adapter_names import image_prompt, redux, steer
 from unnoise.checkpoints.foreign.control_configs import controlnet_of_diffusers
 from unnoise.checkpoints.foreign.control_on_base import lacks_base, on_base
 from unnoise.checkpoints.foreign.folder import PICKLED, read_config, read_part
-from unnoise.checkpoints.foreign.hub import CONFIG, at_hand, fetch_part, is_hub_name
+from unnoise.checkpoints.foreign.hub import CONFIG, at_hand, fetch_first, fetch_part, is_hub_name
 from unnoise.checkpoints.foreign.original_configs import controlnet as original_controlnet
 from unnoise.checkpoints.foreign.original_configs import part
 from unnoise.checkpoints.foreign.parts import MappedTensors, Part
@@ -43,6 +43,10 @@ _NEAR = (
     f"{FEATURES}/preprocessor_config.json",
 )
 """What is read beside an IP-Adapter's or Redux's file."""
+_IN_REDUX = (
+    f"{EMBEDDER}/{CONFIG}", f"{ENCODER}/{CONFIG}", f"{ENCODER}/model.safetensors", f"{FEATURES}/preprocessor_config.json",
+)  # fmt: skip
+"""What is read of Redux in diffusers' layout, beside its own weights."""
 _NESTED = "{f'{a}.{k}': v for a, part in d.items() for k, v in part.items()}"
 """The tensors of a pickled IP-Adapter, for `converting`."""
 
@@ -82,9 +86,11 @@ def steering_at_hand(path: Path) -> Path:
 
 
 def prompt_at_hand(file: Path, encoder: str | Path | None) -> Path:
-    """The same of an IP-Adapter or Redux; without an encoder, with what lies near it."""
+    """The same of an IP-Adapter or Redux; without an encoder, with what lies near it. By OWNER/NAME the folder of Redux."""
     if file.suffix in PICKLED:  # of which `_picture_network` says more
         return file
+    if is_hub_name(str(file)) and not file.exists():
+        return fetch_first(str(file), [f"{EMBEDDER}/diffusion_pytorch_model.safetensors"], _IN_REDUX)
     return at_hand(file, _NEAR if encoder is None else ())
 
 
@@ -125,11 +131,11 @@ def picture_prompt(
     """An IP-Adapter (plain, plus, plus face, full face; XLabs' for FLUX, InstantX' for Stable Diffusion 3.5), or FLUX.1 Redux, with
     the pictures that prompt it, all of them together.
 
-    file: or its name on the hub; of Redux a file or a folder in diffusers' layout. encoder: the CLIP or SigLIP that it was trained
-    with, a folder or a name on the hub; by default the folder image_encoder near the file. Raises InputError for a file that is
-    none, no pictures, and an encoder that is missing or another adapter's.
+    file: or its name on the hub; of Redux a file, a folder in diffusers' layout, or the folder's name on the hub. encoder: the CLIP
+    or SigLIP that it was trained with, a folder or a name on the hub; by default the folder image_encoder near the file. Raises
+    InputError for a file that is none, no pictures, and an encoder that is missing or another adapter's.
     """
-    file = prompt_at_hand(Path(file), encoder)
+    named, file = Path(file).name, prompt_at_hand(Path(file), encoder)
     network = _picture_network(file)
     if not pictures:
         raise InputError(f"{file}: prompts with pictures; give at least one")
@@ -138,7 +144,7 @@ def picture_prompt(
     if not isinstance(network, ImagePrompt):
         _check_siglip(file, look)
         if isinstance(network, Redux):
-            return PictureWords(file.name if file.is_dir() else file.stem, network, seen.last, scale, interval)
+            return PictureWords(named if file.is_dir() else file.stem, network, seen.last, scale, interval)
         return TimedPicturePrompt(file.stem, network, seen.tokens, scale, interval)
     nothing = look.black() if network.config.bias else look.nothing()
     if network.projection.whole:
