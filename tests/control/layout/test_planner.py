@@ -95,6 +95,9 @@ def test_what_no_scene_holds_is_refused(prompt: str, wanted: str) -> None:
         ("a star and no apples", None),
         ("a star without any red apples, but two houses", None),
         ("in 1999, two stars", '"in 1999"'),
+        ("a star in 1999 a house", '"in 1999"'),
+        ("a star at 50% two houses", '"at 50%"'),
+        ("a star, not an apple 3 houses", None),
     ],
 )
 def test_what_is_not_understood_is_said(prompt: str, left: str | None) -> None:
@@ -105,7 +108,15 @@ def test_what_is_not_understood_is_said(prompt: str, left: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["a star without any apples", "a star and no red apples", "a star and no sign that says SUPERCALIFRAGILISTIC"]
+    "prompt",
+    [
+        "a star without an apple and two houses",
+        "a star and no apples, no houses",
+        "not an apple and a house, but a star",
+        "a star without any apples",
+        "a star and no red apples",
+        "a star and no sign that says SUPERCALIFRAGILISTIC",
+    ],
 )
 def test_what_is_denied_is_not_refused(prompt: str) -> None:
     scene = plan(prompt, SPRITES, rng())

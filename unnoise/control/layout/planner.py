@@ -130,7 +130,7 @@ def _read(prompt: str, sprites: Sprites) -> tuple[tuple[Request, ...], tuple[str
             request = understood(" ".join(words[start:end]), sprites)
             if request is not None:
                 before = left[-1][:-1] if left[-1][-1:] == ["and"] else left[-1]
-                if before and _BEYOND.fullmatch(before[-1]):
+                if before and _BEYOND.fullmatch(before[-1]) and _counts(words[start]):
                     number = " ".join([*left[-1][len(before) - 1 :], words[start]])
                     raise InputError(
                         f"the prompt {_short(prompt)!r}: {number!r} is more than a scene holds, {NUMBERS[0]} to {NUMBERS[-1]}"
@@ -150,20 +150,30 @@ def _read(prompt: str, sprites: Sprites) -> tuple[tuple[Request, ...], tuple[str
 
 
 def _wanted(prompt: str) -> list[str]:
-    """A prompt's words, with a comma in place of each run that is denied: to a comma, "and", "but" or the next thing's number."""
+    """A prompt's words, with a comma in place of each run that is denied.
+
+    A run ends at a comma, at "but", before the number of the next thing, and behind "no" also at "and": "no star and an apple" has
+    an apple, "without a star and an apple" has none.
+    """
     wanted: list[str] = []
-    denied = 0  # words since "no"
-    for word in re.findall(r'"[^"]*"|\d+[.,]\d+|[\w\'-]+|,', prompt)[:_MOST_WORDS]:
+    denied: list[str] = []
+    for word in re.findall(r'"[^"]*"|\d+(?:[.,]\d+)?%|\d+[.,]\d+|[\w\'-]+|,', prompt)[:_MOST_WORDS]:
         plain = word.lower()
+        joined = denied[1:] and denied[-1] == "and"
+        ends = plain in (",", "but") or (denied[:1] == ["no"] and plain == "and")
         if plain in _NOT:
             wanted.append(",")
-            denied = 1
-        elif denied and plain not in (",", "and", "but") and (denied == 1 or plain not in ("a", "an", *NUMBERS)):
-            denied += 1
+            denied = [plain]
+        elif denied and not ends and (len(denied) == 1 or joined or not (plain in ("a", "an") or _counts(plain))):
+            denied.append(plain)
         else:
             wanted.append(word)
-            denied = 0
+            denied = []
     return wanted
+
+
+def _counts(word: str) -> bool:
+    return word.isdigit() or word.lower() in NUMBERS
 
 
 def spoken(prompt: str, pieces: Sequence[Request]) -> tuple[str, ...]:
