@@ -13,6 +13,7 @@ from torch import Tensor
 import unnoise
 from unnoise.checkpoints.config import decode, encode
 from unnoise.cli.main import main
+from unnoise.control.sampling import Start
 from unnoise.control.self_guidance import PerturbedAttention
 from unnoise.control.step_caching import Every, StepCaching, Within
 from unnoise.core.errors import InputError
@@ -178,6 +179,25 @@ def test_sana_sprint(steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert float(last.std()) > 0.02
     assert float((state - last).abs().max() / last.std()) < 1e-3
     assert float((other - last).abs().max() / last.std()) > 1e-2
+
+
+def test_sana_sprint_that_begins_with_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of four steps, beside their pipeline for it."""
+    told = sana(tmp_path / "parts", sample_size=16, guidance_embeds=True)
+    pipeline = diffusers.SanaSprintImg2ImgPipeline(**{**told.components, "scheduler": diffusers.SCMScheduler()})
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    streams, shape = Streams.each(SEEDS), model.codec.shape()
+    drawn = iter([streams.normal("noise", shape), *(streams.scoped("sampler").at(i).normal("lcm", shape) for i in range(2))])
+    for module in ("pipelines.sana.pipeline_sana_sprint_img2img", "schedulers.scheduling_scm"):
+        monkeypatch.setattr(f"diffusers.{module}.randn_tensor", lambda *args, **kwargs: next(drawn))
+    last = pipeline(
+        PROMPTS, image=pictures.permute(0, 3, 1, 2) / 127.5 - 1, strength=0.5, num_inference_steps=4, intermediate_timesteps=None,
+        guidance_scale=3.0, output_type="latent", height=32, width=32, use_resolution_binning=False,
+    ).images  # fmt: skip
+    state, _ = ours(model, steps=4, guidance=3.0, start=Start(pictures, 0.5))
+    assert float(last.std()) > 0.02
+    assert float((state - last).abs().max() / last.std()) < 1e-3
 
 
 def test_sana_sprint_from_the_command_line(tmp_path: Path) -> None:
