@@ -297,7 +297,7 @@ def write(config: Mapping[str, Any], folder: str) -> None:
     letters = [chr(c) for c in range(97, 123)]
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{c}</w>" for c in letters)]
     place = Path(folder) / "tokenizer"
-    place.mkdir()
+    place.mkdir(parents=True)
     (place / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
     (place / "merges.txt").write_text("#version: 0.2\n")
     text = transformers.CLIPTextConfig(

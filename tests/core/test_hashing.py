@@ -1,4 +1,4 @@
-"""The names of weights: a fold beside Python's own whole numbers, and a name that is computed once and never kept too long."""
+"""The names of weights: computed once, and never kept too long."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,49 +8,30 @@ import torch
 from torch import nn
 
 from unnoise.core import hashing
-from unnoise.core.hashing import WORDS, Remembered, fold, tensors_hash
-
-BLOCK = 8 * WORDS
+from unnoise.core.hashing import Remembered, print_of, tensors_hash
 
 
-def folded(memory: bytes) -> bytes:
-    """Word by word, in whole numbers without bound."""
-    blocks = max(0, len(memory) - 4) // BLOCK
-    m, n = (x.tolist() for x in (hashing._M, hashing._N))
-
-    def words(start: int) -> list[int]:
-        return [int.from_bytes(memory[start + 8 * i : start + 8 * i + 8], "little") for i in range(WORDS)]
-
-    sums = [
-        sum(a * w for a, w in zip(m, words(BLOCK * b))) + sum(a * v for a, v in zip(n, words(BLOCK * b + 4))) for b in range(blocks)
-    ]
-    return b"".join((s % 2**64).to_bytes(8, "little") for s in sums) + memory[BLOCK * blocks :]
-
-
-@pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 3, BLOCK + 4, 3 * BLOCK + 13])
-def test_a_fold_is_the_sum_that_is_written(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hashing, "BLOCKS", 2)
-    x = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=torch.Generator().manual_seed(size))
-    assert fold(x) == folded(x.numpy().tobytes())
-
-
-def test_layouts_lie_in_memory_as_they_lie() -> None:
+def test_layouts_are_told_apart_and_never_copied_or_missed() -> None:
+    """Numbers in the same order of memory, and in another; what a step of memory leaves out."""
     x = torch.randn(64, 48, 3, 3, generator=torch.Generator().manual_seed(0))
-    last = x.to(memory_format=torch.channels_last)
-    assert fold(last) == fold(x.permute(0, 2, 3, 1).contiguous())
-    assert fold(x[:, 1:]) == fold(x[:, 1:].contiguous())
-    assert fold(torch.tensor(2.0)) == torch.tensor(2.0).numpy().tobytes()
+    seen = [x, x.to(memory_format=torch.channels_last), x.permute(0, 2, 3, 1).contiguous(), x[:, 1:], x[::2], x.reshape(-1)]
+    prints = [print_of({"a": v}) for v in seen]
+    assert len(set(prints)) == len(seen)
+    assert prints == [print_of({"a": v.clone(memory_format=torch.preserve_format)}) for v in seen[:3]] + prints[3:]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
-@pytest.mark.parametrize("lane", range(8))
-def test_signs_of_two_numbers_of_a_block_are_seen_wherever_they_lie(dtype: torch.dtype, lane: int) -> None:
-    """The highest bits of words cancel in sums of products; half a word later they are in the middle."""
-    x = torch.randn(BLOCK, generator=torch.Generator().manual_seed(1)).mul(100).to(dtype)
-    step = 8 // dtype.itemsize
-    y = x.clone()
-    y[[lane % step, lane % step + 5 * step]] *= -1
-    assert fold(x) != fold(y)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.int8])
+@pytest.mark.parametrize("count", [1, 2, 100_001])
+def test_a_print_is_of_every_number(dtype: torch.dtype, count: int) -> None:
+    x = torch.randn(count, generator=torch.Generator().manual_seed(1)).mul(100).to(dtype)
+    prints = {print_of({"a": x})}
+    places = {0, count // 2, count - 1}
+    for at in places:  # the sign alone
+        y = x.float()
+        y[at] = -y[at] if y[at] else 1.0
+        prints.add(print_of({"a": y.to(dtype)}))
+    assert len(prints) == 1 + len(places)
+    assert print_of({"a": torch.empty(0, dtype=dtype)}) not in prints
 
 
 def by_data(p: nn.Parameter) -> None:
@@ -94,7 +75,7 @@ WAYS: list[Callable[[nn.Parameter], None]] = [
 
 
 @pytest.mark.parametrize("change", WAYS)
-@pytest.mark.parametrize("side", [16, 200], ids=["small", "folded"])
+@pytest.mark.parametrize("side", [16, 200], ids=["small", "large"])
 def test_a_name_is_computed_once_and_again_after_any_change(
     change: Callable[[nn.Parameter], None], side: int, counted: list[int]
 ) -> None:
