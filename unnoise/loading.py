@@ -26,6 +26,7 @@ from unnoise.modalities.image.controlled import ControlledConfig
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
 from unnoise.model import DiffusionModel, ModelConfig
 from unnoise.networks.flux import Flux
+from unnoise.networks.packed import has_packed
 
 MODEL_CLASSES = {**ALLOWED, **allow(ModelConfig, Sampling, About), "model.Sampling": Sampling, "model.About": About}
 """All that a model's config.json may name; two classes by their former names too."""
@@ -33,13 +34,14 @@ MODEL_CLASSES = {**ALLOWED, **allow(ModelConfig, Sampling, About), "model.Sampli
 
 def load(
     source: str | Path, dtype: torch.dtype | None = None, variant: str | None = None, beside: Sequence[str | Path] = (),
-    wanted: Wanted = Wanted(),
+    wanted: Wanted = Wanted(), packed: bool = False,
 ) -> DiffusionModel:  # fmt: skip
     """The model in a model folder or a training run's, one that ships by its name (see `shipped`), or an open checkpoint: a folder
     of diffusers, a single file, or a name on the hub (OWNER/NAME, OWNER/NAME/FILE), of which what is needed is fetched once.
 
     The rest concerns open checkpoints. dtype: float32 or bfloat16, of the weights, text encoders' too; None for float32.
-    variant, beside: see `open_foreign`. wanted: what it will be asked for, which must fit into memory. Raises InputError for what
+    variant, beside: see `open_foreign`. wanted: what it will be asked for, which must fit into memory. packed: the weights of GGUF
+    and float8 files stay as they are, and are unpacked at every call (`networks.packed`). Raises InputError for what
     is not a model, was truncated or edited, comes from a later version, is of a family that is not run here, is not to be had from
     the hub, or will not fit.
     """
@@ -47,11 +49,11 @@ def load(
     if own is not None and not _holds_a_model(folder):  # a folder of samples or of data may be called so too
         folder = own
     if foreign := open_foreign(folder, variant, beside):
-        model = _imported(foreign, dtype or torch.float32, wanted, [Path(b).name for b in beside])
+        model = _imported(foreign, dtype or torch.float32, wanted, packed, [Path(b).name for b in beside])
     elif folder.is_dir():
-        if beside or variant:
-            given = "--beside" if beside else "--variant"
-            raise InputError(f"{folder}: a model of unnoise's own, which has all its parts; {given} is for open checkpoints")
+        if beside or variant or packed:
+            given = "--beside" if beside else "--variant" if variant else "--packed"
+            raise InputError(f"{folder}: a model of unnoise's own, whole and unpacked; {given} is for open checkpoints")
         model = _read(folder)
     else:
         what = "file" if folder.suffix.lower() in SINGLE else "folder"
@@ -85,9 +87,9 @@ def _read(folder: Path) -> DiffusionModel:
     return model
 
 
-def _imported(foreign: Foreign, dtype: torch.dtype, wanted: Wanted, beside: Sequence[str]) -> DiffusionModel:
+def _imported(foreign: Foreign, dtype: torch.dtype, wanted: Wanted, packed: bool, beside: Sequence[str]) -> DiffusionModel:
     """An open checkpoint on our own networks. beside: the names of what takes the place of a folder's own."""
-    built, where = build(foreign, dtype, wanted), Path(foreign.where)
+    built, where = build(foreign, dtype, wanted, packed), Path(foreign.where)
     name = where.stem if where.is_file() else where.name
     other = beside if where.is_dir() else []
     about = About(
@@ -110,6 +112,8 @@ def with_loras(model: DiffusionModel, files: Mapping[str | Path, Weight]) -> Dif
     InputError as `low_rank`, and for several that follow pictures.
     """
     network = network_of(model.denoiser)
+    if has_packed(network) and any(follows_pictures(network, Path(path)) for path in files):
+        raise InputError("a LoRA that follows pictures makes the network wider: load its weights unpacked (without --packed)")
     following = [str(path) for path in files if follows_pictures(network, Path(path))]
     if len(following) > 1:
         raise InputError(f"{' and '.join(following)}: each follows pictures of its own; give one of them")

@@ -40,7 +40,9 @@ from unnoise.modalities.image.editing import Editing
 from unnoise.modalities.image.inpainting import Inpainting
 from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.words.emphasis import Emphatic
+from unnoise.modalities.words.frozen import encoders_of
 from unnoise.networks import int8
+from unnoise.networks.packed import has_packed
 from unnoise.samplers.loop import sample
 
 T = TypeVar("T")
@@ -143,7 +145,15 @@ class DiffusionModel:
             return f"int8: {name} has no plain layers of {int8.LEAST} channels and more, which alone gain by it"
         return ""
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether weights of its network, or of a text encoder, stay as their file packs them (`networks.packed`)."""
+        encoders = encoders_of(self.conditioner).values() if isinstance(self.conditioner, nn.Module) else ()
+        return any(map(has_packed, [self.denoiser, *(e.opened.network for e in encoders)]))
+
     def _check_whole(self, what: str) -> None:
+        if self.is_packed:
+            raise InputError(f"{what} a model whose weights stay packed: load it unpacked for that (without --packed)")
         if self.in_int8:
             raise InputError(f"{what} a model in int8, whose weights are rounded for this processor: load it again for that")
 

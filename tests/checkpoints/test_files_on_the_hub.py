@@ -91,8 +91,9 @@ def test_a_lora(published: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     written(there, kohya(some) if published == "kohya" else peft(some, "base_model.model."), name)
     (there / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2}))
     with served(tmp_path / "there", monkeypatch):
-        low_rank(model_of(ours), {Path(f"{NAME}/loras/{name}.safetensors"): 0.7})
+        low_rank(model := model_of(ours), {Path(f"{NAME}/loras/{name}.safetensors"): 0.7})
     close(ours_says("SD 1", ours), theirs_says("SD 1", merged(theirs, some, 0.7 * 2 / 3)))
+    low_rank(model, {})  # other tests draw with this network, too
     assert sorted(Hub.asked) == asked(f"loras/{name}.safetensors", "loras/adapter_config.json")
 
 

@@ -19,6 +19,7 @@ from unnoise.checkpoints.foreign.parts import Part
 from unnoise.checkpoints.foreign.single import open_single, together
 from unnoise.core.errors import InputError
 from unnoise.networks.embedding import size_features
+from unnoise.networks.packed import has_packed
 
 diffusers = pytest.importorskip("diffusers", reason="the networks to compare with are diffusers'")
 transformers = pytest.importorskip("transformers", reason="the text encoders to compare with are transformers'")
@@ -186,8 +187,10 @@ def test_t5_as_gguf(kind: str, tmp_path: Path) -> None:
     network = open_single(written(tmp_path / "flux.safetensors", originals.flux(flux().state_dict())))
     part = together(network, t5).parts["text_encoder_2"]
     ids = torch.randint(0, 50, (2, 7))
-    for half in (False, True):
-        ours = _lent(f"{tmp_path}/t5.gguf/text_encoder_2", "T5EncoderModel", part, tmp_path / "tokenizer_2", "", half).network
+    for half, keep in ((False, False), (False, True), (True, False), (True, True)):
+        told = f"{tmp_path}/t5.gguf/text_encoder_2", "T5EncoderModel", part, tmp_path / "tokenizer_2", "", half, keep
+        ours = _lent(*told).network
+        assert has_packed(ours) == (keep and kind == "Q8_0")
         with torch.no_grad():
             expected = theirs.to(torch.bfloat16 if half else torch.float32)(ids).last_hidden_state
             torch.testing.assert_close(ours(ids).last_hidden_state, expected, rtol=1e-5, atol=1e-5)

@@ -297,7 +297,7 @@ def test_what_has_no_place(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no vae whose place it could take"):
         open_foreign(base, beside=[base / "vae"])
     (tmp_path / "own").mkdir()
-    with pytest.raises(InputError, match="own: a model of unnoise's own, which has all its parts"):
+    with pytest.raises(InputError, match="own: a model of unnoise's own, whole and unpacked"):
         unnoise.load(tmp_path / "own", beside=[net])
     with pytest.raises(InputError, match="--variant is for open checkpoints"):
         unnoise.load(tmp_path / "own", variant="fp16")

@@ -11,7 +11,7 @@ from unnoise.cli.adapters import parse_adapter, with_mode
 from unnoise.core.errors import option
 from unnoise.core.random import derive
 
-_TOLD = ("variant", "beside", "lora", "embedding", "control", "guess", "picture_prompt", "picture_encoder")
+_TOLD = ("variant", "packed", "beside", "lora", "embedding", "control", "guess", "picture_prompt", "picture_encoder")
 _SHOWN = ("control", "picture_prompt")
 _OWN = ("start", "fill", "mask", "change", "follow")
 
@@ -22,7 +22,7 @@ _ONE = (
 )  # fmt: skip
 _SEVERAL = ("interval", "inner_interval", "blocks", "original", "then", "beside")
 _REPEATED = ("lora", "embedding", "control", "picture_prompt")
-_FLAGS = ("guess", "exact", "bf16", "int8")
+_FLAGS = ("guess", "exact", "bf16", "int8", "packed")
 
 
 def told(args: object) -> dict[str, Any]:

@@ -143,6 +143,9 @@ class Sample:
     """As --bf16, with wide layers in whole numbers of eight bits: on processors with VNNI a step of Stable Diffusion is 1.3
     to 1.6 times faster, and further from the usual picture. Merges --lora; what --then and --weaker name stays in bfloat16.
     --budget and --error pick it themselves where it pays."""
+    packed: bool = False
+    """Weights of GGUF and float8 files, T5's too, stay as they are, and are unpacked at every call: the memory of the files, for
+    some more time. With --int8 they are unpacked once."""
     device: str | None = None
     """Where it is computed: cpu, cuda, cuda:1 ... Not given: a GPU where there is one."""
     variant: str | None = None
@@ -326,7 +329,7 @@ def _opened(args: Sample, bf16: bool) -> DiffusionModel:
     """The model with what is merged into its weights, and what is beside it."""
     loras = parse_loras(args.lora)
     device, wanted = _device(args), _wanted(args, numbers_of(args.control, args.picture_prompt, args.picture_encoder, bf16))
-    model = load(args.model, torch.bfloat16 if bf16 else None, args.variant, args.beside, wanted)
+    model = load(args.model, torch.bfloat16 if bf16 else None, args.variant, args.beside, wanted, args.packed)
     for file in args.embedding:
         textual_inversion(model, file)
     if loras:
@@ -344,7 +347,8 @@ def _wanted(args: Sample, beside: int = 0) -> Wanted:
 
 def _device(args: Sample) -> torch.device:
     """InputError for one that is not here."""
-    usual = "cuda" if torch.cuda.is_available() and not args.int8 else "cpu"
+    on_cpu = "--int8" if args.int8 else "--packed" if args.packed else ""
+    usual = "cuda" if torch.cuda.is_available() and not on_cpu else "cpu"
     try:
         device = torch.device(args.device or usual)
         torch.empty(0, device=device)
@@ -352,8 +356,8 @@ def _device(args: Sample) -> torch.device:
         raise InputError(
             f"--device {args.device}: {str(e).splitlines()[0]}; cpu is always there, cuda where there is a GPU"
         ) from None
-    if args.int8 and device.type != "cpu":
-        raise InputError(f"--device {args.device} with --int8, which processors compute; leave one out")
+    if on_cpu and device.type != "cpu":
+        raise InputError(f"--device {args.device} with {on_cpu}, which processors compute; leave one out")
     return device
 
 

@@ -26,6 +26,7 @@ from torch.nn.functional import conv2d, group_norm, layer_norm, linear
 
 from unnoise.core.errors import InputError
 from unnoise.networks.layers import RMSNorm, rms_normalise, wide
+from unnoise.networks.packed import PackedLinear, weight_of
 
 Layer = nn.Linear | nn.Conv2d | RMSNorm | nn.LayerNorm | nn.GroupNorm
 """A normalisation's weights multiply entry by entry; an RMSNorm has no offset."""
@@ -44,8 +45,9 @@ class Change(nn.Module, ABC):
     def narrowed(self, start: int, rows: int) -> "Change":
         """The change of these rows alone."""
 
-    def added(self, layer: Layer, weight: Tensor, x: Tensor) -> Tensor:
-        """D x as the layer applies its weights; weight: those rows of its own that are changed."""
+    def added(self, layer: Layer, rows: slice, x: Tensor) -> Tensor:
+        """D x as the layer applies its weights; rows: those of its own that are changed."""
+        weight = weight_of(layer)[rows]
         return _applied(layer, self.delta(weight.to(wide(weight))).to(x), x)
 
 
@@ -62,7 +64,7 @@ class LowRank(Change):
     def narrowed(self, start: int, rows: int) -> "LowRank":
         return LowRank(self.down.data, self.up.data[start : start + rows], self.scale, _rows(self.offset, start, rows))
 
-    def added(self, layer: Layer, weight: Tensor, x: Tensor) -> Tensor:
+    def added(self, layer: Layer, rows: slice, x: Tensor) -> Tensor:
         h, up = _applied(layer, self.down.to(x), x), self.up.to(x)
         return self.scale * (linear(h, up) if isinstance(layer, nn.Linear) else conv2d(h, up[:, :, None, None]))
 
@@ -208,7 +210,11 @@ class Adapted:
             for leaf, p in zip(("weight", "bias"), before)
             if p is not None
         }
-        return {**self.network.state_dict(), **kept}
+        packed = {layer: name for layer, name in names.items() if isinstance(layer, PackedLinear)}
+        own = {name: p for name, p in self.network.state_dict().items() if name.rpartition(".")[0] not in packed.values()}
+        for layer, name in packed.items():
+            own |= {f"{name}.{leaf}": p for leaf, p in (("weight", layer.unpacked()), ("bias", layer.bias)) if p is not None}
+        return {**own, **kept}
 
     def set(self, adapters: Mapping[str, tuple[Adapter, float]]) -> None:
         """These by name, each with its weight, in place of those before; none takes all away. What was merged is merged again."""
@@ -221,7 +227,7 @@ class Adapted:
             for place, change in adapter.items() if weight else ():
                 layer = self.network.get_submodule(place.layer)
                 assert isinstance(layer, Layer)
-                change.to(layer.weight.device)
+                change.to("cpu" if isinstance(layer, PackedLinear) else layer.weight.device)
                 if layer not in self._hung:
                     self._hung[layer] = Hung(self, layer)
                 self._hung[layer].terms.append((1.0 if isinstance(change, Replaced) else weight, place, change))
@@ -229,11 +235,14 @@ class Adapted:
             self.merge()
 
     def merge(self) -> None:
-        """Into the weights: no cost in sampling any more, but the memory of a second copy of the layers concerned, kept aside."""
+        """Into the weights: no cost in sampling any more, but the memory of a second copy of the layers concerned, kept aside.
+        InputError for weights that are kept packed."""
         self._merge(keep=True)
 
     @torch.no_grad()
     def _merge(self, keep: bool) -> None:
+        if any(isinstance(layer, PackedLinear) for layer in self._hung):
+            raise InputError("a LoRA is not merged into weights that are kept packed (int8 needs that): load them unpacked")
         for layer, hook in self._hung.items() if not self.merged else ():
             weight, bias = layer.weight, None if isinstance(layer, RMSNorm) else layer.bias
             if keep:
@@ -285,8 +294,7 @@ class Hung:
         x, channels = inputs[0], 1 if isinstance(layer, nn.Conv2d | nn.GroupNorm) else -1
         for weight, place, change in self.terms:
             rows = out.narrow(channels, place.start, place.rows)
-            own = layer.weight[place.start : place.start + place.rows]
-            rows.add_(change.added(layer, own, x), alpha=weight)
+            rows.add_(change.added(layer, slice(place.start, place.start + place.rows), x), alpha=weight)
             if change.offset is not None:
                 offset = weight * change.offset.to(out)
                 rows.add_(offset if channels == -1 else offset[:, None, None])

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unnoise.networks.packed import PackedLinear, weight_of
 from unnoise.networks.patched import Patched
 
 LEAST = 128
@@ -62,7 +63,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        q, self.scale = quantised_weights(layer.weight.detach())
+        q, self.scale = quantised_weights(weight_of(layer).detach())
         self.weights = torch.ops.onednn.qlinear_prepack(q, None)
         self.zero = torch.zeros(len(q), dtype=torch.int32)
         self.bias = None if layer.bias is None else layer.bias.detach()
@@ -153,7 +154,7 @@ def _suited(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 
 
 def _wide(module: nn.Module) -> bool:
-    if type(module) not in (nn.Linear, nn.Conv2d):
+    if type(module) not in (nn.Linear, PackedLinear, nn.Conv2d):
         return False
     assert isinstance(module, nn.Linear | nn.Conv2d)
     if isinstance(module, nn.Conv2d) and (module.groups > 1 or module.padding_mode != "zeros" or isinstance(module.padding, str)):

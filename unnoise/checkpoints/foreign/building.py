@@ -12,6 +12,7 @@ unless another precision is asked for. What a network is told is decided by its 
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from unnoise.checkpoints.diffusers_names import (
     Table,
     flux_config,
     sd3_config,
+    sources_of,
     translate,
     unet_config,
 )
@@ -39,8 +41,9 @@ from unnoise.checkpoints.foreign.belonging import (
 )
 from unnoise.checkpoints.foreign.corrected import network_as_run, scheduler_as_run
 from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_TABLE, pixart_config, sana_config, sana_table
-from unnoise.checkpoints.foreign.memory import Wanted, check_fits
+from unnoise.checkpoints.foreign.memory import Wanted, check_fits, spared
 from unnoise.checkpoints.foreign.parts import AsType, Foreign, Part
+from unnoise.checkpoints.foreign.pieces import packed_rows
 from unnoise.checkpoints.foreign.recognise import class_family
 from unnoise.checkpoints.foreign.scheduler import PIPELINES, read_scheduler
 from unnoise.checkpoints.foreign.single import open_single, unprojected
@@ -61,6 +64,7 @@ from unnoise.modalities.words.joined import SilentConfig, ZeroedConfig, flux, pi
 from unnoise.modalities.words.settings import WithGuidanceConfig, WithShapeConfig, WithSizesConfig
 from unnoise.modalities.words.source import Opened, lend, open_encoder
 from unnoise.networks.flux import FluxConfig
+from unnoise.networks.packed import Rows, pack
 from unnoise.networks.pixart import PixArtConfig
 from unnoise.networks.sana import SanaConfig
 from unnoise.networks.sd3 import SD3Config
@@ -99,6 +103,7 @@ class Told(NamedTuple):
     theirs: Mapping[str, Any]
     codec: LatentsConfig
     half: bool  # whether text encoders are held in bfloat16
+    packed: bool = False  # whether T5's matrices stay as the file has them
 
 
 @dataclass(frozen=True)
@@ -112,11 +117,12 @@ class Family:
     unused: tuple[str, ...] = ()
 
 
-def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted = Wanted()) -> Built:
+def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted = Wanted(), packed: bool = False) -> Built:
     """dtype: of all weights, those of text encoders among them: float32 or bfloat16. wanted: what there must be memory for.
+    packed: matrices of the network and of T5 stay as GGUF and float8 files have them, see `networks.packed`.
 
-    Raises InputError for a family that is not known here, for parts that are missing, for those of different models, and where
-    memory is too small.
+    Raises InputError for a family that is not known here, for parts that are missing, for those of different models, where memory
+    is too small, and where no file is packed that should stay so.
     """
     if dtype not in (torch.float32, torch.bfloat16):
         raise InputError(f"weights in {dtype}: float32 or bfloat16, which has float32's range, is meant")
@@ -130,14 +136,16 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
     if codec.config.latent_channels != network_config.channels:
         both = f"the vae's codes have {codec.config.latent_channels} channels, the network's {network_config.channels}"
         raise InputError(f"{foreign.where}: parts of different models: {both}")
-    told = Told(foreign, network_config, part.config, codec.config, dtype == torch.bfloat16)
+    if packed and not any(map(spared, foreign.parts.values())):
+        raise InputError(f"{foreign.where}: --packed is for GGUF and float8 files, whose weights stay as they are; these are none")
+    told = Told(foreign, network_config, part.config, codec.config, dtype == torch.bfloat16, packed)
     process, preconditioner, sampling = read_scheduler(scheduler_as_run(foreign.scheduler, pipeline), pipeline)
     usual = _usual(told, sampling)
     guidance = usual.guidance if wanted.guidance is None else wanted.guidance
     scale = wanted.true_guidance if _is_told_scale(network_config) else guidance
     sides = 1 if scale == 1 else 2 if usual.picture_guidance == 1 else 3
-    check_fits(foreign, network_config, codec.config, dtype, wanted, sides)
-    network = _network(part, network_config, family, dtype)
+    check_fits(foreign, network_config, codec.config, dtype, wanted, sides, packed)
+    network = _network(part, network_config, family, dtype, packed)
     conditioner_config = family.told(told)
     conditioner = conditioner_config.build()
     _check_fit(conditioner, network_config, foreign)
@@ -215,14 +223,35 @@ def _config(part: Part, family: Family) -> Any:
         raise InputError(f"{part.where}: {e}") from None
 
 
-def _network(part: Part, config: NetworkConfig, family: Family, dtype: torch.dtype) -> nn.Module:
+def _network(part: Part, config: NetworkConfig, family: Family, dtype: torch.dtype, keep: bool) -> nn.Module:
+    """keep: whether matrices stay packed where they are."""
     with unfilled():
         network = config.build()
     table = sana_table(config) if isinstance(config, SanaConfig) else family.table
+    packed = _packed(network, part.tensors, table) if keep else {}
+    apart = {f"{name}.weight": p for name in packed for p in network.get_submodule(name).parameters(recurse=False) if p.ndim == 2}
+    done = [source.rpartition(".")[0] for name in apart for source in sources_of(name, table)]
+    ours = {name: tensor for name, tensor in network.state_dict().items() if name not in apart}
     try:
-        return _filled(network, translate(AsType(part.tensors, dtype), table, network.state_dict(), family.unused))
+        weights = translate(AsType(part.tensors, dtype), table, ours, (*family.unused, *done))
     except InputError as e:
         raise InputError(f"{part.where}: {e}") from None
+    _filled(network, {**weights, **apart})
+    pack(network, packed, dtype)
+    return network
+
+
+def _packed(network: nn.Module, theirs: Mapping[str, Tensor], table: Table) -> dict[str, list[Rows]]:
+    """Of each linear layer, by its name, the rows of its weight as the file packs them; where it does so with all of them."""
+    out: dict[str, list[Rows]] = {}
+    for name, layer in network.named_modules():
+        if type(layer) is nn.Linear:
+            each = [packed_rows(theirs, source) for source in sources_of(f"{name}.weight", table)]
+            rows = [r for some in each for r in some]
+            fits = all(r.columns == layer.in_features for r in rows) and sum(r.count for r in rows) == layer.out_features
+            if all(each) and fits:
+                out[name] = rows
+    return out
 
 
 def _as_decoded(part: Part, network: NetworkConfig) -> Part:
@@ -288,17 +317,21 @@ def _encoder(told: Told, name: str, architecture: str, tokenizer: str) -> tuple[
         source = str(Path(part.where).absolute())
         return source, open_encoder(source, architecture, told.half, part.variant)
     source, beside = f"{Path(part.where).absolute()}/{name}", foreign.tokenizers.get(name.replace("text_encoder", "tokenizer"))
-    return source, _lent(source, architecture, part, beside, tokenizer, told.half)
+    return source, _lent(source, architecture, part, beside, tokenizer, told.half, told.packed)
 
 
-def _lent(source: str, architecture: str, part: Part, beside: Path | None, tokenizer: str, half: bool) -> Opened:
-    """beside: its tokenizer's folder; None looks for one of its usual name where the file lies, and then takes `tokenizer`."""
+def _lent(
+    source: str, architecture: str, part: Part, beside: Path | None, tokenizer: str, half: bool, keep: bool = False
+) -> Opened:
+    """beside: its tokenizer's folder; None looks for one of its usual name where the file lies, and then takes `tokenizer`.
+    keep: whether T5's matrices stay packed where they are."""
     file, _, name = source.rpartition("/")
     near = Path(file).parent / name.replace("text_encoder", "tokenizer")
     beside = near if beside is None and near.is_dir() else beside
-    packed = part.where.lower().endswith(".gguf")  # unpacked all at once, T5-XXL would be 19 GB of float32
-    tensors = AsType(part.tensors, torch.bfloat16) if half and packed else part.tensors
-    opened = lend(source, architecture, part.config, tensors, str(beside or tokenizer), half)
+    unpacked = part.where.lower().endswith(".gguf")  # all at once, T5-XXL would be 19 GB of float32
+    tensors = AsType(part.tensors, torch.bfloat16) if half and unpacked else part.tensors
+    packed = partial(packed_rows, part.tensors) if keep and spared(part) else None
+    opened = lend(source, architecture, part.config, tensors, str(beside or tokenizer), half, packed)
     if beside is None and part.config.get("hidden_act") == "gelu":  # OpenCLIP's pad with their first token
         opened.tokenizer.pad_token = "!"
     return opened

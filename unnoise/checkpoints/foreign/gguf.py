@@ -21,6 +21,7 @@ from unnoise.checkpoints.foreign.parts import Part
 from unnoise.checkpoints.foreign.pieces import Shapes
 from unnoise.checkpoints.foreign.recognise import refuse_other, unknown
 from unnoise.core.errors import InputError
+from unnoise.networks.packed import Rows
 
 _SHAPE = "comfy.gguf.orig_shape."  # ComfyUI stores some tensors flat, and their shapes apart
 
@@ -90,6 +91,14 @@ class GGUFStore:
             return self._read(name, stored.data.reshape(-1)).reshape(shape)[start:stop]
         data = stored.data.reshape(rows, -1)[start:stop]
         return self._read(name, data).reshape((stop - start, *shape[1:])[: len(shape)])
+
+    def packed(self, name: str, start: int, stop: int) -> Rows | None:
+        stored, shape = self._tensors[name], self.shapes[name]
+        columns, kind = math.prod(shape[1:]), stored.tensor_type
+        if not shape or stored.data.dtype != np.uint8 or kind in self._plain or columns % self._blocks[kind]:
+            return None
+        kept = torch.from_numpy(stored.data.reshape(shape[0], -1)[start:stop]).reshape(-1)
+        return Rows(stop - start, columns, lambda first, last: self.rows(name, start + first, start + last).flatten(1), (kept,))
 
     def _read(self, name: str, data: np.ndarray) -> Tensor:
         kind = self._tensors[name].tensor_type

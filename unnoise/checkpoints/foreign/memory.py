@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from unnoise.checkpoints.foreign.folder import read_part
 from unnoise.checkpoints.foreign.parts import Foreign, MappedTensors, Part
-from unnoise.checkpoints.foreign.pieces import LOW_RANK, Cut
+from unnoise.checkpoints.foreign.pieces import LOW_RANK, Cut, packed_rows
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.latents import LatentsConfig
 from unnoise.networks.unfilled import unfilled
@@ -92,10 +92,16 @@ class Need:
 
 
 def estimate(
-    network: NetworkConfig, codec: LatentsConfig, plan: Plan, encoders: int = 0, beside: int = 0, tokens: int = 512
+    network: NetworkConfig,
+    codec: LatentsConfig,
+    plan: Plan,
+    encoders: int = 0,
+    beside: int = 0,
+    tokens: int = 512,
+    packed: tuple[int, int] = (0, 0),
 ) -> Need:
     """encoders, beside: how many weights the text encoders and networks beside have (see `numbers`). tokens: the most that the
-    words are made of."""
+    words are made of. packed: bytes that the network's and the text encoders' weights take less (see `spared`)."""
     with unfilled():
         denoiser = network.build().to(plan.dtype).eval()
         latents = replace(codec, height=plan.height, width=plan.width).build()
@@ -110,7 +116,9 @@ def estimate(
         step = peak(lambda: denoiser(x, torch.full((n,), 0.5), cond))
         decode = peak(lambda: latents.autoencoder.decode(z))
     size = plan.dtype.itemsize
-    return Need(held(denoiser) + held(latents), encoders * size, step, decode, beside * size)
+    largest = max((p.numel() for p in denoiser.parameters()), default=0) * size if packed[0] else 0  # one is unpacked at a time
+    weights, words = held(denoiser) + held(latents) - packed[0], encoders * size - packed[1]
+    return Need(weights, words, step + largest, decode, beside * size)
 
 
 def held(module: nn.Module) -> int:
@@ -134,6 +142,14 @@ def _whole_shape(name: str, tensors: Mapping[str, Tensor]) -> torch.Size:
     if not name.endswith(".up"):
         return tensors[name].shape
     return torch.Size((len(tensors[name]), *tensors[name.removesuffix("up") + "down"].shape[1:]))
+
+
+def spared(part: Part, dtype: torch.dtype = torch.bfloat16) -> int:
+    """Bytes that the matrices of a network, or of T5, take less where they stay as their file packs them (`networks.packed`)."""
+    if part.kind in ("AutoencoderKL", "CLIPTextModel", "CLIPTextModelWithProjection"):
+        return 0
+    rows = [r for name in part.tensors if not name.startswith("shared.") for r in packed_rows(part.tensors, name)]
+    return sum(r.count * r.columns * dtype.itemsize - r.size for r in rows)
 
 
 def numbers_at(place: Path) -> int:
@@ -227,9 +243,11 @@ def _listed(file: Path, pattern: str, unit: int = 1) -> int | None:
     return int(found[1]) * unit if found else None
 
 
-def check_memory(where: str, need: Callable[[Plan], Need], plan: Plan, free: int | None, device: str = "cpu") -> None:
+def check_memory(
+    where: str, need: Callable[[Plan], Need], plan: Plan, free: int | None, device: str = "cpu", packed: Need | None = None
+) -> None:
     """InputError where a plan needs more than is free there, with the nearest plan that fits. need: what a plan takes, see
-    `estimate`."""
+    `estimate`. packed: what this one would take with weights that stay packed as they are, if they can."""
     if free is None or (now := need(plan)).total <= free:
         return
     fits = next(((p, n) for p in _smaller(plan) if (n := need(p).total) <= free), None)
@@ -241,7 +259,9 @@ def check_memory(where: str, need: Callable[[Plan], Need], plan: Plan, free: int
         "decoding": now.decode,
     }
     told = ", ".join(f"{name} {_gb(size)}" for name, size in parts.items() if size)
-    if fits:
+    if packed is not None and packed.total <= free:
+        instead = f"with its weights as the file packs them (--packed) it would fit, with about {_gb(packed.total)} GB"
+    elif fits:
         alone = " (--batch 1)" if fits[0].batch < plan.batch else ""
         instead = f"{fits[0]}{alone} would fit, with about {_gb(fits[1])} GB"
     else:
@@ -252,24 +272,34 @@ def check_memory(where: str, need: Callable[[Plan], Need], plan: Plan, free: int
 
 def check_fits(
     foreign: Foreign, network: NetworkConfig, codec: LatentsConfig, dtype: torch.dtype, wanted: Wanted = Wanted(),
-    passes: int = 2,
+    passes: int = 2, packed: bool = False,
 ) -> None:  # fmt: skip
     """InputError where a checkpoint, with weights of this precision, will not fit into memory for what is wanted of it.
 
-    passes: see `Plan`. For a GPU its memory is asked for all of that, and the machine's for the weights, which go through it.
-    Nothing is run where the weights are free and as much again for every picture of the usual size: a step and a decode take less.
+    passes: see `Plan`. packed: whether those stay packed that are. For a GPU its memory is asked for all of that, and the
+    machine's for the weights, which go through it. Nothing is run where the weights are free and as much again for every picture
+    of the usual size: a step and a decode take less.
     """
     sizes = {name: numbers(part) for name, part in foreign.parts.items()}
     words = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
-    weights, free = (sum(sizes.values()) - words) * dtype.itemsize, free_memory(wanted.device)
-    here, read = free_memory("cpu"), sum(sizes.values()) * dtype.itemsize + RUNTIME
+    less = {name: spared(part, dtype) for name, part in foreign.parts.items()}
+    of_words = sum(size for name, size in less.items() if name.startswith("text_encoder"))
+    could = sum(less.values()) - of_words, of_words
+    kept = could if packed else (0, 0)
+    weights, free = (sum(sizes.values()) - words) * dtype.itemsize - kept[0], free_memory(wanted.device)
+    here, read = free_memory("cpu"), sum(sizes.values()) * dtype.itemsize - sum(kept) + RUNTIME
     if wanted.device != "cpu" and here is not None and read > here:
         raise InputError(f"{foreign.where}: {_gb(read)} GB of weights go through this machine's memory, {_gb(here)} GB are free")
     plan = Plan(wanted.height or codec.height, wanted.width or codec.width, dtype, wanted.batch, passes)
     pictures = max(1.0, plan.batch * plan.height * plan.width / (codec.height * codec.width))
-    if free is not None and (1 + pictures) * weights + (words + wanted.beside) * dtype.itemsize + 2 * RUNTIME > free:
+    if free is not None and (1 + pictures) * weights + (words + wanted.beside) * dtype.itemsize - kept[1] + 2 * RUNTIME > free:
+
+        def need(p: Plan, kept: tuple[int, int] = kept) -> Need:
+            return estimate(network, codec, p, words, wanted.beside, packed=kept)
+
         try:
-            check_memory(foreign.where, lambda p: estimate(network, codec, p, words, wanted.beside), plan, free, wanted.device)
+            instead = None if packed or not any(could) or wanted.device != "cpu" else need(plan, could)
+            check_memory(foreign.where, need, plan, free, wanted.device, instead)
         except InputError:
             raise
         except ValueError as e:  # a size that the network has no positions for

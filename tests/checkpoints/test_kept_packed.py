@@ -1,0 +1,250 @@
+"""Weights that stay as GGUF and float8 files pack them: the numbers of unpacked ones, bit by bit, in the memory of the file."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import foreign_originals as originals
+import numpy as np
+import pytest
+import torch
+from beside_diffusers import randomised
+from command_line import refused
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import unnoise
+from unnoise.checkpoints.foreign import memory
+from unnoise.checkpoints.foreign.lora import low_rank
+from unnoise.checkpoints.foreign.memory import spared
+from unnoise.checkpoints.foreign.single import open_single
+from unnoise.cli.main import main
+from unnoise.control.low_rank import Adapted
+from unnoise.core.errors import InputError
+from unnoise.loading import with_loras
+from unnoise.networks.packed import AT_ONCE, PackedLinear, Rows
+
+gguf = pytest.importorskip("gguf", reason="writes some of the files that are read")
+diffusers = pytest.importorskip("diffusers", reason="folders are those that diffusers writes")
+import checkpoints.foreign_pipelines as tiny  # noqa: E402
+from checkpoints.test_foreign_gguf import written as written_gguf  # noqa: E402
+
+SIZE = {"steps": 2, "height": 16, "width": 16}
+
+
+def as_gguf(tensors: Mapping[str, Tensor], path: Path) -> Path:
+    """Q8_0 and Q5_0 in turn, what is made of whole blocks."""
+    packed = {}
+    for i, (name, x) in enumerate(tensors.items()):
+        if x.ndim == 2 and x.shape[1] % 32 == 0:
+            kind = (gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q5_0)[i % 2]
+            packed[name] = gguf.quantize(x.numpy(), kind), kind
+    return written_gguf(path.with_suffix(".gguf"), dict(tensors), packed)
+
+
+def as_float8(tensors: Mapping[str, Tensor], path: Path) -> Path:
+    """With one scale, a scale for each row, and none, in turn."""
+    out = dict(tensors)
+    for i, (name, x) in enumerate(tensors.items()):
+        if x.ndim == 2 and name.endswith(".weight"):
+            out[name] = x.to(torch.float8_e4m3fn)
+            if i % 3:
+                out[name.replace(".weight", ".scale_weight")] = torch.rand(len(x)) + 0.5 if i % 3 == 1 else torch.tensor(0.7)
+    save_file({k: v.contiguous() for k, v in out.items()}, path.with_suffix(".safetensors"))
+    return path.with_suffix(".safetensors")
+
+
+FORMS = {"gguf": as_gguf, "float8": as_float8}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A FLUX of the head size that its makers' names mean, so that its transformer can go by them."""
+    at = tmp_path_factory.mktemp("flux")
+    pipeline = tiny.flux(at / "parts")
+    sizes = {"num_attention_heads": 1, "attention_head_dim": 128, "axes_dims_rope": (16, 56, 56)}
+    network = diffusers.FluxTransformer2DModel(**{**pipeline.transformer.config, **sizes})
+    pipeline.register_modules(transformer=randomised(network))
+    return tiny.save(pipeline, at / "flux")
+
+
+def network_file(folder: Path, form: str, names: str, at: Path) -> Path:
+    """The transformer of a folder, packed, under its makers' names (some matrices fused, some halves exchanged) or diffusers'."""
+    from safetensors.torch import load_file
+
+    state = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    return FORMS[form](originals.flux(state) if names == "makers" else state, at / names)
+
+
+def layers(network: nn.Module, kind: type) -> dict[str, Any]:
+    return {name: m for name, m in network.named_modules() if type(m) is kind}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("names", ["makers", "diffusers"])
+@pytest.mark.parametrize("form", FORMS)
+def test_pictures_are_those_of_unpacked_weights(form: str, names: str, dtype: torch.dtype, folder: Path, tmp_path: Path) -> None:
+    file = network_file(folder, form, names, tmp_path)
+    plain, kept = (unnoise.load(folder, dtype, beside=[file], packed=p) for p in (False, True))
+    theirs, ours = plain.denoiser.network, kept.denoiser.network
+    packed = layers(ours, PackedLinear)
+    assert len(packed) > 12
+    for name, layer in packed.items():
+        assert torch.equal(layer.unpacked(), theirs.get_submodule(name).weight)
+        assert layer.unpacked().dtype == layer.weight.dtype == dtype
+    if form == "gguf":  # what reads T5's width, 48, is no whole blocks; what reads codes of 16 neither
+        assert {m.in_features % 32 for m in layers(ours, nn.Linear).values()} == {16}
+    else:
+        assert not layers(ours, nn.Linear)
+    data = [m.sample(["a red cat", None], 1, 7, **SIZE).data for m in (plain, kept)]
+    assert torch.equal(*data)
+    assert kept.is_packed
+    assert not plain.is_packed
+    assert kept.hash() != plain.hash()  # it is named by what is kept
+    assert kept.hash() == unnoise.load(folder, dtype, beside=[file], packed=True).hash()
+
+
+def test_a_model_is_named_by_scales_too(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    file = network_file(folder, "float8", "makers", tmp_path)
+    before = unnoise.load(folder, beside=[file], packed=True).hash()
+    tensors = load_file(file)
+    name = next(n for n in tensors if n.endswith(".scale_weight"))
+    tensors[name] = tensors[name] * 2
+    save_file(tensors, file)
+    assert unnoise.load(folder, beside=[file], packed=True).hash() != before
+
+
+def test_few_rows_at_once_are_all_rows() -> None:
+    """Of a layer that is unpacked in several goes, of several pieces."""
+    columns = AT_ONCE // 3
+    torch.manual_seed(0)
+    weight = torch.randn(8, columns)
+    asked: list[int] = []
+
+    def read(start: int) -> Callable[[int, int], Tensor]:
+        def rows(first: int, last: int) -> Tensor:
+            asked.append(last - first)
+            return weight[start + first : start + last]
+
+        return rows
+
+    layer = PackedLinear(nn.Linear(columns, 8), [Rows(5, columns, read(0), ()), Rows(3, columns, read(5), ())], torch.float32)
+    assert torch.equal(layer.unpacked(), weight)
+    assert asked == [3, 2, 3]
+    x = torch.randn(2, columns)
+    torch.testing.assert_close(layer(x), x @ weight.T + layer.bias)
+
+
+# -- what goes with it -----------------------------------------------------------------------------------------------------
+
+
+def lora(folder: Path, kind: str) -> Path:
+    """Of a layer that does what several of theirs do, and of one alone; DoRA needs its weights' numbers."""
+    torch.manual_seed(3)
+    tensors = {}
+    for name, inside in (("single_transformer_blocks.0.attn.to_k", 128), ("transformer_blocks.0.ff.net.2", 512)):
+        rows = 128
+        tensors |= {
+            f"transformer.{name}.lora_A.weight": torch.randn(4, inside),
+            f"transformer.{name}.lora_B.weight": torch.randn(rows, 4),
+        }
+        if kind == "DoRA":
+            tensors[f"transformer.{name}.lora_magnitude_vector"] = torch.rand(rows) + 1
+    save_file(tensors, folder / f"{kind}.safetensors")
+    return folder / f"{kind}.safetensors"
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "DoRA"])
+def test_loras_act_beside_packed_weights(kind: str, folder: Path, tmp_path: Path) -> None:
+    file, changes = network_file(folder, "gguf", "makers", tmp_path), lora(tmp_path, kind)
+    plain, kept = (unnoise.load(folder, beside=[file], packed=p) for p in (False, True))
+    usual = plain.sample("a red cat", 1, 7, **SIZE).data
+    drawn = [with_loras(m, {changes: 0.8}).sample("a red cat", 1, 7, **SIZE).data for m in (plain, kept)]
+    assert torch.equal(*drawn)
+    assert not torch.equal(drawn[0], usual)
+    own, same = (Adapted.of(m.denoiser.network).plain_state() for m in (plain, kept))
+    assert own.keys() == same.keys()
+    assert all(torch.equal(own[k], same[k]) for k in own)
+    with pytest.raises(InputError, match=r"a LoRA is not merged into weights that are kept packed"):
+        Adapted.of(kept.denoiser.network).merge()
+    low_rank(kept, {})
+    assert torch.equal(kept.sample("a red cat", 1, 7, **SIZE).data, usual)
+
+
+def test_what_needs_all_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    kept = unnoise.load(folder, beside=[network_file(folder, "gguf", "makers", tmp_path)], packed=True)
+    for what, doing in (("saving", kept.save), ("exporting", kept.export)):
+        with pytest.raises(InputError, match=f"{what} a model whose weights stay packed: load it unpacked"):
+            doing(tmp_path / "out")
+    with pytest.raises(InputError, match="moving to meta a model whose weights stay packed"):
+        kept.to("meta")
+    assert not (tmp_path / "out").exists()
+
+
+def test_in_int8_it_is_as_unpacked_weights_are(tmp_path: Path) -> None:
+    from unnoise.networks import int8
+
+    if not int8.available():
+        pytest.skip("this processor has neither VNNI nor AMX")
+    changed = {"block_out_channels": (32, 128), "attention_head_dim": 8, "norm_num_groups": 32}
+    folder = tiny.save(tiny.stable_diffusion(tmp_path / "parts", **changed), tmp_path / "sd")
+    from safetensors.torch import load_file
+
+    state = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    file = as_gguf(originals.unet(state, 1), tmp_path / "m")
+    models = [unnoise.load(folder, torch.bfloat16, beside=[file], packed=p).to_int8() for p in (False, True)]
+    drawn = [m.sample("a red cat", 1, 7, **SIZE).data for m in models]
+    assert torch.equal(*drawn)
+    whole, kept = (layers(m.denoiser.network, int8.Int8Linear) for m in models)
+    assert len(kept) >= 9
+    assert kept.keys() == whole.keys()
+    assert models[1].is_packed  # what sees one vector a sample is in neither
+
+
+# -- the command, and memory -----------------------------------------------------------------------------------------------
+
+
+def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = network_file(folder, "gguf", "makers", tmp_path)
+    asked = ["sample", str(folder), "a red cat", "--beside", str(file), "--steps", "2", "--height", "16"]
+    for out, more in (("a", []), ("b", ["--packed"])):
+        main([*asked, *more, "--out", str(tmp_path / out)])
+    pictures = [Image.open(next((tmp_path / out).glob("*.png"))) for out in "ab"]
+    assert np.array_equal(*pictures)
+    capsys.readouterr()
+    main(["info", str(next((tmp_path / "b").glob("*.png")))])
+    assert "--packed" in capsys.readouterr().out
+    line = refused(["sample", str(folder), "a red cat", "--packed", "--out", str(tmp_path / "c")], capsys)
+    assert "--packed is for GGUF and float8 files" in line
+    line = refused(["sample", "scenes", "a red apple", "--packed", "--out", str(tmp_path / "c")], capsys)
+    assert "--packed is for open checkpoints" in line
+
+
+def test_memory_is_that_of_the_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is spared, counted by hand; and where only packed weights fit, the refusal says so."""
+    file = network_file(folder, "float8", "makers", tmp_path)
+    part = open_single(file).parts["transformer"]
+    model = unnoise.load(folder, torch.bfloat16, beside=[file], packed=True)
+    packed = layers(model.denoiser.network, PackedLinear).values()
+    bytes_of = sum(b.numel() for m in packed for b in m.buffers())
+    assert all(b.dtype == torch.uint8 for m in packed for b in m.buffers())
+    assert spared(part) == sum(m.weight.numel() * 2 for m in packed) - bytes_of > 0
+    monkeypatch.setattr(memory, "RUNTIME", 0)
+    monkeypatch.setattr(memory, "KERNELS", 0.0)
+    weights = sum(t.numel() * 2 for t in unnoise.load(folder).parts.state_dict().values())
+    words = 2 * sum(memory.numbers(p) for n, p in memory_parts(folder).items() if n.startswith("text_encoder"))
+    monkeypatch.setattr(memory, "free_memory", lambda device: weights + words - 1)
+    with pytest.raises(InputError, match=r"with its weights as the file packs them \(--packed\) it would fit, with about"):
+        unnoise.load(folder, torch.bfloat16, beside=[file])
+    unnoise.load(folder, torch.bfloat16, beside=[file], packed=True)
+
+
+def memory_parts(folder: Path) -> Mapping[str, Any]:
+    from unnoise.checkpoints.foreign.opening import open_foreign
+
+    foreign = open_foreign(folder)
+    assert foreign is not None
+    return foreign.parts
