@@ -140,6 +140,8 @@ class DiffusionModel:
         """What speaks against `to_int8`, and what to do about it; nothing for nothing."""
         if self.device.type != "cpu" or not int8.available():
             return "int8 is for processors with VNNI or AMX, whose sums are exact; bfloat16 runs here (--bf16)"
+        if has_packed(self.denoiser) and Adapted.of(self.denoiser.network).adapters:
+            return "int8 merges LoRAs, and weights that stay packed take none in: leave out one of the three (--packed)"
         if not self.in_int8 and not int8.has_suited(self.denoiser.network):
             name = self.path or self.config.about.name
             return f"int8: {name} has no plain layers of {int8.LEAST} channels and more, which alone gain by it"

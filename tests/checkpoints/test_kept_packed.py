@@ -19,15 +19,19 @@ from unnoise.checkpoints.foreign import memory
 from unnoise.checkpoints.foreign.lora import low_rank
 from unnoise.checkpoints.foreign.memory import spared
 from unnoise.checkpoints.foreign.single import open_single
+from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
 from unnoise.cli.main import main
 from unnoise.control.low_rank import Adapted
 from unnoise.core.errors import InputError
 from unnoise.loading import with_loras
-from unnoise.networks.packed import AT_ONCE, PackedLinear, Rows
+from unnoise.modalities.words.frozen import encoders_of
+from unnoise.networks.packed import AT_ONCE, PackedLinear, Rows, has_packed
 
 gguf = pytest.importorskip("gguf", reason="writes some of the files that are read")
 diffusers = pytest.importorskip("diffusers", reason="folders are those that diffusers writes")
+transformers = pytest.importorskip("transformers", reason="the text encoders are transformers'")
 import checkpoints.foreign_pipelines as tiny  # noqa: E402
+from checkpoints.test_foreign_forms import t5_named  # noqa: E402
 from checkpoints.test_foreign_gguf import written as written_gguf  # noqa: E402
 
 SIZE = {"steps": 2, "height": 16, "width": 16}
@@ -170,6 +174,9 @@ def test_loras_act_beside_packed_weights(kind: str, folder: Path, tmp_path: Path
     assert all(torch.equal(own[k], same[k]) for k in own)
     with pytest.raises(InputError, match=r"a LoRA is not merged into weights that are kept packed"):
         Adapted.of(kept.denoiser.network).merge()
+    assert not kept.takes_int8
+    with pytest.raises(InputError, match=r"int8 merges LoRAs|int8 is for processors"):
+        kept.to_int8()
     low_rank(kept, {})
     assert torch.equal(kept.sample("a red cat", 1, 7, **SIZE).data, usual)
 
@@ -202,6 +209,36 @@ def test_in_int8_it_is_as_unpacked_weights_are(tmp_path: Path) -> None:
     assert len(kept) >= 9
     assert kept.keys() == whole.keys()
     assert models[1].is_packed  # what sees one vector a sample is in neither
+
+
+def test_files_that_make_a_model_together(tmp_path: Path) -> None:
+    """As people own FLUX: the transformer and T5 as GGUF, CLIP and the autoencoder beside them, and a word that both learn."""
+    parts = tmp_path / "parts"
+    clip, ungated = tiny.encoder(parts, "text_encoder", width=64, heads=1), tiny.t5(parts, "text_encoder_2")["text_encoder_2"]
+    told = {"vocab_size": ungated.config.vocab_size, "d_model": 48, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    t5 = transformers.T5EncoderModel(transformers.T5Config(**told, feed_forward_proj="gated-gelu"))
+    sizes = {"in_channels": 16, "out_channels": 16, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 128}
+    more = {"num_attention_heads": 1, "joint_attention_dim": 48, "pooled_projection_dim": 64, "axes_dims_rope": (16, 56, 56)}
+    network = randomised(diffusers.FluxTransformer2DModel(**sizes, **more, guidance_embeds=True))
+    tiny.vae(shift_factor=0.1).save_pretrained(tmp_path / "vae")
+    words = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in clip["text_encoder"].state_dict().items()}
+    save_file({k: v.contiguous() for k, v in words.items()}, tmp_path / "clip_l.safetensors")
+    save_file({"clip_l": torch.randn(2, 64), "t5xxl": torch.randn(1, 48)}, tmp_path / "easy.safetensors")
+    files = [
+        as_gguf(originals.flux(network.state_dict()), tmp_path / "flux"),
+        as_gguf(t5_named(t5.state_dict(), 2), tmp_path / "t5"),
+        tmp_path / "clip_l.safetensors", tmp_path / "vae", parts,
+    ]  # fmt: skip
+    drawn = []
+    for packed in (False, True):
+        model = unnoise.load(files[0], torch.bfloat16, beside=files[1:], packed=packed)
+        packs = {name: has_packed(e.opened.network) for name, e in encoders_of(model.conditioner).items()}
+        assert packs["t5xxl"] == packed
+        assert not packs["clip_l"]
+        textual_inversion(model, tmp_path / "easy.safetensors")
+        drawn.append(model.sample(["a red cat", None, "a red easy"], 1, 7, **SIZE).data)
+    assert torch.equal(*drawn)
+    assert not torch.equal(drawn[0][0], drawn[0][2])
 
 
 # -- the command, and memory -----------------------------------------------------------------------------------------------
