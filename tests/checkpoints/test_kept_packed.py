@@ -121,6 +121,18 @@ def test_a_model_is_named_by_scales_too(folder: Path, tmp_path: Path) -> None:
     assert unnoise.load(folder, beside=[file], packed=True).hash() != before
 
 
+def test_what_cannot_be_unpacked_is_refused_when_it_is_opened(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    file = network_file(folder, "float8", "makers", tmp_path)
+    tensors = load_file(file)
+    tensors["double_blocks.0.img_attn.qkv.scale_weight"] = torch.ones(3, 2)
+    tensors["double_blocks.0.img_attn.qkv.weight"] = tensors["double_blocks.0.img_attn.qkv.weight"].to(torch.float8_e4m3fn)
+    save_file(tensors, file)
+    with pytest.raises(InputError, match="scaled by blocks, which is not read here"):
+        unnoise.load(folder, beside=[file], packed=True)
+
+
 def test_few_rows_at_once_are_all_rows() -> None:
     """Of a layer that is unpacked in several goes, of several pieces."""
     columns = AT_ONCE // 3

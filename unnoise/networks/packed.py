@@ -70,8 +70,10 @@ def weight_of(layer: nn.Module) -> Tensor:
 
 
 def pack(network: nn.Module, packed: Mapping[str, Sequence[Rows]], dtype: torch.dtype) -> None:
-    """Puts such layers in the place of a network's own, by their names."""
+    """Puts such layers in the place of a network's own, by their names. What cannot be unpacked is found now: a row of each is."""
     for name, rows in packed.items():
+        for r in rows:
+            r.read(0, 1)
         parent, _, child = name.rpartition(".")
         layer = network.get_submodule(name)
         assert isinstance(layer, nn.Linear)
