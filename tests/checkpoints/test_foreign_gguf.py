@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from unnoise.checkpoints.foreign.ggml import UNPACK
 from unnoise.checkpoints.foreign.gguf import open_gguf
 from unnoise.checkpoints.foreign.single import open_single
 from unnoise.core.errors import InputError
@@ -175,6 +176,28 @@ def test_packings(name: str, state: dict[str, Tensor], tmp_path: Path) -> None:
     for other in ("norm_out.linear.weight", "single_transformer_blocks.0.proj_mlp.weight"):
         assert torch.equal(part.tensors[other], state[other])
     assert set(part.tensors) == set(state)
+
+
+@pytest.mark.parametrize("name", PACKINGS)
+def test_all_bytes_are_unpacked_as_llama_cpp_does(name: str) -> None:
+    """Bit for bit, scales that are no numbers or none among them; of one block and of many."""
+    size, length = gguf.GGML_QUANT_SIZES[Kind[name]]
+    blocks = np.random.default_rng(11).integers(0, 256, (500, length), dtype=np.uint8)
+    blocks[0], blocks[1] = 0, 255
+    expected = gguf.dequantize(blocks, Kind[name])
+    assert expected.shape == (500, size)
+    ours = UNPACK[name](torch.from_numpy(blocks))
+    np.testing.assert_array_equal(ours.numpy(), expected)
+    np.testing.assert_array_equal(UNPACK[name](torch.from_numpy(blocks[7:8])).numpy(), expected[7:8])
+
+
+def test_rare_packings_are_the_packages(state: dict[str, Tensor], tmp_path: Path) -> None:
+    tensors, name = originals.flux(state), "double_blocks.0.img_mlp.0.weight"
+    kind = Kind.IQ4_NL
+    raw = np.random.default_rng(3).integers(0, 120, (*tensors[name].shape[:1], 256 // 32 * 18), dtype=np.uint8)
+    part = open_gguf(written(tmp_path / "m.gguf", tensors, {name: (raw, kind)}))
+    ours = part.tensors["transformer_blocks.0.ff.net.0.proj.weight"]
+    assert torch.equal(ours, torch.from_numpy(gguf.dequantize(raw, kind)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

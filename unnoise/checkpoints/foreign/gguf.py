@@ -1,7 +1,7 @@
 """Quantised networks in GGUF files, read tensor by tensor: a transformer or U-Net under its original names, T5 under llama.cpp's.
 
-Blocks of 32 or 256 weights share a scale (and an offset) of few bits (ggml's Q8_0, Q5_0/1, Q4_0/1 and Q2_K to Q6_K); the `gguf`
-package of llama.cpp knows how each is unpacked. Unpacked tensors are float32, as exact as they get; F16 and BF16 stay as they are.
+Blocks of 32 or 256 weights share a scale (and an offset) of few bits (`ggml`); the `gguf` package of llama.cpp reads the file, and
+unpacks what is rare. Unpacked tensors are float32, as exact as they get; F16 and BF16 stay as they are.
 Rows are unpacked alone where they are made of whole blocks.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unnoise.checkpoints.foreign.ggml import UNPACK
 from unnoise.checkpoints.foreign.original_configs import NETWORK_PREFIXES, NETWORKS, part, t5_of_gguf
 from unnoise.checkpoints.foreign.parts import Part
 from unnoise.checkpoints.foreign.pieces import Shapes
@@ -80,6 +81,7 @@ class GGUFStore:
             {name: tuple(fields.get(name, [int(n) for n in reversed(t.shape)])) for name, t in self._tensors.items()}
         )
         self._blocks = {kind: size for kind, (size, _) in gguf.GGML_QUANT_SIZES.items()}
+        self._lengths = {kind: length for kind, (_, length) in gguf.GGML_QUANT_SIZES.items()}
         self._unpack = gguf.dequantize
         self._plain = {gguf.GGMLQuantizationType.BF16: torch.bfloat16}
         self._where = path
@@ -106,6 +108,8 @@ class GGUFStore:
             return torch.from_numpy(np.ascontiguousarray(data))
         if kind in self._plain:
             return torch.from_numpy(np.ascontiguousarray(data)).view(self._plain[kind])
+        if kind.name in UNPACK:
+            return UNPACK[kind.name](torch.from_numpy(data).view(-1, self._lengths[kind]))
         try:
             return torch.from_numpy(self._unpack(data, kind))
         except NotImplementedError as e:
