@@ -58,7 +58,8 @@ def test_diffusers_loads_what_is_written(name: str, tmp_path: Path) -> None:
     assert type(again) is type(theirs)
     for part in ("unet", "transformer", "vae"):
         if hasattr(theirs, part):
-            assert set(getattr(again, part).state_dict()) == set(getattr(theirs, part).state_dict())
+            shapes = [{k: p.shape for k, p in getattr(pipeline, part).state_dict().items()} for pipeline in (again, theirs)]
+            assert shapes[0] == shapes[1]  # LoRAs for one fit the other
     before, after = (
         p("a red cat", output_type="pt", generator=torch.Generator().manual_seed(0), **how).images for p in (theirs, again)
     )

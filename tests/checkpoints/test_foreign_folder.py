@@ -142,6 +142,30 @@ def test_shards_and_variants(folder: Path) -> None:
         weights_of(["model.fp16.safetensors", "model.safetensors"], "ema", "x")
 
 
+def test_an_index_says_which_files_count(folder: Path) -> None:
+    """Beside it lie a whole file and shards of another number, from before; its own may be called as they like."""
+    unet = folder / "unet"
+    tensors = load_file(unet / "diffusion_pytorch_model.safetensors")
+    other = {n: t + 1 if t.is_floating_point() else t for n, t in tensors.items()}
+    save_file(other, unet / "diffusion_pytorch_model.safetensors")
+    for i in (1, 2, 3):
+        save_file(other, unet / f"diffusion_pytorch_model-0000{i}-of-00003.safetensors")
+    names, index = sorted(tensors), unet / "diffusion_pytorch_model.safetensors.index.json"
+    halves = {"first.safetensors": names[:20], "second.safetensors": names[20:]}
+    for file, some in halves.items():
+        save_file({n: tensors[n] for n in some}, unet / file)
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {n: file for file, some in halves.items() for n in some}}))
+    read = read_diffusers(folder).parts["unet"].tensors
+    assert set(read) == set(tensors)
+    assert all(torch.equal(read[n], tensors[n]) for n in names)
+    (unet / "second.safetensors").unlink()  # it is of no use any more
+    assert torch.equal(read_diffusers(folder).parts["unet"].tensors[names[0]], other[names[0]])
+    for broken in ("[]", "{}", '{"weight_map": {"a": 5}}', '{"weight_map"'):
+        index.write_text(broken)
+        with pytest.raises(InputError, match=r"index\.json: "):
+            read_diffusers(folder)
+
+
 def drop(name: str) -> Callable[[Path], None]:
     return lambda folder: shutil.rmtree(folder / name)
 
@@ -217,6 +241,22 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         edit("scheduler/scheduler_config.json", _class_name="DDIMSchedular"),
         "unknown scheduler in scheduler_config.json 'DDIMSchedular'",
     ),
+    **{
+        f"{part}: {changed}": (edit(f"{part}/{file}.json", **changed), f"{part}: its settings are none that a")
+        for part, file, changed in (
+            ("unet", "config", {"attention_head_dim": None}),
+            ("unet", "config", {"attention_head_dim": 0}),
+            ("unet", "config", {"norm_num_groups": 0}),
+            ("unet", "config", {"in_channels": None}),
+            ("unet", "config", {"transformer_layers_per_block": [[1], [1]]}),
+            ("scheduler", "scheduler_config", {"beta_end": None}),
+            ("scheduler", "scheduler_config", {"beta_start": "x"}),
+            ("scheduler", "scheduler_config", {"beta_end": -1}),
+        )
+    },
+    "no number of words": (edit("text_encoder/config.json", hidden_size="16"), "its settings are none that a model can have"),
+    "no heads": (edit("text_encoder/config.json", num_attention_heads=0), "its settings are none that a model can have"),
+    "blocks of several numbers": (edit("unet/config.json", layers_per_block=[1, 2]), "layers_per_block [1, 2]: a U-Net of"),
     "no index": (edit("model_index.json", _class_name=None), "names no pipeline (_class_name)"),
 }
 
@@ -228,6 +268,12 @@ def test_a_broken_folder_is_refused_in_one_line(name: str, folder: Path, capsys:
     said = refused(["sample", str(folder), "a red cat", "--out", str(folder / "out")], capsys)
     assert message in said
     assert not (folder / "out").exists()
+
+
+def test_numbers_that_are_said_level_by_level(folder: Path) -> None:
+    usual = unnoise.load(folder).hash()
+    edit("unet/config.json", layers_per_block=[1, 1], cross_attention_dim=[16, 16])(folder)
+    assert unnoise.load(folder).hash() == usual
 
 
 def test_a_text_encoder_of_another_model_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ from unnoise.checkpoints.diffusers_names import flux_config
 from unnoise.checkpoints.foreign.lora import low_rank, save_low_rank
 from unnoise.checkpoints.foreign.lora_names import names_of_network, places_of
 from unnoise.control.low_rank import Place
+from unnoise.core.errors import InputError
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("peft", reason="diffusers applies LoRA files through PEFT")
@@ -229,7 +230,15 @@ def test_two_at_once_with_weights_for_the_words_of_their_own(hub: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    "changed", [{"use_dora": True}, {"use_rslora": True}, {"alpha_pattern": {"attn2.to_q": 7}}, {"lora_bias": True}]
+    "changed",
+    [
+        {"use_dora": True},
+        {"use_rslora": True},
+        {"alpha_pattern": {"attn2.to_q": 7}},
+        {"lora_bias": True},
+        {"alpha_pattern": {"attn2.to_q": 7, "to_q": 16}},
+        {"alpha_pattern": {r".*attn\d?\.to_q": 5, "^down_blocks.0.*to_v": 3}},
+    ],
 )
 def test_files_that_diffusers_writes_with_pefts_settings(tmp_path: Path, changed: dict) -> None:
     from peft import LoraConfig, get_peft_model_state_dict
@@ -253,6 +262,68 @@ def test_files_that_diffusers_writes_with_pefts_settings(tmp_path: Path, changed
     expected, got = theirs_says("SD 1", network), ours_says("SD 1", ours)
     low_rank(model_of(ours), {})
     close(got, expected)
+
+
+def test_a_pattern_is_of_whole_names(tmp_path: Path) -> None:
+    """ "transformer_blocks.0" is not the end of "single_transformer_blocks.0", as in PEFT."""
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    theirs, ours = networks("FLUX")
+    network = copy.deepcopy(theirs)
+    pattern = {"transformer_blocks.0.attn.to_q": 2}
+    config = LoraConfig(r=4, lora_alpha=8, init_lora_weights=False, target_modules=["to_q", "to_k"], alpha_pattern=pattern)
+    network.add_adapter(config)
+    diffusers.FluxPipeline.save_lora_weights(
+        tmp_path,
+        transformer_lora_layers=get_peft_model_state_dict(network),
+        transformer_lora_adapter_metadata=config.to_dict() | {"alpha_pattern": pattern},
+    )
+    low_rank(model_of(ours), {tmp_path: 1.0})
+    expected, got = theirs_says("FLUX", network), ours_says("FLUX", ours)
+    low_rank(model_of(ours), {})
+    close(got, expected)
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(1, 4), (2, 2), (2, 4), (8, 3)])
+def test_lokr_by_peft(rank: int, alpha: int, tmp_path: Path) -> None:
+    """It scales by alpha over the rank where both factors are whole, too."""
+    from peft import LoKrConfig, get_peft_model
+
+    theirs, ours = networks("SDXL")
+    torch.manual_seed(5)
+    config = LoKrConfig(r=rank, alpha=alpha, target_modules=["to_q", "to_k"], init_weights=False)
+    network = get_peft_model(copy.deepcopy(theirs), config)
+    network.save_pretrained(tmp_path)
+    low_rank(model_of(ours), {tmp_path: 1.0})
+    expected, got = theirs_says("SDXL", network), ours_says("SDXL", ours)
+    low_rank(model_of(ours), {})
+    close(got, expected)
+
+
+@pytest.mark.parametrize("began", ["pissa", "olora"])
+def test_what_is_no_change_of_the_published_weights_is_refused(began: str, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    theirs, ours = networks("FLUX")
+    network = copy.deepcopy(theirs)
+    config = LoraConfig(r=4, lora_alpha=4, init_lora_weights=began, target_modules=["to_q"])
+    network.add_adapter(config)
+    diffusers.FluxPipeline.save_lora_weights(
+        tmp_path,
+        transformer_lora_layers=get_peft_model_state_dict(network),
+        transformer_lora_adapter_metadata=config.to_dict(),
+    )
+    with pytest.raises(InputError, match=f"network part began as {began}, on changed weights"):
+        low_rank(model_of(ours), {tmp_path: 1.0})
+
+
+@pytest.mark.parametrize("told", ["[]", "null", '{"lora_alpha": [1]}', '{"lora_alpha": 4, "alpha_pattern": ["to_q"]}', '"x"'])
+def test_settings_that_are_none(told: str, tmp_path: Path) -> None:
+    theirs, ours = networks("SD 1")
+    written(tmp_path, peft(pairs(theirs, r"attn2\.to_q"), "base_model.model."), "adapter_model")
+    (tmp_path / "adapter_config.json").write_text(told)
+    with pytest.raises(InputError, match=r"its settings are (no JSON object|not those of a LoRA)"):
+        low_rank(model_of(ours), {tmp_path: 1.0})
 
 
 def _metadata(file: Path) -> dict[str, str]:

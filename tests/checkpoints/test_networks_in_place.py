@@ -38,6 +38,10 @@ def in_a_file(network: Any, folder: Path) -> Path:
     return (in_a_folder(network, folder) / WEIGHTS).rename(folder / "lightning.safetensors")
 
 
+def in_an_sft(network: Any, folder: Path) -> Path:
+    return in_a_file(network, folder).rename(folder / "ae.sft")
+
+
 def in_a_file_of_a_folder(network: Any, folder: Path) -> Path:
     return in_a_folder(network, folder) / WEIGHTS
 
@@ -93,6 +97,7 @@ CASES: Mapping[str, tuple[Callable[[Path], Any], str, Callable[[Any], Any], Call
     "a U-Net under its makers' names": (usual_heads, "unet", other, under_original_names),
     "a transformer": (tiny.flux, "transformer", other, in_a_file),
     "an autoencoder in a file": (tiny.stable_diffusion, "vae", other, in_a_file),
+    "an autoencoder in BFL's kind of file": (tiny.stable_diffusion, "vae", other, in_an_sft),
     "an autoencoder of another kind": (tiny.stable_diffusion, "vae", taesd, in_a_folder),
     "an autoencoder's file, its configuration beside it": (tiny.stable_diffusion, "vae", taesd, in_a_file_of_a_folder),
 }

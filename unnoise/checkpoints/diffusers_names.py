@@ -278,16 +278,24 @@ def unet_config(theirs: Mapping[str, Any]) -> SDUNetConfig:
     return SDUNetConfig(
         channels=theirs["out_channels"],
         widths=widths,
-        blocks=theirs["layers_per_block"],
+        blocks=_the_one("layers_per_block", theirs["layers_per_block"]),
         depths=tuple(d if kind == "CrossAttnDownBlock2D" else 0 for d, kind in zip(depths, kinds)),
         middle=depths[-1] if middle == _MIDDLES[0] else 0,
         heads=_per_level(theirs["attention_head_dim"], len(widths)),  # named wrongly there: it is the number of heads
         vector_dim=theirs["projection_class_embeddings_input_dim"] if theirs.get("addition_embed_type") else 0,
-        token_dim=theirs["cross_attention_dim"],
+        token_dim=_the_one("cross_attention_dim", theirs["cross_attention_dim"]),
         groups=theirs["norm_num_groups"],
         picture_channels=theirs["in_channels"] - theirs["out_channels"],
         guidance_dim=theirs.get("time_cond_proj_dim") or 0,
     )
+
+
+def _the_one(name: str, value: Any) -> int:
+    """A number that every level has. InputError for another at one of them."""
+    several = set(value) if isinstance(value, list | tuple) else {value}
+    if len(several) != 1 or type(one := several.pop()) is not int or one < 1:
+        raise InputError(f"{name} {value!r}: a U-Net of Stable Diffusion has the same whole number on all levels")
+    return one
 
 
 def _per_level(value: int | list[int] | tuple[int, ...], levels: int) -> tuple[int, ...]:

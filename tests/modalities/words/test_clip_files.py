@@ -61,6 +61,25 @@ def test_tokens_are_those_of_transformers(pad: str, form: str, tmp_path: Path) -
     assert again.pad_token_id == theirs.pad_token_id
 
 
+@pytest.mark.parametrize(
+    "left", [("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.json", "merges.txt", "tokenizer.json")]
+)
+def test_a_folder_that_does_not_say_what_it_is(left: tuple[str, ...], tmp_path: Path) -> None:
+    """Beside an encoder of CLIP's it is taken for CLIP's, with its usual tokens; else for nothing."""
+    theirs = encoders.clip_tokenizer()
+    theirs.save_pretrained(tmp_path)
+    theirs.backend_tokenizer.model.save(str(tmp_path))
+    for file in tmp_path.iterdir():
+        if file.name not in left:
+            file.unlink()
+    assert read_tokenizer(tmp_path) is None
+    ours = read_tokenizer(tmp_path, "CLIPTokenizer")
+    assert ours is not None
+    assert [ours(text)["input_ids"] for text in TEXTS] == [theirs(text)["input_ids"] for text in TEXTS]
+    assert (ours.pad_token_id, ours.model_max_length) == (theirs.pad_token_id, 77)
+    assert read_tokenizer(tmp_path / "nowhere", "CLIPTokenizer") is None
+
+
 def tiny_config(**changed: object) -> CLIPTextConfig:
     sizes = {"vocab_size": 40, "hidden_size": 24, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 3}
     more = {"max_position_embeddings": 11, "projection_dim": 20, "initializer_factor": 20.0, "bos_token_id": 38}

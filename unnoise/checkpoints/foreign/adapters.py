@@ -73,6 +73,8 @@ def controlnet(
         raise InputError(f"{where}: its configuration lacks {e}") from None
     except ValueError as e:
         raise InputError(f"{where}: {e}") from None
+    except (TypeError, AttributeError, IndexError, ZeroDivisionError) as e:
+        raise InputError(f"{where}: its settings are none that a network can have ({type(e).__name__}: {e})") from e
     pictures = [picture] if isinstance(picture, Picture) else picture
     modes = [mode] if isinstance(mode, int) else mode
     shown = [read_picture(p, 4 if network.holes else 3) for p in pictures]

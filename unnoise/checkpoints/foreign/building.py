@@ -10,7 +10,8 @@ unless another precision is asked for. What a network is told is decided by its 
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -132,27 +133,48 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
     part = network_as_run(part, pipeline)
     family = FAMILIES[part.kind]
     network_config = _config(part, family)
-    codec = _codec(_as_decoded(needed(foreign, "vae"), network_config), part, dtype)
+    vae = needed(foreign, "vae")
+    with _sound(vae.where):
+        codec = _codec(_as_decoded(vae, network_config), part, dtype)
     if codec.config.latent_channels != network_config.channels:
         both = f"the vae's codes have {codec.config.latent_channels} channels, the network's {network_config.channels}"
         raise InputError(f"{foreign.where}: parts of different models: {both}")
     if packed and not any(map(spared, foreign.parts.values())):
         raise InputError(f"{foreign.where}: --packed is for GGUF and float8 files, whose weights stay as they are; these are none")
     told = Told(foreign, network_config, part.config, codec.config, dtype == torch.bfloat16, packed)
-    process, preconditioner, sampling = read_scheduler(scheduler_as_run(foreign.scheduler, pipeline), pipeline)
+    with _sound(f"{foreign.where}/scheduler", RuntimeError):
+        process, preconditioner, sampling = read_scheduler(scheduler_as_run(foreign.scheduler, pipeline), pipeline)
     usual = _usual(told, sampling)
     guidance = usual.guidance if wanted.guidance is None else wanted.guidance
     scale = wanted.true_guidance if _is_told_scale(network_config) else guidance
     sides = 1 if scale == 1 else 2 if usual.picture_guidance == 1 else 3
-    check_fits(foreign, network_config, codec.config, dtype, wanted, sides, packed)
-    network = _network(part, network_config, family, dtype, packed)
-    conditioner_config = family.told(told)
-    conditioner = conditioner_config.build()
-    _check_fit(conditioner, network_config, foreign)
+    with _sound(part.where):
+        check_fits(foreign, network_config, codec.config, dtype, wanted, sides, packed)
+        network = _network(part, network_config, family, dtype, packed)
+    with _sound(f"{foreign.where}: a text encoder or its tokenizer"):
+        conditioner_config = family.told(told)
+        conditioner = conditioner_config.build()
+        _check_fit(conditioner, network_config, foreign)
     if not is_known(foreign.pipeline):
         near = f"{nearest_pipeline(foreign.pipeline)}; it is run by what its parts are, as {family_of_network(part) or family.name}"
         warnings.warn(f"{foreign.where}: a {foreign.pipeline} is not known here{near}", stacklevel=2)
     return Built(codec, conditioner, network, conditioner_config, network_config, process, preconditioner, usual)
+
+
+UNSOUND = (TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError)
+"""What settings that are none raise where they are used."""
+
+
+@contextmanager
+def _sound(where: str, *more: type[Exception]) -> Iterator[None]:
+    """InputError where settings that are no numbers, or none that a model can have, make themselves felt. more: by what else."""
+    meant: tuple[type[Exception], ...] = (*UNSOUND, *more)
+    try:
+        yield
+    except InputError:
+        raise
+    except meant as e:
+        raise InputError(f"{where}: its settings are none that a model can have ({type(e).__name__}: {e})") from e
 
 
 def _is_told_scale(network: NetworkConfig) -> bool:
@@ -221,6 +243,8 @@ def _config(part: Part, family: Family) -> Any:
         raise InputError(f"{part.where}: the configuration of the network lacks {e}") from None
     except (InputError, ValueError) as e:
         raise InputError(f"{part.where}: {e}") from None
+    except UNSOUND as e:
+        raise InputError(f"{part.where}: its settings are none that a network can have ({type(e).__name__}: {e})") from e
 
 
 def _network(part: Part, config: NetworkConfig, family: Family, dtype: torch.dtype, keep: bool) -> nn.Module:

@@ -73,6 +73,8 @@ def write_diffusers(built: Built, folder: Path) -> None:
     try:
         index: dict[str, Any] = {"_class_name": target.pipeline, "_diffusers_version": VERSION, **target.settings}
         network = {**exported(built.network.state_dict(), target.table), **target.unused}
+        if not target.config.get("use_linear_projection", True):
+            network |= {n: w[..., None, None] for n, w in network.items() if n.endswith(_CONVOLUTIONS) and w.ndim == 2}
         index[target.network] = _write_part(partial / target.network, target.config, network)
         index["vae"] = _write_part(partial / "vae", vae, exported(codec.autoencoder.state_dict(), KL_TABLE))
         _write_json(partial / "scheduler" / "scheduler_config.json", scheduler)
@@ -88,6 +90,10 @@ def write_diffusers(built: Built, folder: Path) -> None:
         raise InputError(f"{folder}: the model could not be written: {e}") from e
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+_CONVOLUTIONS = (".proj_in.weight", ".proj_out.weight")
+"""Of 1 x 1 pixels, in U-Nets without linear projections: LoRAs for these come in that shape."""
 
 
 def refuse_taken(folder: Path) -> None:

@@ -94,10 +94,26 @@ def read_part(folder: Path, variant: str | None = None, file: str | None = None)
     """One network in its own folder. file: the one that holds its weights, where there are more. InputError as `read_diffusers`,
     and for weights that are quantised."""
     config = config_of(folder)
-    files = [file] if file else weights_of([f.name for f in folder.iterdir()], variant, str(folder))
+    files = [file] if file else _listed(folder, variant) or weights_of([f.name for f in folder.iterdir()], variant, str(folder))
     tensors = MappedTensors([folder / name for name in files])
     refuse_packed(config, tensors.dtypes, folder)
     return Part(config, tensors, str(folder), variant or "")
+
+
+_LISTS = re.compile(r"(?:diffusion_pytorch_model|model)\.safetensors\.index(?:\.(\w+))?\.json")
+
+
+def _listed(folder: Path, variant: str | None) -> list[str]:
+    """The shards that an index names, which comes before whatever else lies there; none without it, or without one of them.
+    InputError for an index that is broken."""
+    lists = {found[1] or "": f for f in folder.iterdir() if (found := _LISTS.fullmatch(f.name))}
+    if (path := lists.get(variant or "")) is None:
+        return []
+    named = read_config(path).get("weight_map")
+    if not isinstance(named, dict) or not named or not all(isinstance(n, str) for n in named.values()):
+        raise InputError(f"{path}: names no files of weights (weight_map); fetch the model again")
+    files = sorted(set(named.values()))
+    return files if all(Path(n).name == n and (folder / n).is_file() for n in files) else []
 
 
 def _has(folder: Path, variant: str) -> bool:

@@ -136,7 +136,7 @@ def _adapter(file: LoraFile, network: nn.Module, groups: Mapping[str, Group], na
             changes += _placed(network, places, group, file.alpha(group))
         except InputError as e:
             raise InputError(f"{file.where}: {e}") from None
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError, TypeError, IndexError):
             odd += [] if group.nought() else [group.key]
     if odd:
         shapes = ", ".join(f"{key!r} {file.keys[key]}" for key in odd[:3])

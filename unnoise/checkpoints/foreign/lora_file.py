@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unnoise.checkpoints.foreign.hub import at_hand, fetch_first, is_hub_name
-from unnoise.checkpoints.foreign.lora_names import NETWORK, flat, name_of, preferred, spelling
+from unnoise.checkpoints.foreign.lora_names import NETWORK, dotted, name_of, preferred, spelling
 from unnoise.checkpoints.foreign.mapped import open_safetensors
 from unnoise.checkpoints.foreign.recognise import converting
 from unnoise.control.low_rank import Change, Decomposed, Hadamard, Kronecker, LowRank, Replaced, Whole
@@ -51,10 +51,12 @@ class Group:
 
 
 class Alpha(NamedTuple):
-    """value: None where it is the rank. rooted: it counts by the root of the rank (rsLoRA, 2312.03732)."""
+    """value: None where it is the rank. rooted: it counts by the root of the rank (rsLoRA, 2312.03732). rank: what PEFT's settings
+    say it is, which tensors need not tell."""
 
     value: float | None
     rooted: bool
+    rank: int | None = None
 
     def scale(self, rank: int) -> float:
         return (rank if self.value is None else self.value) / (math.sqrt(rank) if self.rooted else rank)
@@ -100,14 +102,22 @@ class LoraFile:
         return cls(str(path), parts, shapes, _settings(path, metadata), tuple(dict.fromkeys(word for word, _ in words.values())))
 
     def alpha(self, group: Group) -> Alpha:
-        """Of a module: its own tensor, else what PEFT's settings say of it, else of all."""
+        """Of a module: its own tensor, else what PEFT's settings say of it, else of all. InputError for settings that are none."""
         told = self.settings.get(group.belongs, {})
-        value = told.get("lora_alpha", told.get("alpha"))
-        for pattern, particular in (told.get("alpha_pattern") or {}).items():
-            if f"_{group.module}".endswith("_" + flat(pattern.strip("^$"))):
-                value = particular
-        value = group.tensors.get("alpha", value)
-        return Alpha(None if value is None else float(value), bool(told.get("use_rslora")))
+        try:
+            value = _particular(told.get("alpha_pattern"), group.key, told.get("lora_alpha", told.get("alpha")))
+            rank = _particular(told.get("rank_pattern"), group.key, told.get("r"))
+            value = group.tensors.get("alpha", value)
+            whole = None if rank is None else int(rank)
+            return Alpha(None if value is None else float(value), bool(told.get("use_rslora")), whole)
+        except (AttributeError, TypeError, ValueError, RuntimeError, re.error) as e:
+            raise InputError(f"{self.where}: its settings are not those of a LoRA ({e})") from None
+
+
+def _particular(patterns: Mapping[str, Any] | None, key: str, usual: Any) -> Any:
+    """What the first pattern that fits a module says, as PEFT reads them: the end of its name, from a dot on, by an expression."""
+    fits = (value for pattern, value in (patterns or {}).items() if re.match(rf"(.*\.)?({pattern})$", dotted(key)))
+    return next(fits, usual)
 
 
 def _one(groups: Mapping[str, Group]) -> Group:
@@ -135,15 +145,29 @@ def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, An
     beside = path.with_name(_PEFT_SETTINGS)
     try:
         if path.name == IN_FOLDERS[1] and beside.is_file():
-            return {NETWORK: json.loads(beside.read_text(encoding="utf-8"))}
-        told = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+            told, own = json.loads(beside.read_text(encoding="utf-8")), True
+        else:
+            told, own = json.loads(metadata.get("lora_adapter_metadata", "{}")), False
     except ValueError as e:
         raise InputError(f"{path}: its settings are not readable as JSON ({e})") from e
-    out: dict[str, dict[str, Any]] = {}
-    for name, value in told.items():
+    if not isinstance(told, dict):
+        raise InputError(f"{path}: its settings are no JSON object")
+    out: dict[str, dict[str, Any]] = {NETWORK: told} if own else {}
+    for name, value in () if own else told.items():
         belongs, _, setting = name.partition(".")
         out.setdefault(NETWORK if belongs in ("unet", "transformer") else belongs, {})[setting] = value
+    for belongs, settings in out.items():
+        began = str(settings.get("init_lora_weights"))
+        if began.startswith(_ON_ANOTHER):
+            raise InputError(
+                f"{path}: its {belongs} part began as {began}, on changed weights: it is no change of those that were published; "
+                "PEFT saves it as one (save_pretrained with path_initial_model_for_weight_conversion)"
+            )
     return out
+
+
+_ON_ANOTHER = ("pissa", "olora", "corda", "lora_ga")
+"""Ways to begin that take the pairs they begin with off the weights that are trained on (PiSSA: 2404.02948; OLoRA, CorDA ...)."""
 
 
 def change_of(group: Group, alpha: Alpha, shape: tuple[int, ...]) -> Change:
@@ -190,6 +214,8 @@ def _change(t: Mapping[str, Tensor], alpha: Alpha, shape: tuple[int, ...]) -> Ch
         right = (t["lokr_w2"],) if "lokr_w2" in t else _pair(t["lokr_w2_a"], t["lokr_w2_b"], t.get("lokr_t2"))
         _check(rows, len(left[0]) * len(right[0]))
         ranks = [len(pair[1]) for pair in (left, right) if len(pair) == 2]
+        if not ranks and alpha.rank is not None:  # PEFT, where both factors are whole, as always; LyCORIS means 1 then
+            ranks = [alpha.rank]
         return Kronecker(left, right, alpha.scale(ranks[0]) if ranks else 1.0)
     if "diff" not in t and "diff_b" not in t:
         raise KeyError("up")

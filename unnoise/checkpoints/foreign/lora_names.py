@@ -92,10 +92,21 @@ def name_of(key: str) -> Name:
         module, role = values[1], "values"
     else:
         raise InputError(f"{key!r} is no part of a LoRA: low-rank pairs, LoHa, LoKr, differences and DoRA's magnitudes are known")
+    belongs, module = _within(module)
+    return Name(belongs, flat(module.replace(".processor.", ".")), role)
+
+
+def _within(module: str) -> tuple[str, str]:
+    """What a module belongs to, and its name there."""
     belongs = NETWORK
     while prefix := max((p for p in _BELONGS if module.startswith(p)), key=len, default=""):
         module, belongs = module.removeprefix(prefix), _BELONGS[prefix]
-    return Name(belongs, flat(module.replace(".processor.", ".")), role)
+    return belongs, module
+
+
+def dotted(key: str) -> str:
+    """The module of a key as its network calls it, for names that have dots."""
+    return _within(spelling(key))[1]
 
 
 def spelling(key: str) -> str:

@@ -198,4 +198,4 @@ def _is_instead(path: Path, foreign: Foreign) -> bool:
         return (path / "config.json").is_file()
     if is_network_of_diffusers(_store(path).shapes):
         return True
-    return _VAE in foreign.parts and path.suffix.lower() == ".safetensors" and list(open_single(path).parts) == [_VAE]
+    return _VAE in foreign.parts and path.suffix.lower() != ".gguf" and list(open_single(path).parts) == [_VAE]

@@ -49,7 +49,7 @@ def unet_theirs(ours: SDUNetConfig, side: tuple[int, int], harmonics: int) -> di
         "attention_head_dim": list(ours.heads),  # named wrongly there
         "cross_attention_dim": ours.token_dim,
         "norm_num_groups": ours.groups,
-        "use_linear_projection": True,
+        "use_linear_projection": len(set(ours.heads)) > 1,  # Stable Diffusion 1, alone, has convolutions there
         **(told if ours.vector_dim else {}),
         **({"time_cond_proj_dim": ours.guidance_dim} if ours.guidance_dim else {}),
     }

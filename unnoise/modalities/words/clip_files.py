@@ -90,15 +90,19 @@ class CLIPTextModelWithProjection(CLIPTextModel):
     """With an embedding beside the summary."""
 
 
-def read_tokenizer(folder: Path) -> CLIPTokenizer | None:
-    """The CLIP tokenizer in a folder; None for one of another kind, or with words of its own. ValueError for broken files."""
+def read_tokenizer(folder: Path, usual: str = "") -> CLIPTokenizer | None:
+    """The CLIP tokenizer in a folder; None for one of another kind, or with words of its own. ValueError for broken files.
+
+    usual: the class of one whose files name none.
+    """
     told = _json(folder / "tokenizer_config.json")
     if "added_tokens_decoder" not in told:  # early files say special tokens twice, and mean the other
         told |= _json(folder / "special_tokens_map.json")
     start, end, pad = (_content(told.get(f"{k}_token", t)) for k, t in (("bos", START), ("eos", END), ("pad", END)))
     more = {_content(token) for token in told.get("added_tokens_decoder", {}).values()} - {start, end, pad}
     more |= {k for k in ("additional_special_tokens", "extra_special_tokens") if told.get(k)}
-    if told.get("tokenizer_class") not in ("CLIPTokenizer", "CLIPTokenizerFast") or more or (folder / "added_tokens.json").exists():
+    kind = told.get("tokenizer_class", usual if any((folder / n).is_file() for n in _FILES) else "")
+    if kind not in ("CLIPTokenizer", "CLIPTokenizerFast") or more or (folder / "added_tokens.json").exists():
         return None
     try:
         words = _words(folder)
@@ -108,6 +112,9 @@ def read_tokenizer(folder: Path) -> CLIPTokenizer | None:
     except Exception as e:  # of no other class in `tokenizers`
         raise ValueError(f"{folder}: {e}") from e
     return CLIPTokenizer(words, start, end, pad, int(told.get("model_max_length", 77)))
+
+
+_FILES = ("tokenizer.json", "vocab.json")
 
 
 def _words(folder: Path) -> Any:

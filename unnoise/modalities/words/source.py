@@ -81,7 +81,7 @@ def lend(
     def read() -> tuple[Any, Any, Iterable[str]]:
         if is_clip_text(config) and architecture in _CLIP:
             clip, missing = make_network(config, tensors, architecture == _CLIP[1], dtype)
-            return clip, _tokenizer(source, tokenizer, ""), missing
+            return clip, _tokenizer(source, tokenizer, "", architecture), missing
         hub = _hub(source)
         kind = getattr(hub, architecture)
         told = kind.config_class.from_dict({k: v for k, v in config.items() if k != "architectures"})
@@ -152,7 +152,7 @@ def _open(source: str, architecture: str, half: bool, asked: str, stamp: Stamp) 
 
     def both() -> tuple[Any, Any, Iterable[str]]:
         refuse_packed(told, _dtypes(folder, variant or ""), folder)
-        tokenizer = _tokenizer(source, where, beside)
+        tokenizer = _tokenizer(source, where, beside, architecture)
         if is_clip_text(told) and architecture in _CLIP and file.is_file():
             clip, missing = make_network(told, load_file(str(file)), architecture == _CLIP[1], _DTYPES[half])
             return clip, tokenizer, missing
@@ -180,9 +180,10 @@ def _config(folder: Path) -> Mapping[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def _tokenizer(source: str, where: str, inside: str) -> Any:
-    """transformers' own, but CLIP's."""
-    return read_tokenizer(Path(where) / inside) or _hub(source).AutoTokenizer.from_pretrained(where, subfolder=inside)
+def _tokenizer(source: str, where: str, inside: str, architecture: str = "") -> Any:
+    """transformers' own, but CLIP's; CLIP's too where it does not say so, beside an encoder of CLIP's architecture."""
+    usual = "CLIPTokenizer" if architecture in _CLIP else ""
+    return read_tokenizer(Path(where) / inside, usual) or _hub(source).AutoTokenizer.from_pretrained(where, subfolder=inside)
 
 
 def _variant(where: str, inside: str) -> str | None:
