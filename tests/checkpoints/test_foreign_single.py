@@ -417,3 +417,11 @@ def test_packed_numbers_are_refused(tmp_path: Path) -> None:
     tensors["double_blocks.0.img_mlp.0.weight"] = torch.zeros(64, dtype=torch.uint8)
     with pytest.raises(InputError, match=r"'double_blocks.0.img_mlp.0.weight' is packed"):
         open_single(written(tmp_path / "m.safetensors", tensors))
+
+
+def test_the_upscaler_is_named(tmp_path: Path) -> None:
+    """Its U-Net reads a picture beside the codes, and is told a level of noise as a class."""
+    tensors = originals.unet(randomised(unet("SD 1")), 1) | {f"{NETWORK}label_emb.weight": torch.randn(5, 128)}
+    tensors[f"{NETWORK}input_blocks.0.0.weight"] = torch.randn(32, 7, 3, 3)
+    with pytest.raises(InputError, match=r"x4\.safetensors: Stable Diffusion's x4 upscaler: known, but not run here"):
+        open_single(written(tmp_path / "x4.safetensors", tensors))

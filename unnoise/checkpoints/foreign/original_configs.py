@@ -42,6 +42,8 @@ Reading = Callable[[Shapes], tuple[Config, Layout]]
 
 def unet(shapes: Shapes) -> tuple[Config, Layout]:
     """A U-Net of Stable Diffusion 1, 2 or XL. InputError for another, as by all readings here."""
+    if "label_emb.weight" in shapes:  # levels of noise, as classes
+        raise InputError("Stable Diffusion's x4 upscaler: known, but not run here")
     config, levels = _way_down(shapes)
     depths = [count(shapes, f"input_blocks.{1 + (blocks + 1) * i}.1.transformer_blocks.") for i, (blocks, _) in enumerate(levels)]
     mirrored = [count(shapes, f"output_blocks.{(blocks + 1) * i}.1.transformer_blocks.") for i, (blocks, _) in enumerate(levels)]
