@@ -290,12 +290,13 @@ def unet_config(theirs: Mapping[str, Any]) -> SDUNetConfig:
     )
 
 
-def _the_one(name: str, value: Any) -> int:
-    """A number that every level has. InputError for another at one of them."""
-    several = set(value) if isinstance(value, list | tuple) else {value}
-    if len(several) != 1 or type(one := several.pop()) is not int or one < 1:
-        raise InputError(f"{name} {value!r}: a U-Net of Stable Diffusion has the same whole number on all levels")
-    return one
+def _the_one(name: str, value: Any) -> Any:
+    """What every level has, where it is said of each. InputError for another at one of them."""
+    if not isinstance(value, list | tuple):
+        return value
+    if not value or any(v != value[0] for v in value):
+        raise InputError(f"{name} {value!r}: a U-Net of Stable Diffusion has the same on all levels")
+    return value[0]
 
 
 def _per_level(value: int | list[int] | tuple[int, ...], levels: int) -> tuple[int, ...]:
