@@ -37,11 +37,13 @@ from unnoise.core.state import Cond, Shape, State, batch_size, tree_map
 from unnoise.modalities.image.codec import resized
 from unnoise.modalities.image.controlled import Controlled
 from unnoise.modalities.image.editing import Editing
+from unnoise.modalities.image.in_context import InContext
 from unnoise.modalities.image.inpainting import Inpainting
 from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.words.emphasis import Emphatic
 from unnoise.modalities.words.frozen import encoders_of
 from unnoise.networks import int8
+from unnoise.networks.flux import FluxConfig
 from unnoise.networks.packed import has_packed
 from unnoise.samplers.loop import sample
 
@@ -254,9 +256,9 @@ class DiffusionModel:
         bfloat16. batch: how many go through the network together. watch: called with (step, steps, x) for each batch.
         steps ... caching: in place of the model's usual ones, see `Sampling`. weaker: a model to lead away from, on every side.
         given: for a model that goes on from what another made, that, prepared (`Following.from_made`), one row a sample; for one
-        that fills in pictures, these and their masks (`Inpainting.of`); for one that changes pictures, these (`Editing.of`), to
-        which picture_guidance leads; for one that follows pictures, these (`Controlled.of`). start: data to begin with, in place of
-        noise.
+        that fills in pictures, these and their masks (`Inpainting.of`); for one that changes pictures, these (`editing(model).of`),
+        to which picture_guidance leads; for one that follows pictures, these (`Controlled.of`). start: data to begin with, in place
+        of noise.
         height, width: in pixels, of pictures of another size than the model's; one alone asks for a square.
         original: height and width that a model that is told sizes takes the pictures to have been before they were resized; by
         default they are as large as they are drawn.
@@ -455,11 +457,15 @@ def inpainting(model: DiffusionModel) -> Inpainting:
     raise InputError(f"{model.path or model.config.about.name} was not trained to fill in pictures; it takes no mask")
 
 
-def editing(model: DiffusionModel) -> Editing:
+def editing(model: DiffusionModel) -> Editing | InContext:
     """The conditioner of a model that changes pictures, whose `of` says what such a model is `given`. InputError for another."""
-    if conditioner := within(model.conditioner, Editing):
+    if conditioner := within(model.conditioner, Editing) or within(model.conditioner, InContext):
         return conditioner
-    raise InputError(f"{model.path or model.config.about.name} was not trained to change pictures; --start begins with one")
+    flux = isinstance(model.config.network, FluxConfig) and not model.config.network.picture_channels
+    instead = "; a file of FLUX.1 Kontext is known by 'kontext' in its name" if flux else ""
+    raise InputError(
+        f"{model.path or model.config.about.name} was not trained to change pictures; --start begins with one{instead}"
+    )
 
 
 def controlled(model: DiffusionModel) -> Controlled:

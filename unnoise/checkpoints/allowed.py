@@ -8,7 +8,7 @@ from unnoise.core import preconditioning, schedules
 from unnoise.core.codec import UnconditionalConfig
 from unnoise.core.processes import Gaussian, Masked, Product, Torus, UniformCategorical
 from unnoise.modalities import conditioning
-from unnoise.modalities.image import controlled, editing, inpainting
+from unnoise.modalities.image import controlled, editing, in_context, inpainting
 from unnoise.modalities.image.codec import PixelsConfig
 from unnoise.modalities.image.embeddings import EmbeddedConfig, EmbeddingsConfig
 from unnoise.modalities.image.enlarging import EnlargingConfig
@@ -83,6 +83,7 @@ ALLOWED = allow(
     joined.CleanedConfig,
     settings.WithSizesConfig, settings.WithShapeConfig, settings.WithGuidanceConfig,
     inpainting.CodedMaskConfig, inpainting.WholeMaskConfig, editing.EditingConfig, controlled.ControlledConfig,
+    in_context.InContextConfig,
     gemma.GemmaTextConfig, gemma.InstructedConfig,
     spelling.SpelledConfig,
 )  # fmt: skip

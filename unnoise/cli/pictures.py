@@ -8,7 +8,7 @@ import numpy as np
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.codec import Pixels
-from unnoise.modalities.image.decode import Target, Unreadable, decode
+from unnoise.modalities.image.decode import Target, Unreadable, decode, inspect
 from unnoise.modalities.image.latents import Latents
 
 WHITE = (255, 255, 255)
@@ -27,9 +27,23 @@ def read_pictures(paths: Sequence[Path], codec: Codec, n: int, channels: int | N
     return np.concatenate([_read(path, target)[None] for path in paths] * (n if len(paths) == 1 else 1))
 
 
+def sides(path: Path) -> tuple[int, int]:
+    """Height and width of a picture, upright. InputError for a file that is none."""
+    try:
+        with open(path, "rb") as file:
+            header = inspect(file)
+    except (OSError, Unreadable) as e:
+        raise _unreadable(path, e) from None
+    return header.height, header.width
+
+
 def _read(path: Path, target: Target) -> np.ndarray:
     try:
         with open(path, "rb") as file:
             return decode(file, target)
     except (OSError, Unreadable) as e:
-        raise InputError(f"{path}: not readable as a picture ({e})") from None
+        raise _unreadable(path, e) from None
+
+
+def _unreadable(path: Path, why: Exception) -> InputError:
+    return InputError(f"{path}: not readable as a picture ({why})")

@@ -21,7 +21,7 @@ from unnoise.cli.adapters import numbers_of, read_adapters
 from unnoise.cli.again import own, told
 from unnoise.cli.arrange import arrange, arranges, check_arrange
 from unnoise.cli.budget import check_beside, fit
-from unnoise.cli.pictures import read_pictures
+from unnoise.cli.pictures import read_pictures, sides
 from unnoise.cli.terminal import free_folder, parse, refuse_existing
 from unnoise.control.budget import Precision, Way, parse_seconds
 from unnoise.control.layout.arranged import counts_or_places, spelled
@@ -30,11 +30,12 @@ from unnoise.control.rules import find_rule
 from unnoise.control.sampling import Samples, Start
 from unnoise.control.self_guidance import chosen
 from unnoise.control.step_caching import Every, StepCaching, Within
-from unnoise.core.codec import Codec
+from unnoise.core.codec import Codec, within
 from unnoise.core.errors import InputError, option
 from unnoise.core.state import Cond, State
 from unnoise.loading import load, with_loras
 from unnoise.modalities.image.codec import resized
+from unnoise.modalities.image.in_context import InContext
 from unnoise.modalities.words.emoji_names import named_emoji
 from unnoise.model import DiffusionModel, Weaker, controlled, editing, inpainting
 
@@ -124,7 +125,8 @@ class Sample:
     mask: tuple[Path, ...] = ()
     """Of --fill: pictures that are white where something new is to be drawn, as many."""
     change: tuple[Path, ...] = ()
-    """Pictures to change as the prompt says, with a model for that (InstructPix2Pix): one, or one a sample."""
+    """Pictures to change as the prompt says, with a model for that (InstructPix2Pix, FLUX.1 Kontext): one, or one a sample. Kontext
+    draws them in the shape of the first, unless --height and --width say another."""
     follow: tuple[Path, ...] = ()
     """Pictures to follow, such as edges or depth, with a model that was trained for that (FLUX.1 Canny, Depth) or becomes so by
     a --lora: one, or one a sample. Other models follow pictures with a ControlNet beside them: --control."""
@@ -230,6 +232,7 @@ def run(argv: list[str]) -> None:
         if not path.is_file():
             raise InputError(f"{path}: not readable as a picture: no such file")
     model = _opened(args, args.bf16)
+    args = _shaped(args, model)
     dtype = torch.bfloat16 if args.bf16 else None
     device, away = _device(args), args.negative
     later = [load(path, dtype, wanted=Wanted(batch=_wanted(args).batch, device=str(device))).to(device) for path in args.then]
@@ -342,7 +345,7 @@ def _wanted(args: Sample, beside: int = 0) -> Wanted:
     height, width = _side(args) or (None, None)
     batch = 1 if args.exact else min(args.batch, _total(args))
     true = 1.0 if args.true_guidance is None else args.true_guidance
-    return Wanted(height, width, batch, args.guidance, beside, str(_device(args)), true)
+    return Wanted(height, width, batch, args.guidance, beside, str(_device(args)), true, bool(args.change))
 
 
 def _device(args: Sample) -> torch.device:
@@ -381,6 +384,15 @@ def _side(args: Sample) -> tuple[int, int] | None:
     return None if side is None else (side, side if args.width is None else args.width)
 
 
+def _shaped(args: Sample, model: DiffusionModel) -> Sample:
+    """With the size at which a picture to change is best drawn, where none was said and the model has sizes for that."""
+    looking = within(model.conditioner, InContext)
+    if not args.change or _side(args) is not None or looking is None:
+        return args
+    height, width = looking.seen_at(model.codec, *sides(args.change[0]))
+    return replace(args, height=height, width=width)
+
+
 def _begun(args: Sample, model: DiffusionModel, n: int) -> Start | None:
     return Start(read_pictures(args.start, _sized(args, model), n), args.strength) if args.start else None
 
@@ -394,6 +406,8 @@ def _filled(args: Sample, model: DiffusionModel, n: int) -> Cond | None:
         raise InputError(f"{' and '.join(several)}: a model does one of them")
     if args.change:
         changing, codec = editing(model), _sized(args, model)
+        if isinstance(changing, InContext):
+            codec = resized(codec, *changing.seen_at(model.codec, *sides(args.change[0])))
         return changing.of(codec, read_pictures(args.change, codec, n))
     if args.follow:
         following, codec = controlled(model), _sized(args, model)

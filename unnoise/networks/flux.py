@@ -1,6 +1,7 @@
 """The transformer of FLUX.1 (Black Forest Labs 2024): joint blocks, then single blocks (`mmdit`), positions rotary on three axes.
 
 Words lie at (0, 0, 0), the patch in row y and column x at (0, y, x). A network distilled from guided sampling is told the scale.
+A picture to look at while another is drawn (Kontext, Batifol et al. 2025, 2506.15742) is read behind that one, at (1, y, x).
 Adapters (`steering`) add residuals to the picture's tokens behind each joint block (`block`) and each single one (`single`).
 Picture prompts are seen by the joint blocks, whose numbers are theirs.
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import pad, silu
 
 from unnoise.networks.embedding import EmbeddingSum, NoiseFeatures, Timesteps, rotary_axes
 from unnoise.networks.layers import beside, pad_to_multiple, patchify, run, unpatchify, zeroed
@@ -85,7 +86,8 @@ class Flux(FluxStem):
 
     def forward(self, x: Tensor, noise_level: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """x (B, C, H, W), noise_level (B,), cond: `vector` (B, vector_dim), `tokens` (B, L, token_dim), `mask` (B, L),
-        `picture` (B, picture_channels, H, W), `guidance` (B,), and what adapters add (`steering`) -> as x.
+        `picture` (B, picture_channels, H, W), `context` (B, C, H', W'), `guidance` (B,), and what adapters add
+        (`steering`) -> as x.
 
         Absent entries count as zeros, absent tokens as none, an absent guidance as 1: plainly conditional.
         """
@@ -100,17 +102,20 @@ class Flux(FluxStem):
 
     def deep(self, entered: Entered) -> Tensor:
         h, words, mask, c, rows, columns, _, cond = entered
-        rotary = rotary_axes(where(words.shape[1], rows, columns, h.device), self.config.axes)
-        pictures = pictures_by_layer(cond, h.dtype)
+        places, pictures = where(words.shape[1], rows, columns, h.device), pictures_by_layer(cond, h.dtype)
+        own, behind = slice(0, h.shape[1]), slice(words.shape[1], words.shape[1] + h.shape[1])
+        if "context" in cond:
+            seen, rows, columns = self.patched(cond["context"], {})
+            places = torch.cat([places, where(0, rows, columns, h.device, picture=1)])
+            h, mask = torch.cat([h, seen], 1), None if mask is None else pad(mask, (0, seen.shape[1]), value=True)
+        rotary = rotary_axes(places, self.config.axes)
         for i, block in enumerate(self.blocks):
             h, words = run(block, self.checkpointing, h, words, c, mask, pictures.get(i, ()), rotary)
-            h = steered(h, cond, "block", i)
+            h = _steered(h, cond, "block", i, own)
         z = torch.cat([words, h], 1)
         for i, block in enumerate(self.singles):
-            z = run(block, self.checkpointing, z, c, mask, rotary)
-            if residual("single", i) in cond:
-                z = torch.cat([z[:, : words.shape[1]], steered(z[:, words.shape[1] :], cond, "single", i)], 1)
-        return z[:, words.shape[1] :]
+            z = _steered(run(block, self.checkpointing, z, c, mask, rotary), cond, "single", i, behind)
+        return z[:, behind]
 
     def leave(self, entered: Entered, deep: Tensor) -> Tensor:
         *_, c, rows, columns, x, _ = entered
@@ -120,8 +125,16 @@ class Flux(FluxStem):
         return unpatchify(h, rows, columns, self.config.patch)[..., :height, :width].to(x.dtype)
 
 
-def where(words: int, rows: int, columns: int, device: torch.device) -> Tensor:
-    """The three coordinates of every token, words first: (words + rows * columns, 3)."""
+def _steered(z: Tensor, cond: Mapping[str, Tensor], kind: str, number: int, drawn: slice) -> Tensor:
+    """`steered`, of the tokens alone that are drawn: z (B, M, width)."""
+    if residual(kind, number) not in cond:
+        return z
+    return torch.cat([z[:, : drawn.start], steered(z[:, drawn], cond, kind, number), z[:, drawn.stop :]], 1)
+
+
+def where(words: int, rows: int, columns: int, device: torch.device, picture: int = 0) -> Tensor:
+    """The three coordinates of every token, words first: (words + rows * columns, 3). picture: its number, the first of them."""
     y, x = torch.arange(rows, device=device), torch.arange(columns, device=device)
-    patches = torch.stack([torch.zeros(rows * columns, device=device), y.repeat_interleave(columns), x.repeat(rows)], 1)
+    first = torch.full((rows * columns,), float(picture), device=device)
+    patches = torch.stack([first, y.repeat_interleave(columns), x.repeat(rows)], 1)
     return torch.cat([torch.zeros(words, 3, device=device), patches])

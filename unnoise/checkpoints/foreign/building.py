@@ -56,6 +56,7 @@ from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.processes import Process
 from unnoise.modalities.image.controlled import ControlledConfig
 from unnoise.modalities.image.editing import EditingConfig
+from unnoise.modalities.image.in_context import InContextConfig
 from unnoise.modalities.image.inpainting import CodedMaskConfig, WholeMaskConfig
 from unnoise.modalities.image.latents import Latents, LatentsConfig
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
@@ -419,7 +420,15 @@ def _flux_told(told: Told) -> EmphaticConfig:
     words = flux(clip(told, "text_encoder"), t5(told, "text_encoder_2"))
     inner = WithGuidanceConfig(words) if told.network.guidance else words
     c = told.network.channels
+    if not told.network.picture_channels and _is_kontext(told.foreign):
+        return InContextConfig(inner)
     return _with_picture(told, inner, {c + told.codec.autoencoder.factor**2: WholeMaskConfig, c: ControlledConfig})
+
+
+def _is_kontext(foreign: Foreign) -> bool:
+    """By the class of the pipeline, or the file's name: no tensor says so."""
+    where = denoiser_of(foreign).where
+    return foreign.pipeline.startswith("FluxKontext") or (not Path(where).is_dir() and "kontext" in Path(where).name.lower())
 
 
 def _pixart_told(told: Told) -> EmphaticConfig:

@@ -26,6 +26,7 @@ from unnoise.core.codec import within
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.controlled import Controlled
 from unnoise.modalities.image.editing import Editing
+from unnoise.modalities.image.in_context import InContext
 from unnoise.modalities.image.inpainting import Inpainting
 from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.words.frozen import Frozen, T5Text
@@ -137,7 +138,8 @@ def _target(built: Built) -> Target:
     if isinstance(config, SD3Config):
         return Target("StableDiffusion3Pipeline", "transformer", sd3_theirs(config), SD3_TABLE, _silent(config), True, {})
     if isinstance(config, FluxConfig):
-        means = "Fill" if fills else "Control" if within(built.conditioner, Controlled) else ""
+        follows, looks = within(built.conditioner, Controlled), within(built.conditioner, InContext)
+        means = "Fill" if fills else "Control" if follows else "Kontext" if looks else ""
         return Target(f"Flux{means}Pipeline", "transformer", flux_theirs(config), FLUX_TABLE, nothing, True, {})
     if isinstance(config, PixArtConfig):
         short = any(isinstance(m, T5Text) and m.config.length == ALPHA_WORDS for m in built.conditioner.modules())

@@ -47,13 +47,14 @@ class NetworkConfig(Protocol):
 @dataclass(frozen=True)
 class Plan:
     """Pictures of height x width pixels, `batch` at once, with weights of this precision. passes: how often each goes through, two
-    with guidance to words, three with guidance to words and a picture."""
+    with guidance to words, three with guidance to words and a picture. context: height and width of a picture that is looked at."""
 
     height: int
     width: int
     dtype: torch.dtype = torch.float32
     batch: int = 1
     passes: int = 2
+    context: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         some = "" if self.batch == 1 else f"{self.batch} x "
@@ -64,7 +65,7 @@ class Plan:
 class Wanted:
     """What a checkpoint is loaded for: pictures of height x width pixels (None: of its usual size), `batch` at once, guided by this
     scale (None: its usual one; true_guidance: where it is told that), on this device; beside it are networks (ControlNets,
-    IP-Adapters) of so many numbers together, see `numbers_at`."""
+    IP-Adapters) of so many numbers together, see `numbers_at`. change: whether a picture of the usual size is changed."""
 
     height: int | None = None
     width: int | None = None
@@ -73,6 +74,7 @@ class Wanted:
     beside: int = 0
     device: str = "cpu"
     true_guidance: float = 1.0
+    change: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def estimate(
         channels, rows, columns = latents.shape()
         n = plan.batch * plan.passes
         x = torch.zeros(n, channels, rows, columns)
-        cond = {"tokens": torch.zeros(n, tokens, network.token_dim)}  # what else it may be told takes little
+        cond = {"tokens": torch.zeros(n, tokens, network.token_dim)}  # what else it may be told takes little, but for a picture
+        if plan.context:
+            cond["context"] = torch.zeros(n, channels, *(-(-side // codec.autoencoder.factor) for side in plan.context))
         side = latents.tiling(1).side
         at_once = min(plan.batch, max(1, side**2 // (rows * columns)))
         z = torch.zeros(at_once, channels, min(rows, side), min(columns, side))
@@ -290,8 +294,9 @@ def check_fits(
     here, read = free_memory("cpu"), sum(sizes.values()) * dtype.itemsize - sum(kept) + RUNTIME
     if wanted.device != "cpu" and here is not None and read > here:
         raise InputError(f"{foreign.where}: {_gb(read)} GB of weights go through this machine's memory, {_gb(here)} GB are free")
-    plan = Plan(wanted.height or codec.height, wanted.width or codec.width, dtype, wanted.batch, passes)
-    pictures = max(1.0, plan.batch * plan.height * plan.width / (codec.height * codec.width))
+    context = (codec.height, codec.width) if wanted.change else None
+    plan = Plan(wanted.height or codec.height, wanted.width or codec.width, dtype, wanted.batch, passes, context)
+    pictures = max(1.0, plan.batch * ((plan.context is not None) + plan.height * plan.width / (codec.height * codec.width)))
     if free is not None and (1 + pictures) * weights + (words + wanted.beside) * dtype.itemsize - kept[1] + 2 * RUNTIME > free:
 
         def need(p: Plan, kept: tuple[int, int] = kept) -> Need:

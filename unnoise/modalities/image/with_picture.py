@@ -1,7 +1,9 @@
-"""Networks that are told a picture beside the words: to fill in (`inpainting`), to change (`editing`), to follow (`controlled`)."""
+"""Networks that are told a picture beside the words: to fill in (`inpainting`), to change (`editing`, `in_context`), to follow
+(`controlled`)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
@@ -12,7 +14,9 @@ from unnoise.modalities.words.syntax import Said
 
 
 class WithPicture(Emphatic, ABC):
-    """cond: as the inner conditioner's, and picture (B, C', h, w) where one was given."""
+    """cond: as the inner conditioner's, and picture (B, C', h, w), or what else the `entry` is called, where one was given."""
+
+    entry: ClassVar[str] = "picture"
 
     def __init__(self, inner: EmphaticConfig) -> None:
         super().__init__()
@@ -25,8 +29,8 @@ class WithPicture(Emphatic, ABC):
         return self.inner.prepare_away(said)
 
     def forward(self, prepared: Cond) -> Cond:
-        cond = self.inner({k: v for k, v in prepared.items() if k != "picture"})
-        return {**cond, "picture": prepared["picture"]} if "picture" in prepared else cond
+        cond = self.inner({k: v for k, v in prepared.items() if k != self.entry})
+        return {**cond, self.entry: prepared[self.entry]} if self.entry in prepared else cond
 
     def kept(self, given: Cond) -> Cond:
         """All: guidance leads to the prompt, not away from the picture."""
@@ -34,7 +38,7 @@ class WithPicture(Emphatic, ABC):
 
     @abstractmethod
     def alone(self) -> None:
-        """The InputError for no picture: such a network was never shown none."""
+        """The InputError for no picture, for a network that was never shown none."""
 
 
 def coding(codec: Codec) -> Latents:
