@@ -80,7 +80,7 @@ class GemmaText(Frozen):
         return [(self.several.get(i, (i,)), weight) for i in ids] + super()._spoken(more)
 
     def encode(self, ids: Tensor, weights: Tensor) -> Row:
-        tokens = scaled(self.opened.network(input_ids=ids).last_hidden_state.float(), weights)
+        tokens = scaled(self.opened.network(input_ids=ids, use_cache=False).last_hidden_state.float(), weights)
         start = len(self._start) - len(self._hidden)
         return Row(torch.cat([tokens[:, :start], tokens[:, len(self._start) :]], 1), tokens.new_zeros(len(ids), 0))
 
