@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 
-
 class _Module(backend_registration._DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
@@ -97,7 +96,7 @@ def _near(x: Any) -> Any:
     return x.near if isinstance(x, Far) else torch.device("cpu") if isinstance(x, torch.device) else x
 
 
-def _empty_strided(size: Any, stride: Any, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None) -> Far:
+def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> Far:
     return Far(torch.empty_strided(size, stride, dtype=dtype, device="cpu"))
 
 

@@ -95,7 +95,7 @@ def test_a_forgotten_device_is_seen() -> None:
 
 @pytest.mark.parametrize("kind", ["sd", "xl", "refiner", "sd3", "flux", "pixart", "sana", "kontext"])
 def test_families(kind: str, lying: Callable[[str], Path], tmp_path: Path) -> None:
-    """In bfloat16, which kernels for processors round in other places, what it is off from float32 has at most twice the variance."""
+    """In bfloat16, which kernels for processors round in other places, it is off from float32 with at most twice the variance."""
     size = ["--height", "16"] if kind in ("sd3", "flux", "kontext") else []
     argv = [str(lying(kind)), "a [cat:dog:0.5]", "-n", "2", "--steps", "2", *size]
     same(tmp_path, *argv)
