@@ -1,4 +1,5 @@
-"""The U-Net of `stable_diffusion.py` as other programs prepare it: torch.compile, torchao, OpenVINO. One line where one is missing.
+"""The U-Net of `stable_diffusion.py` as other programs prepare it: torch.compile, torchao, OpenVINO; on a GPU CUDA graphs. One line
+where one is missing.
 
 torchao takes linear layers, not convolutions, and rounds what goes into them row by row as it comes. Its products are fast once
 torch.compile has fused the rounding into them, alone they are slower than bfloat16's; int8 weights alone are the other way round.
@@ -29,11 +30,35 @@ def lacking(*packages: str) -> bool:
 
 
 def with_torch(copy: Callable[[], nn.Module], call: Call) -> dict[str, Row]:
-    """copy: diffusers' network in bfloat16, channels last, whose modules are its own."""
+    """copy: diffusers' network in bfloat16, channels last, whose modules are its own. On a GPU with CUDA graphs."""
     network = copy()
-    on_cpu = next(network.parameters()).device.type == "cpu"
-    ready = torch.compile(network, options={"freezing": True} if on_cpu else None)
-    return {"diffusers, bfloat16, torch.compile": call(ready, True)}
+    how: dict[str, Any] = {"options": {"freezing": True}}
+    if next(network.parameters()).device.type != "cpu":
+        how = {"mode": "reduce-overhead"}
+    return {"diffusers, bfloat16, torch.compile": call(torch.compile(network, **how), True)}
+
+
+def graphed(row: Row) -> Row:
+    """On a GPU: its kernels, recorded at the first call and launched together from then on (CUDA graphs), for the same tensors."""
+
+    @cache
+    def recorded() -> tuple[Any, Tensor]:
+        beside = torch.cuda.Stream()
+        with torch.cuda.stream(beside):  # what is chosen and allocated at first calls is none of the graph's
+            for _ in range(3):
+                row()
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = row()
+        return graph, out
+
+    def replayed() -> Tensor:
+        graph, out = recorded()
+        graph.replay()
+        return out
+
+    return replayed
 
 
 def with_torchao(copy: Callable[[], nn.Module], call: Call) -> dict[str, Row]:

@@ -10,10 +10,11 @@ to prepare and their gigabytes of memory, and are left out without it. `--compil
 Weights are random, the same for all; a step is a call for both sides of guidance (batch 2, 77 tokens). The rows take turns, one
 call a round: machines with shared cores swing by factors within minutes, so compare ratios, which are of calls seconds apart.
 The first line is what the processor does at matrix products in the same minute. With one thread of a CPU seconds are of
-processor time; on a GPU times are of CUDA events. "error" is the difference from the first row, in the L2 norm; "prepared" the
-wall seconds of a row's first call, for torch.compile and OpenVINO with their conversion; ours, and int8's (seconds), come
-before and are not in it. Peak memory is told by --cold, whose rows are processes of their own: pages of mapped files that were
-touched count; "its own" is without them. Its ratios are of processor time, and a side of 64 leaves next to nothing to compute.
+processor time; on a GPU times are of CUDA events, and ours and torch.compile's kernels are also launched as one graph. "error"
+is the difference from the first row, in the L2 norm; "prepared" the wall seconds of a row's first call, for torch.compile,
+OpenVINO and graphs with their making; ours, and int8's (seconds), come before and are not in it. Peak memory is told by --cold,
+whose rows are processes of their own: pages of mapped files that were touched count; "its own" is without them. Its ratios are
+of processor time, and a side of 64 leaves next to nothing to compute.
 For --picture "error" is the root mean square difference of the pictures, of 0 to 1, from the same noise (DDIM, guidance 7.5): what
 bfloat16 itself makes is the second row's. Random weights change along a walk as they happen to, so what caching costs in a picture
 is for trained ones to say (`benchmarks/step_caching.py`); what it saves is said here.
@@ -35,7 +36,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from prepared import Row, with_openvino, with_torch, with_torchao
+from prepared import Row, graphed, with_openvino, with_torch, with_torchao
 from throughput import matmul_probe, seconds
 from torch import Tensor, nn
 
@@ -146,6 +147,8 @@ def steps(config: Mapping[str, Any], side: int, prepare: Collection[str], device
         "diffusers, bfloat16, channels_last": call(copy(True), True),
         "unnoise, bfloat16": lambda: mine(x, t / 1000, cond),
     }
+    if device.type == "cuda":
+        rows["unnoise, bfloat16, CUDA graph"] = graphed(rows["unnoise, bfloat16"])
     if device.type == "cpu" and int8.available():
         int8.to_int8(rounded := ours())
         rows["unnoise, int8"] = lambda: rounded(x, t / 1000, cond)
@@ -179,10 +182,10 @@ def decodings(side: int, device: torch.device) -> dict[str, Row]:
     }
 
 
-LOAD = "import sys, torch, unnoise\nmodel = unnoise.load(sys.argv[1], torch.bfloat16)\n"
+LOAD = "import sys, torch, unnoise\nmodel = unnoise.load(sys.argv[1], torch.bfloat16).to('DEVICE')\n"
 THEIRS = (
     "import sys, torch, diffusers\np = diffusers.StableDiffusionPipeline.from_pretrained(\n"
-    "    sys.argv[1], torch_dtype=torch.bfloat16, safety_checker=None)\n"
+    "    sys.argv[1], torch_dtype=torch.bfloat16, safety_checker=None).to('DEVICE')\n"
 )
 COLD = {
     "import torch, weights read once": "import sys, torch; from safetensors import safe_open\n"
@@ -190,13 +193,13 @@ COLD = {
     "unnoise, loaded": LOAD,
     "unnoise, first picture": LOAD + "model.sample('a', steps=STEPS, sampler='ddim', height=SIDE)",
     "unnoise sample": "import sys; from unnoise.cli.main import main\n"
-    "main(['sample', sys.argv[1], 'a', '-n', '1', '--steps', 'STEPS', '--height', 'SIDE', '--bf16',\n"
+    "main(['sample', sys.argv[1], 'a', '-n', '1', '--steps', 'STEPS', '--height', 'SIDE', '--bf16', '--device', 'DEVICE',\n"
     "      '--out', sys.argv[1] + '/made', '--overwrite'])",
     "diffusers, bfloat16, loaded": THEIRS,
     "diffusers, bfloat16, first picture": THEIRS + "p.scheduler = diffusers.DDIMScheduler.from_config(p.scheduler.config)\n"
     "p('a', num_inference_steps=STEPS, height=SIDE, width=SIDE)",
 }
-"""Whole processes; SIDE and STEPS are put in."""
+"""Whole processes; SIDE, STEPS and DEVICE are put in."""
 
 
 class Ended(NamedTuple):
@@ -228,14 +231,14 @@ def ended(command: list[str], cache: str) -> Ended:
     return Ended(usage.ru_utime + usage.ru_stime, time.perf_counter() - began, usage.ru_maxrss / 2**20, own / 2**20)
 
 
-def cold(folder: str, side: int, steps: int, rounds: int) -> None:
+def cold(folder: str, side: int, steps: int, rounds: int, device: torch.device) -> None:
     """Whole processes on a folder of weights in bfloat16, which take turns; the disk cache is warm."""
     files = sorted(str(f) for f in Path(folder).rglob("*.safetensors"))
     seen: dict[str, list[Ended]] = {name: [] for name in COLD}
     with tempfile.TemporaryDirectory() as cache:
         for i in range(rounds + 1):  # the first round fills the disk cache, and that of hashes
             for name, code in COLD.items():
-                code = code.replace("STEPS", str(steps)).replace("SIDE", str(side))
+                code = code.replace("STEPS", str(steps)).replace("SIDE", str(side)).replace("DEVICE", str(device))
                 seen[name].append(ended([sys.executable, "-W", "ignore", "-c", code, folder, *files], cache))
                 print(f"round {i}/{rounds} {name}", end="\033[K\r", file=sys.stderr, flush=True)
     print(file=sys.stderr)
@@ -348,7 +351,7 @@ def main() -> None:
                 tiny = ["--tiny"] if options.tiny else []
                 subprocess.run([sys.executable, __file__, "--write", made, *tiny], check=True)
             if options.cold is not None:
-                cold(given or made, options.side, options.steps or 1, options.rounds)
+                cold(given or made, options.side, options.steps or 1, options.rounds, device)
             else:
                 n = options.steps or 20
                 rows = pictures(given or made, options.side, n, device)

@@ -27,6 +27,10 @@ _MOVES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 _INDEXED = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
 
 
+CROSSED: list[str] = []
+"""What went from one device to the other, where a GPU would be waited for."""
+
+
 class Far(Tensor):
     """near: where its numbers really are."""
 
@@ -44,22 +48,22 @@ class Far(Tensor):
         return f"Far({self.near!r})"
 
     def item(self) -> Any:
-        return self.near.item()
+        return _read(self).item()
 
     def tolist(self) -> Any:
-        return self.near.tolist()
+        return _read(self).tolist()
 
     def __float__(self) -> float:
-        return float(self.near)
+        return float(_read(self))
 
     def __int__(self) -> int:
-        return int(self.near)
+        return int(_read(self))
 
     def __index__(self) -> int:
-        return self.near.__index__()
+        return _read(self).__index__()
 
     def __bool__(self) -> bool:
-        return bool(self.near)
+        return bool(_read(self))
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -79,10 +83,15 @@ def _called(func: Any, args: Any, kwargs: Any) -> Any:
     asked = [x.type for x in leaves if isinstance(x, torch.device)]
     if not far and ELSEWHERE.type not in asked:
         return func(*args, **kwargs)
+    if func is torch.ops.aten._has_compatible_shallow_copy_type.default:  # asked where a module moves
+        return False
     if far and func not in _MOVES:
         met = tree_leaves(args[0]) if func in _INDEXED else leaves
-        if here := [tuple(x.shape) for x in met if isinstance(x, Tensor) and not isinstance(x, Far) and x.dim()]:
-            raise RuntimeError(f"{func}: some tensors lie elsewhere, and these on the processor: {here}")
+        if strange := [tuple(x.shape) for x in met if isinstance(x, Tensor) and not isinstance(x, Far) and x.dim()]:
+            raise RuntimeError(f"{func}: some tensors lie elsewhere, and these on the processor: {strange}")
+    here = any(isinstance(x, Tensor) and not isinstance(x, Far) for x in leaves)
+    if (func in _MOVES and here) or (far and "cpu" in asked) or func is torch.ops.aten._local_scalar_dense.default:
+        CROSSED.append(str(func))
     out = func(*tree_map(_near, args), **tree_map(_near, kwargs))
     if func is torch.ops.aten.copy_.default:
         return args[0]
@@ -90,6 +99,11 @@ def _called(func: Any, args: Any, kwargs: Any) -> Any:
         return out
     known = {id(x.near): x for x in far}  # what was changed in place is what it was
     return tree_map(lambda x: known[id(x)] if id(x) in known else Far(x) if isinstance(x, Tensor) else x, out)
+
+
+def _read(x: Far) -> Tensor:
+    CROSSED.append(f"a number of {tuple(x.shape)} is read")
+    return x.near
 
 
 def _near(x: Any) -> Any:
@@ -101,6 +115,7 @@ def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> Fa
 
 
 def _copy_from(near: Tensor, to: Far, non_blocking: bool = False) -> Far:
+    CROSSED.append("torch.tensor")
     to.near.copy_(near)
     return to
 

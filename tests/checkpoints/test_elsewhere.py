@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from elsewhere import ELSEWHERE, elsewhere
+from elsewhere import CROSSED, ELSEWHERE, elsewhere
 from PIL import Image
 from tiny import tiny_model
 from torch import Tensor, nn
 
 import unnoise
 from unnoise.cli.main import main
-from unnoise.model import editing
+from unnoise.modalities.image.latents import Latents
+from unnoise.model import controlled, editing, inpainting
 from unnoise.samplers.registry import SAMPLERS
 
 diffusers = pytest.importorskip("diffusers", reason="the checkpoints are written by diffusers")
@@ -102,6 +103,37 @@ def test_families(kind: str, lying: Callable[[str], Path], tmp_path: Path) -> No
     exact = drawn(tmp_path / "cpu")
     here, far = (made(tmp_path / f"half-{name}", name, *argv, "--bf16") - exact for name in ("cpu", str(ELSEWHERE)))
     assert float(far.square().mean()) <= 2 * float(here.square().mean())
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "refiner"])
+def test_a_network_waits_for_nothing(kind: str, lying: Callable[[str], Path]) -> None:
+    """No number is read or brought while it computes: a GPU's queue stays full, and its kernels can be recorded (CUDA graphs)."""
+    model = unnoise.load(lying(kind), torch.bfloat16).to(ELSEWHERE)
+    network, calls = model.denoiser.get_submodule("network"), 0
+    codec = model.codec.resized(16, 16) if isinstance(model.codec, Latents) else None
+    assert codec is not None
+    pictures = np.zeros((1, 16, 16, 3), dtype=np.uint8)
+    given: Any = None
+    if kind in ("inpainting", "fill"):
+        given = inpainting(model).of(codec, pictures, np.ones((1, 16, 16), dtype=bool))
+    elif kind in ("instructed", "kontext"):
+        given = editing(model).of(codec, pictures)
+    elif kind == "canny":
+        given = controlled(model).of(codec, pictures)
+    usual = network.forward
+
+    def watched(*args: Any) -> Tensor:
+        nonlocal calls
+        calls, before = calls + 1, len(CROSSED)
+        out: Tensor = usual(*args)
+        assert CROSSED[before:] == []
+        return out
+
+    network.forward = watched  # type: ignore[method-assign]
+    before = len(CROSSED)
+    model.sample("a (cat:1.2)", steps=2, height=16, given=given)
+    assert calls >= 2
+    assert len(CROSSED) > before, "what lies beside the network does read and bring numbers"
 
 
 @pytest.mark.parametrize(
