@@ -17,6 +17,7 @@ from unnoise.checkpoints.foreign.export import write_diffusers
 from unnoise.control.adapters import Attachment, Attachments, repeated
 from unnoise.control.asking import Asked, beside, check_words, in_stages, prepared, rows_of
 from unnoise.control.exact import MICRO_BATCH, microbatched
+from unnoise.control.filling import Fill, filled, known
 from unnoise.control.guidance import bind, check, classifier_free_twice, guided, unmasked
 from unnoise.control.layout.conditioner import Planned
 from unnoise.control.low_rank import Adapted
@@ -247,6 +248,7 @@ class DiffusionModel:
         width: int | None = None,
         original: tuple[int, int] | None = None,
         start: Start | None = None,
+        fill: Fill | None = None,
         captions: bool = False,
     ) -> Samples:
         """n samples for every prompt (n in all without prompts); None among the prompts asks for anything.
@@ -259,6 +261,7 @@ class DiffusionModel:
         that fills in pictures, these and their masks (`Inpainting.of`); for one that changes pictures, these (`editing(model).of`),
         to which picture_guidance leads; for one that follows pictures, these (`Controlled.of`). start: data to begin with, in place
         of noise.
+        fill: pictures and masks, for a model that was not trained to fill in: what is not masked stays.
         height, width: in pixels, of pictures of another size than the model's; one alone asks for a square.
         original: height and width that a model that is told sizes takes the pictures to have been before they were resized; by
         default they are as large as they are drawn.
@@ -290,9 +293,16 @@ class DiffusionModel:
                 raise InputError(f"{side} x {width} pixels: this model lays out pictures of {own}; leave the height and width out")
         times = chosen.grid.of(codec.shape()).times(how.steps, self.config.process)
         begin: State | None = None
+        kept: tuple[Tensor, Tensor] | None = None
+        if fill is not None:
+            if start is not None:
+                raise InputError("a start and a fill: what is filled in begins with its own pictures (its strength)")
+            start, kept = Start(fill.data, fill.strength), known(codec, fill)
         if start is not None:
-            times, begin = start.times(times), codec.encode(start.data)
+            times, begin = start.times(times), codec.encode(start.data) if kept is None else kept[0]
             rows_of("the start", batch_size(begin), len(wanted))
+        if kept is not None and fill is not None and fill.strength == 1:
+            begin = kept[0].masked_fill(kept[1], 0.0)  # of what lies under the mask nothing is seen
         told = sorted(given) if given else None
         given = beside(self.conditioner, given, len(wanted), how, side, width, original, codec.shape())
         self.parts.eval()
@@ -310,7 +320,7 @@ class DiffusionModel:
             begun = None if begin is None else tree_map(lambda a, rows=rows: a[rows], begin)
             x = self._sample_batch(
                 wanted[rows], seeds[rows], times, chosen.sampler, how, negative, exact, bf16, watch, some, weaker, codec.shape(),
-                begun, more,
+                begun, more, kept and (kept[0][rows], kept[1][rows]),
             )  # fmt: skip
             check_finite(x, i)
             chunks.append(x)
@@ -331,7 +341,7 @@ class DiffusionModel:
     def _sample_batch(
         self, prompts: Sequence[str | None], seeds: Sequence[int], times: Tensor, solver: Any, how: Sampling, negative: str | None,
         exact: bool, bf16: bool, watch: Callable[[int, int, State], None] | None, given: Cond, weaker: Weaker | None,
-        shape: Shape, begun: State | None, more: tuple[Cond, Cond],
+        shape: Shape, begun: State | None, more: tuple[Cond, Cond], kept: tuple[Tensor, Tensor] | None,
     ) -> State:  # fmt: skip
         device, rng = self.device, Streams.each(seeds)
         with _precision(self.denoiser, bf16):
@@ -340,12 +350,18 @@ class DiffusionModel:
                 for step, said, not_said in in_stages(self.conditioner, prompts, negative, len(times) - 1)
             ]
             denoise = switched(parts)
+            if kept is not None:
+                denoise = filled(denoise, kept[0].to(device), kept[1].to(device))
             if begun is None:
                 x = self.config.process.prior(shape, rng, device)
             else:
                 at = times[:1].expand(len(seeds)).to(device)
                 x = self.config.process.corrupt(tree_map(lambda a: a.to(device), begun), at, rng).x_t
-            return sample(denoise, self.config.process, x, times, solver, rng.scoped("sampler"), watch)
+            x = sample(denoise, self.config.process, x, times, solver, rng.scoped("sampler"), watch)
+        if kept is None:
+            return x
+        x_0, m = (part.to(device) for part in kept)
+        return tree_map(lambda a: torch.where(m, a, x_0), x)  # some walks end short of the data
 
     def _denoise(
         self, said: Asked, not_said: Asked, how: Sampling, exact: bool, given: Cond, weaker: Weaker | None, rng: Streams,
@@ -454,7 +470,9 @@ def inpainting(model: DiffusionModel) -> Inpainting:
     """The conditioner of a model that fills in pictures, whose `of` says what such a model is `given`. InputError for another."""
     if conditioner := within(model.conditioner, Inpainting):
         return conditioner
-    raise InputError(f"{model.path or model.config.about.name} was not trained to fill in pictures; it takes no mask")
+    raise InputError(
+        f"{model.path or model.config.about.name} was not trained to fill in pictures; sample(fill=Fill(...)) keeps what is to stay"
+    )
 
 
 def editing(model: DiffusionModel) -> Editing | InContext:

@@ -283,12 +283,13 @@ def test_a_text_encoder_of_another_model_is_refused(folder: Path, capsys: pytest
     assert "parts of different models: the text encoders' tokens have a width of 24, the network reads 16" in said
 
 
-def test_masks_for_a_model_that_takes_none(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_for_a_model_that_takes_none(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "a.png"
     Image.new("RGB", (20, 30)).save(picture)
     how = ["sample", str(whole), "cat", "--fill", str(picture), "--out", str(tmp_path / "out")]
     assert "as many of each" in refused(how, capsys)
-    assert "was not trained to fill in pictures" in refused([*how, "--mask", str(picture)], capsys)
+    with pytest.raises(InputError, match=r"was not trained to fill in pictures; sample\(fill=Fill"):
+        unnoise.model.inpainting(unnoise.load(whole))
     follow = ["--follow", str(picture)]
     assert "--fill and --follow: a model does one of them" in refused([*how, "--mask", str(picture), *follow], capsys)
     how[3:5] = follow

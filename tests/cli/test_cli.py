@@ -164,7 +164,7 @@ def test_a_table_comes_back_with_its_header_and_types(tmp_path: Path, capsys: py
         (["train", "{pictures}", "--weights", "a"], "unnoise: --weights: Failed to parse key-value pairs! ("),
         (["info", "a", "b"], "unnoise: b: more than is asked for ("),
         (["sample", "{run}", "dark", "--cache-order", "1"], "--cache-order: says more of --cache or --cache-within, which is not"),
-        (["sample", "{run}", "dark", "--strength", "0.7"], "--strength: says more of --start, which is not given"),
+        (["sample", "{run}", "dark", "--strength", "0.7"], "--strength: says more of --start or --fill, which is not given"),
         (["sample", "{run}", "dark", "--trials", "3"], "--trials: says more of --budget or --error"),
         (["sample", "{run}", "dark", "--guess"], "--guess: says more of --control"),
         (["sample", "{run}", "dark", "--weaker-scale", "3"], "--weaker-scale: says more of --weaker"),

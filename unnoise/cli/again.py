@@ -79,10 +79,11 @@ def files(meta: Mapping[str, Any]) -> list[str]:
 
 def unsaid(meta: Mapping[str, Any]) -> list[str]:
     """What decided the sample and was given in Python, so that no option of the command can say it."""
+    begun = _paths(meta, "start") or _paths(meta, "fill")
     seen = any(_paths(meta, key) for key in ("fill", "change", "follow"))
     caching = meta.get("caching") and not (meta.get("cache") or meta.get("cache_within"))
     return [
-        *(["the data that it began with (--start)"] if meta.get("strength") and not _paths(meta, "start") else []),
+        *(["the data that it began with (--start)"] if meta.get("strength") and not begun else []),
         *([f"what it was given: {', '.join(meta['given'])}"] if meta.get("given") and not seen else []),
         *(["what was attached"] if meta.get("attached") and not (meta.get("control") or meta.get("picture_prompt")) else []),
         *([f"caching by {meta['caching']}"] if caching else []),

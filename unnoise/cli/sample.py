@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import tyro
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from unnoise.cli.budget import check_beside, fit
 from unnoise.cli.pictures import read_pictures, sides
 from unnoise.cli.terminal import free_folder, parse, refuse_existing
 from unnoise.control.budget import Precision, Way, parse_seconds
+from unnoise.control.filling import Fill
 from unnoise.control.layout.arranged import counts_or_places, spelled
 from unnoise.control.layout.planner import check_signs
 from unnoise.control.rules import find_rule
@@ -36,8 +38,9 @@ from unnoise.core.state import Cond, State
 from unnoise.loading import load, with_loras
 from unnoise.modalities.image.codec import resized
 from unnoise.modalities.image.in_context import InContext
+from unnoise.modalities.image.inpainting import Inpainting
 from unnoise.modalities.words.emoji_names import named_emoji
-from unnoise.model import DiffusionModel, Weaker, controlled, editing, inpainting
+from unnoise.model import DiffusionModel, Weaker, controlled, editing
 
 
 @dataclass(frozen=True)
@@ -114,14 +117,16 @@ class Sample:
     """For models that are told sizes: draw pictures as if they had been of this height and width before they were resized."""
     start: tuple[Path, ...] = ()
     """Pictures to begin with, in place of noise: one, or one a sample."""
-    strength: float = 0.5
-    """Of --start: the share of the steps that is walked, 1 all."""
+    strength: float | None = None
+    """Of --start and --fill: the share of the steps that is walked, 1 all. Not given: 0.5 of --start; of --fill 1, where nothing is
+    seen of what lies under the mask."""
     arrange: float | None = None
     """Counts and places as the prompts say ("three cats left of a dog"): each kind of thing is drawn alone and put where a layout
     says; then this share of the steps goes over the whole. 0: none, for stickers, whose parts are transparent, at twice their
     size; 0.4 to 0.7 where things bring their background with them. Not given: 0 where no model is named and stickers is meant."""
     fill: tuple[Path, ...] = ()
-    """Pictures to fill in, with a model for that (inpainting, FLUX.1 Fill): one, or one a sample."""
+    """Pictures to fill in: one, or one a sample. Models that were trained for that (inpainting, FLUX.1 Fill) look at them; others
+    draw what goes with the rest, which is kept at every step."""
     mask: tuple[Path, ...] = ()
     """Of --fill: pictures that are white where something new is to be drawn, as many."""
     change: tuple[Path, ...] = ()
@@ -180,7 +185,7 @@ class Sample:
 
 
 _PART_OF: Mapping[str, tuple[str, ...]] = {
-    "cache_order": ("cache", "cache_within"), "strength": ("start",), "trials": ("budget", "error"), "guess": ("control",),
+    "cache_order": ("cache", "cache_within"), "strength": ("start", "fill"), "trials": ("budget", "error"), "guess": ("control",),
     "weaker_scale": ("weaker",), "mask": ("fill",), "picture_encoder": ("picture_prompt",),
 }  # fmt: skip
 """Options that say more of others, and say nothing without them."""
@@ -249,7 +254,8 @@ def run(argv: list[str]) -> None:
         Weaker(load(args.weaker, dtype, wanted=_wanted(args)).to(device), args.weaker_scale) if args.weaker is not None else None
     )
     prompts, n, total = args.prompts or None, _each(args), _total(args)
-    start, given = _begun(args, model, total), _filled(args, model, total)
+    given, fill = _filled(args, model, total), _kept(args, model, total)
+    start = None if fill else _begun(args, model, total)
     if seconds is not None or args.error is not None:
         settings: dict[str, Any] = {
             "grid": args.grid, "guidance": args.guidance, "interval": args.interval, "rescale": args.rescale, "rule": rule,
@@ -281,7 +287,7 @@ def run(argv: list[str]) -> None:
                 guidance=args.guidance, interval=args.interval, rescale=args.rescale, rule=rule,
                 threshold=args.threshold, inner=inner, caching=caching, weaker=weaker, negative=away,
                 exact=args.exact, bf16=args.bf16, batch=args.batch, watch=watch, height=height, width=width,
-                original=args.original, start=start, given=given,
+                original=args.original, start=start, fill=fill, given=given,
                 picture_guidance=args.picture_guidance, true_guidance=args.true_guidance,
             )  # fmt: skip
 
@@ -394,7 +400,26 @@ def _shaped(args: Sample, model: DiffusionModel) -> Sample:
 
 
 def _begun(args: Sample, model: DiffusionModel, n: int) -> Start | None:
-    return Start(read_pictures(args.start, _sized(args, model), n), args.strength) if args.start else None
+    """What is begun with: pictures of their own, or those that a model which was trained for it fills in."""
+    pictures = args.start or (args.fill if args.strength is not None else ())
+    strength = 0.5 if args.strength is None else args.strength
+    return Start(read_pictures(pictures, _sized(args, model), n), strength) if pictures else None
+
+
+def _kept(args: Sample, model: DiffusionModel, n: int) -> Fill | None:
+    """What a model that was not trained to fill in keeps, and draws anew."""
+    if not args.fill or within(model.conditioner, Inpainting) is not None:
+        return None
+    if args.start:
+        raise InputError("--start and --fill: what is filled in begins with its own pictures; --strength says how far")
+    pictures, masks = _masked(args, model, n)
+    return Fill(pictures, masks, 1.0 if args.strength is None else args.strength)
+
+
+def _masked(args: Sample, model: DiffusionModel, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures to fill in, and where."""
+    codec = _sized(args, model)
+    return read_pictures(args.fill, codec, n), read_pictures(args.mask, codec, n, channels=1)[..., 0] > 127
 
 
 def _filled(args: Sample, model: DiffusionModel, n: int) -> Cond | None:
@@ -412,8 +437,5 @@ def _filled(args: Sample, model: DiffusionModel, n: int) -> Cond | None:
     if args.follow:
         following, codec = controlled(model), _sized(args, model)
         return following.of(codec, read_pictures(args.follow, codec, n))
-    if not args.fill:
-        return None
-    filling, codec = inpainting(model), _sized(args, model)
-    masks = read_pictures(args.mask, codec, n, channels=1)[..., 0] > 127
-    return filling.of(codec, read_pictures(args.fill, codec, n), masks)
+    filling = within(model.conditioner, Inpainting)
+    return filling.of(_sized(args, model), *_masked(args, model, n)) if args.fill and filling else None
