@@ -429,7 +429,6 @@ def test_what_fits_no_network_is_refused(pairs: Mapping) -> None:
     for broken, message in (
         ({k: v for k, v in file.items() if k != "ip_adapter.1.to_v_ip.weight"}, "lacks 'ip_adapter"),
         ({"a.weight": torch.zeros(2)}, "no image_proj of a known kind"),
-        ({**file, "ip_adapter.0.to_q_lora.up.weight": torch.zeros(2)}, "also changes the network's own weights"),
     ):
         with pytest.raises(InputError, match=message):
             image_prompt(broken)

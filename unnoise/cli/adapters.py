@@ -8,15 +8,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from unnoise.checkpoints.foreign.adapters import (
     ENCODER,
+    brings_low_rank,
     controlnet,
     encoder_near,
+    face_prompt,
     picture_prompt,
     prompt_at_hand,
     steering_at_hand,
     weights_in,
 )
+from unnoise.checkpoints.foreign.hub import at_hand
+from unnoise.checkpoints.foreign.lora import Weight
 from unnoise.checkpoints.foreign.memory import numbers_at
 from unnoise.control.adapters import Attachment
 from unnoise.control.guidance import Interval
@@ -76,8 +84,34 @@ def read_adapters(
         out.append(controlnet(told.where, pictures, told.scale, told.interval, guess, known, network))
     for told in (parse_adapter("--picture-prompt", p) for p in prompts):
         own = _encoder(prompt_at_hand(Path(told.where), encoder), encoder)
-        out.append(picture_prompt(told.where, told.pictures, own, told.scale, told.interval))
+        faces, shown = ([p for p in told.pictures if p.endswith(FACES) is whether] for whether in (True, False))
+        if faces:
+            seen = torch.cat([read_faces(Path(p)) for p in faces])
+            out.append(face_prompt(told.where, seen, told.scale, told.interval, shown, own))
+        else:
+            out.append(picture_prompt(told.where, shown, own, told.scale, told.interval))
     return out
+
+
+FACES = ".npy"
+"""How files with embeddings of faces end."""
+
+
+def read_faces(file: Path) -> Tensor:
+    """What a recogniser says of faces, (n, D), of a file of numpy's. InputError for a file that holds something else."""
+    try:
+        seen = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        raise InputError(f"{file}: not readable as numpy's numbers ({e})") from None
+    if not isinstance(seen, np.ndarray) or seen.dtype.kind != "f" or seen.ndim not in (1, 2) or not np.isfinite(seen).all():
+        raise InputError(f"{file}: embeddings of faces are floating-point numbers (D,) or (n, D), and finite")
+    return torch.from_numpy(np.atleast_2d(seen).astype(np.float32))
+
+
+def loras_of(prompts: Sequence[str]) -> dict[str | Path, Weight]:
+    """The LoRAs that files of --picture-prompt have beside them, as FaceID's do."""
+    files = dict.fromkeys(Path(parse_adapter("--picture-prompt", p).where) for p in prompts)
+    return {file: 1.0 for file in files if brings_low_rank(at_hand(file, ()))}
 
 
 def _encoder(where: Path, given: str | None) -> str | None:

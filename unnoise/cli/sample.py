@@ -18,7 +18,7 @@ from unnoise.checkpoints.foreign.lora import parse_loras
 from unnoise.checkpoints.foreign.memory import Wanted
 from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
 from unnoise.checkpoints.shipped import FOLDER, shipped, suited
-from unnoise.cli.adapters import numbers_of, read_adapters
+from unnoise.cli.adapters import loras_of, numbers_of, read_adapters
 from unnoise.cli.again import own, told
 from unnoise.cli.arrange import arrange, arranges, check_arrange
 from unnoise.cli.budget import check_beside, fit
@@ -174,7 +174,7 @@ class Sample:
     """Of --control: follow the pictures where no words are told (guess mode)."""
     picture_prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """An IP-Adapter or Redux for an open checkpoint, and pictures that prompt: FILE:PICTURE, FILE:PICTURE,PICTURE:0.6; as
-    --control."""
+    --control. Of FaceID what a recogniser says of a face, FILE:FACE.npy; of FaceID plus with its picture, FILE:FACE.npy,PICTURE."""
     picture_encoder: str | None = None
     """Of --picture-prompt: the CLIP or SigLIP that sees its pictures, a folder or OWNER/NAME. Not given: image_encoder near the
     FILE; a folder that has one keeps to it."""
@@ -336,7 +336,7 @@ def _total(args: Sample) -> int:
 
 def _opened(args: Sample, bf16: bool) -> DiffusionModel:
     """The model with what is merged into its weights, and what is beside it."""
-    loras = parse_loras(args.lora)
+    loras = {**loras_of(args.picture_prompt), **parse_loras(args.lora)}
     device, wanted = _device(args), _wanted(args, numbers_of(args.control, args.picture_prompt, args.picture_encoder, bf16))
     model = load(args.model, torch.bfloat16 if bf16 else None, args.variant, args.beside, wanted, args.packed)
     for file in args.embedding:

@@ -7,11 +7,13 @@ from torch import Tensor, nn
 
 from unnoise.control.adapters import Attachment, Step
 from unnoise.control.guidance import Interval
+from unnoise.control.low_rank import Adapted
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond, expand
 from unnoise.networks.flux import Flux
 from unnoise.networks.image_prompt import ImagePrompt, Redux
+from unnoise.networks.int8 import in_int8
 from unnoise.networks.sd3 import SD3
 from unnoise.networks.steering import Pictured, Shown, picture_entries, picture_tokens
 from unnoise.networks.timed_prompt import TimedPrompt
@@ -21,14 +23,17 @@ class PicturePrompt(Attachment):
     """An IP-Adapter, and what an encoder of pictures says of one or several of them, which prompt together.
 
     seen (n, D) or (n, L, D), as the adapter's projection takes it; nothing: the same of a picture of nothing, with one row.
+    low_rank: the file of the LoRA that it was trained with, which is to be on the network; empty where there is none.
     """
 
     leads = True
 
     def __init__(
-        self, name: str, network: ImagePrompt, seen: Tensor, nothing: Tensor, scale: float = 1.0, interval: Interval = (0.0, 1.0)
-    ) -> None:
+        self, name: str, network: ImagePrompt, seen: Tensor, nothing: Tensor, scale: float = 1.0, interval: Interval = (0.0, 1.0),
+        low_rank: str = "",
+    ) -> None:  # fmt: skip
         super().__init__(name, scale, interval)
+        self.low_rank = low_rank
         _check_seen(name, seen, network.config.projection.seen_dim, network.projection.whole)
         if nothing.shape[1:] != seen.shape[1:]:
             raise InputError(f"{name}: {tuple(nothing.shape)} of a picture of nothing, beside {tuple(seen.shape)} of pictures")
@@ -46,6 +51,11 @@ class PicturePrompt(Attachment):
         if mine != theirs:
             mine_is, theirs_is = (f"{len(w)} layers of {min(w)} to {max(w)} and tokens of {d}" for w, d in (mine, theirs))
             raise InputError(f"{self.name} does not fit this model: it is for {mine_is}; this model has {theirs_is}")
+        if self.low_rank and self.low_rank not in Adapted.of(network).adapters and not in_int8(network):
+            raise InputError(
+                f"{self.name}: was trained with a LoRA that its file has, too: give it first, beside others that there are "
+                f"(with_loras(model, {{{self.low_rank!r}: 1.0}}))"
+            )
 
     def prepare(self, codec: Codec) -> tuple[Cond, Cond]:
         tokens = [self.network.tokens(x) for x in (self.get_buffer("seen"), self.get_buffer("nothing"))]

@@ -8,6 +8,8 @@ The network has no part of this: it is told W_k p and lambda W_v p (`steering`).
     Each        each of the encoder's own tokens by itself, LN(W2 gelu(W1 h))               full face
     Resampler   learnt queries that attend to the encoder's tokens and to each other        plus, plus face
                 (Alayrac et al. 2022, 2204.14198, section 3.1):  z <- z + attention(LN(z), [LN(h), LN(z)]),  z <- z + mlp(LN(z))
+    Face        the same with queries out of a face recogniser's embedding, as Summary makes them      FaceID plus
+                (in its second version what it makes is added to these queries)
 
 FLUX.1 Redux (Black Forest Labs 2024) needs no keys and values: its tokens, W2 silu(W1 h), are read as words are.
 """
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import pad, silu
 
 from unnoise.networks.attention import attend
 from unnoise.networks.steering import KeysValues
@@ -107,7 +109,7 @@ class ResamplerConfig(ProjectionConfig):
     head_dim: int = 64
     hidden: int = 3072
 
-    def build(self) -> "Resampler":
+    def build(self) -> "Perceiver":
         return Resampler(self)
 
 
@@ -140,22 +142,69 @@ class ResamplerBlock(nn.Module):
         return z + self.mlp(z)
 
 
-class Resampler(Projection):
+class Perceiver(Projection, ABC):
+    """All of a resampler but its queries."""
+
     whole = True
 
     def __init__(self, config: ResamplerConfig) -> None:
         super().__init__()
         self.config = config
-        self.queries = nn.Parameter(torch.randn(1, config.tokens, config.width) / config.width**0.5)
         self.enter = nn.Linear(config.seen_dim, config.width)
         self.blocks = nn.ModuleList(ResamplerBlock(config) for _ in range(config.depth))
         self.leave, self.norm = nn.Linear(config.width, config.token_dim), nn.LayerNorm(config.token_dim)
 
-    def forward(self, seen: Tensor) -> Tensor:
-        z, h = self.queries.expand(len(seen), -1, -1), self.enter(seen)
+    def answers(self, z: Tensor, seen: Tensor) -> Tensor:
+        """Queries z (n, tokens, width), seen (n, L, seen_dim) -> (n, tokens, token_dim)."""
+        h = self.enter(seen)
         for block in self.blocks:
             z = block(z, h)
         return self.norm(self.leave(z))
+
+
+class Resampler(Perceiver):
+    def __init__(self, config: ResamplerConfig) -> None:
+        super().__init__(config)
+        self.queries = nn.Parameter(torch.randn(1, config.tokens, config.width) / config.width**0.5)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return self.answers(self.queries.expand(len(seen), -1, -1), seen)
+
+
+@dataclass(frozen=True)
+class FaceConfig(ResamplerConfig):
+    """face: channels of the embedding; middle: between the two layers that make queries of it; added: to these, as in the second
+    version, whose width is token_dim."""
+
+    face: int = 512
+    middle: int = 1024
+    added: bool = False
+
+    def build(self) -> "Face":
+        return Face(self)
+
+
+class Face(Perceiver):
+    """seen (n, 1 + L, seen_dim): first the face's embedding, with zeros behind, then the encoder's tokens (`with_faces`)."""
+
+    config: FaceConfig
+
+    def __init__(self, config: FaceConfig) -> None:
+        super().__init__(config)
+        self.hidden = nn.Sequential(nn.Linear(config.face, config.middle), nn.GELU())
+        self.out = nn.Linear(config.middle, config.tokens * config.width)
+        self.face_norm = nn.LayerNorm(config.width)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        face = self.hidden(seen[:, 0, : self.config.face])
+        z = self.face_norm(self.out(face).unflatten(-1, (self.config.tokens, -1)))
+        found = self.answers(z, seen[:, 1:])
+        return z + found if self.config.added else found
+
+
+def with_faces(faces: Tensor, tokens: Tensor) -> Tensor:
+    """Embeddings (n, D) and the encoder's tokens (n, L, seen_dim), D <= seen_dim -> what `Face` takes."""
+    return torch.cat([pad(faces, (0, tokens.shape[-1] - faces.shape[-1]))[:, None].to(tokens), tokens], 1)
 
 
 @dataclass(frozen=True)

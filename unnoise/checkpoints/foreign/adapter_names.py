@@ -39,6 +39,7 @@ from unnoise.networks.controlnet import (
 )
 from unnoise.networks.image_prompt import (
     EachConfig,
+    FaceConfig,
     ImagePrompt,
     ImagePromptConfig,
     ProjectionConfig,
@@ -124,6 +125,13 @@ RESAMPLER_TABLE: Table = {
     "blocks.*.kv": ("layers.*.0.to_kv",),
     "blocks.*.out": ("layers.*.0.to_out",),
     "blocks.*.mlp.*": ("layers.*.1.*",),
+}
+
+FACE_TABLE: Table = {
+    **{ours: (f"perceiver_resampler.{theirs}",) for ours, (theirs,) in RESAMPLER_TABLE.items() if ours != "queries"},
+    "hidden.0": ("proj.0",),
+    "out": ("proj.2",),
+    "face_norm": ("norm",),
 }
 
 TIMED_TABLE: Table = {
@@ -302,10 +310,18 @@ def timed_prompt(tensors: Mapping[str, Tensor]) -> TimedPrompt:
     return made
 
 
-def projection_config(theirs: Mapping[str, Tensor]) -> tuple[ProjectionConfig, Table]:
-    """Of an IP-Adapter's `image_proj`, and the names that it has there. InputError for one that is not known."""
+def projection_config(theirs: Mapping[str, Tensor], added: bool = False) -> tuple[ProjectionConfig, Table]:
+    """Of an IP-Adapter's `image_proj`, and the names that it has there. InputError for one that is not known.
+
+    added: of FaceID plus, whether it is its second version, which no tensor says.
+    """
     if "perceiver_resampler.proj_in.weight" in theirs:
-        raise InputError("an IP-Adapter that is told a face and a picture of it at once (FaceID plus) cannot be run")
+        inner = {k.removeprefix("perceiver_resampler."): v for k, v in theirs.items() if k.startswith("perceiver_resampler.")}
+        config = _resampler_config(inner, len(theirs["proj.2.weight"]) // len(theirs["norm.weight"]), len(theirs["norm.weight"]))
+        middle, face = theirs["proj.0.weight"].shape
+        if added and config.width != config.token_dim:
+            raise InputError(f"FaceID plus, second version, of {config.width} and {config.token_dim} channels, which do not add up")
+        return FaceConfig(**vars(config), face=face, middle=middle, added=added), FACE_TABLE
     if "proj.weight" in theirs:
         token_dim = len(theirs["norm.weight"])
         out, seen = theirs["proj.weight"].shape
@@ -318,11 +334,15 @@ def projection_config(theirs: Mapping[str, Tensor]) -> tuple[ProjectionConfig, T
         return SummaryConfig(seen, token_dim, len(theirs["proj.2.weight"]) // token_dim, hidden), TWO_LAYERS_TABLE
     if "latents" in theirs:
         _, tokens, width = theirs["latents"].shape
-        depth = 1 + max(int(name.split(".")[1]) for name in theirs if name.startswith("layers."))
-        inner, hidden = len(theirs["layers.0.0.to_q.weight"]), len(theirs["layers.0.1.1.weight"])
-        token_dim, seen = len(theirs["proj_out.weight"]), theirs["proj_in.weight"].shape[1]
-        return ResamplerConfig(seen, token_dim, tokens, width, depth, inner // 64, 64, hidden), RESAMPLER_TABLE
+        return _resampler_config(theirs, tokens, width), RESAMPLER_TABLE
     raise InputError("not an IP-Adapter: it has no image_proj of a known kind")
+
+
+def _resampler_config(theirs: Mapping[str, Tensor], tokens: int, width: int) -> ResamplerConfig:
+    depth = 1 + max(int(name.split(".")[1]) for name in theirs if name.startswith("layers."))
+    inner, hidden = len(theirs["layers.0.0.to_q.weight"]), len(theirs["layers.0.1.1.weight"])
+    token_dim, seen = len(theirs["proj_out.weight"]), theirs["proj_in.weight"].shape[1]
+    return ResamplerConfig(seen, token_dim, tokens, width, depth, inner // 64, 64, hidden)
 
 
 def _plainly(name: str) -> str:
@@ -331,13 +351,12 @@ def _plainly(name: str) -> str:
     return re.sub(r"^double_blocks\.(\d+)\.processor\.ip_adapter_double_stream_([kv])_proj\.", r"ip_adapter.\1.to_\2_ip.", name)
 
 
-def image_prompt(tensors: Mapping[str, Tensor]) -> ImagePrompt:
-    """The IP-Adapter of a file. InputError if it is none."""
+def image_prompt(tensors: Mapping[str, Tensor], added: bool = False) -> ImagePrompt:
+    """The IP-Adapter of a file, without the LoRA that FaceID has beside it (`has_low_rank`). added: see `projection_config`.
+    InputError if it is none."""
     parts, wide = ("image_proj.", "ip_adapter."), {_plainly(k): v for k, v in AsType(tensors, torch.float32).items()}
     projection, pairs = ({k.removeprefix(p): v for k, v in wide.items() if k.startswith(p)} for p in parts)
-    config, table = projection_config(projection)
-    if lora := [name for name in pairs if "_lora." in name]:
-        raise InputError(f"it also changes the network's own weights ({lora[0]} and {len(lora) - 1} more), which cannot be run")
+    config, table = projection_config(projection, added)
     weights: dict[str, Tensor] = {}
     layers, bias = sum(name.endswith(".to_k_ip.weight") for name in pairs), any(name.endswith(".to_k_ip.bias") for name in pairs)
     for k, ours, leaf in product(range(layers), ("keys", "values"), ("weight", "bias") if bias else ("weight",)):

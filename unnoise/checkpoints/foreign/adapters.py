@@ -4,6 +4,7 @@ edges, cat = controlnet("canny", "edges.png", 0.8), picture_prompt("ip-adapter.s
 model = load("stable-diffusion").attached(edges, cat)
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from unnoise.checkpoints.foreign.control_configs import controlnet_of_diffusers
 from unnoise.checkpoints.foreign.control_on_base import lacks_base, on_base
 from unnoise.checkpoints.foreign.folder import PICKLED, read_config, read_part
 from unnoise.checkpoints.foreign.hub import CONFIG, at_hand, fetch_first, fetch_part, is_hub_name
+from unnoise.checkpoints.foreign.lora_names import has_low_rank
 from unnoise.checkpoints.foreign.original_configs import controlnet as original_controlnet
 from unnoise.checkpoints.foreign.original_configs import part
 from unnoise.checkpoints.foreign.parts import MappedTensors, Part
@@ -29,7 +31,7 @@ from unnoise.core.errors import InputError
 from unnoise.modalities.image.clip import PictureEncoder
 from unnoise.modalities.image.decode import Target, Unreadable, decode, inspect
 from unnoise.modalities.image.preparation import Preparation
-from unnoise.networks.image_prompt import ImagePrompt, Redux
+from unnoise.networks.image_prompt import FaceConfig, ImagePrompt, Redux, with_faces
 from unnoise.networks.timed_prompt import TimedPrompt
 
 Picture = str | Path | np.ndarray
@@ -149,20 +151,51 @@ def picture_prompt(
             return PictureWords(named if file.is_dir() else file.stem, network, seen.last, scale, interval)
         return TimedPicturePrompt(file.stem, network, seen.tokens, scale, interval)
     nothing = look.black() if network.config.bias else look.nothing()
+    if isinstance(network.config.projection, FaceConfig) or brings_low_rank(file):
+        raise InputError(
+            f"{file}: is told what a recogniser says of faces (FaceID), not pictures alone: in a file of numpy's, FACE.npy, in "
+            "Python face_prompt(file, embeddings)"
+        )
     if network.projection.whole:
         return PicturePrompt(file.stem, network, seen.tokens, nothing.tokens, scale, interval)
     return PicturePrompt(file.stem, network, seen.embeddings, nothing.embeddings, scale, interval)
 
 
-def face_prompt(file: str | Path, embeddings: Tensor, scale: float = 1.0, interval: Interval = (0.0, 1.0)) -> PicturePrompt:
-    """An IP-Adapter that is told embeddings (n, D) as they are, such as a recogniser's of faces, and 0 for no picture.
+def face_prompt(
+    file: str | Path, embeddings: Tensor, scale: float = 1.0, interval: Interval = (0.0, 1.0), pictures: Sequence[Picture] = (),
+    encoder: str | Path | None = None,
+) -> PicturePrompt:  # fmt: skip
+    """An IP-Adapter that is told embeddings (n, D) as they are, such as a recogniser's of faces (FaceID), and 0 for no picture.
 
-    Raises InputError for a file that is none, and for embeddings of another width.
+    pictures: of FaceID plus, of the faces as the recogniser cut them out, one for each embedding; its second version is known by
+    `plusv2` in the file's name. encoder: as for `picture_prompt`, of these. The LoRA that FaceID's files have beside it has to be
+    on the model before: `with_loras(model, {file: 1.0})`.
+    Raises InputError for a file that is none, for embeddings of another width, and for other pictures than it looks at.
     """
-    network = _picture_network(at_hand(file, ()))
+    where = prompt_at_hand(Path(file), encoder) if pictures else at_hand(file, ())
+    network = _picture_network(where)
     if not isinstance(network, ImagePrompt):
         raise InputError(f"{file}: reads pictures, not embeddings: it is FLUX.1 Redux, or for Stable Diffusion 3.5")
-    return PicturePrompt(Path(file).stem, network, embeddings, torch.zeros_like(embeddings), scale, interval)
+    seen, nothing, config = embeddings, torch.zeros_like(embeddings), network.config.projection
+    if isinstance(config, FaceConfig):
+        if len(pictures) != len(embeddings) or not pictures or embeddings.shape[1:] != (config.face,):
+            takes = f"embeddings (n, {config.face}) and as many pictures of the faces"
+            raise InputError(f"{file}: takes {takes}, not {tuple(embeddings.shape)} and {len(pictures)} pictures")
+        look = PictureEncoder(encoder_near(where) if encoder is None else encoder)
+        tokens, none = look([read_picture(p) for p in pictures]).tokens, look.nothing().tokens
+        if tokens.shape[-1] != config.seen_dim:
+            raise InputError(f"{file}: takes {config.seen_dim} channels of an encoder; {look.source} has {tokens.shape[-1]}")
+        seen, nothing = with_faces(embeddings, tokens), with_faces(nothing[:1], none)
+    elif pictures:
+        raise InputError(f"{file}: is told embeddings alone; pictures are for FaceID plus")
+    return PicturePrompt(
+        Path(file).stem, network, seen, nothing, scale, interval, str(Path(file)) if brings_low_rank(where) else ""
+    )
+
+
+def brings_low_rank(file: Path) -> bool:
+    """Whether an IP-Adapter's file has a LoRA of the network, too, as FaceID's do."""
+    return file.is_file() and has_low_rank(MappedTensors([file]))
 
 
 def read_picture(picture: Picture, channels: int = 3) -> np.ndarray:
@@ -201,7 +234,9 @@ def _picture_network(file: Path) -> ImagePrompt | Redux | TimedPrompt:
     try:
         if "redux_up.weight" in tensors:
             return redux(tensors)
-        return timed_prompt(tensors) if "ip_adapter.0.norm_ip.linear.weight" in tensors else image_prompt(tensors)
+        if "ip_adapter.0.norm_ip.linear.weight" in tensors:
+            return timed_prompt(tensors)
+        return image_prompt(tensors, added="plusv2" in re.sub(r"[^a-z0-9]", "", file.name.lower()))
     except ValueError as e:
         raise InputError(str(e) if str(file) in str(e) else f"{file}: {e}") from None
 

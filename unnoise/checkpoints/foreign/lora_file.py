@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unnoise.checkpoints.foreign.hub import at_hand, fetch_first, is_hub_name
-from unnoise.checkpoints.foreign.lora_names import NETWORK, dotted, name_of, preferred, spelling
+from unnoise.checkpoints.foreign.lora_names import NETWORK, beside_low_rank, dotted, has_low_rank, name_of, preferred, spelling
 from unnoise.checkpoints.foreign.mapped import open_safetensors
 from unnoise.checkpoints.foreign.recognise import converting
 from unnoise.control.low_rank import Change, Decomposed, Hadamard, Kronecker, LowRank, Replaced, Whole
@@ -83,6 +83,8 @@ class LoraFile:
         if path.is_dir():
             path = next((path / name for name in IN_FOLDERS if (path / name).is_file()), path / IN_FOLDERS[0])
         tensors, metadata = read_tensors(path)
+        if has_low_rank(tensors):
+            tensors = {key: t for key, t in tensors.items() if not beside_low_rank(key)}
         words = {key: word for key in tensors if (word := bundled(key))}
         tensors = {key: t for key, t in tensors.items() if key not in words}
         spelt: dict[tuple[str, str], dict[str, Group]] = {}

@@ -84,6 +84,20 @@ class Name(NamedTuple):
     role: str
 
 
+_BESIDE = re.compile(r"image_proj\..*|ip_adapter\.\d+\.to_[kv]_ip\.weight")
+"""Keys of FaceID that are the IP-Adapter's."""
+
+
+def has_low_rank(keys: Iterable[str]) -> bool:
+    """Whether a file of these keys is an IP-Adapter with a LoRA beside it, as FaceID's are."""
+    return any(key.startswith("ip_adapter.") and "_lora." in key for key in keys)
+
+
+def beside_low_rank(key: str) -> bool:
+    """Whether a key of such a file is none of its LoRA's."""
+    return _BESIDE.fullmatch(key) is not None
+
+
 def name_of(key: str) -> Name:
     """InputError for a key that no known kind of LoRA has."""
     if tail := max((t for t in _ROLES if key.endswith(t)), key=len, default=None):
@@ -225,10 +239,20 @@ def names_of_network(network: nn.Module) -> Names:
             _, theirs = lookup(original, table) or (original, [])
             several = tuple(places.get(m) for m in theirs)
             out[flat(original)] = _halves_exchanged(several) if original in swapped else several
+    if isinstance(network, SDUNet):  # FaceID counts attentions: on the way down, on the way up, in the middle
+        attentions = sorted((m.removesuffix(".to_q") for m in places if re.search(r"\.attn[12]\.to_q$", m)), key=_way)
+        for i, attention in enumerate(attentions):
+            parts = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
+            out |= {f"ip_adapter_{i}_to_{x}": (places[f"{attention}.{part}"],) for x, part in parts.items()}
     for m in places:  # of SD3's last block, whose words ask nothing
         if m.endswith("add_k_proj"):
             out.setdefault(flat(m.replace("add_k_proj", "add_q_proj")), (None,))
     return out
+
+
+def _way(module: str) -> tuple[int, list[int]]:
+    """What sorts modules of a U-Net by diffusers' names as it lists them."""
+    return ("down_blocks", "up_blocks", "mid_block").index(module.partition(".")[0]), [int(n) for n in re.findall(r"\d+", module)]
 
 
 def _halves_exchanged(places: tuple[Place | None, ...]) -> tuple[Place | None, ...]:
