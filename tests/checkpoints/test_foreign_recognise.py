@@ -63,6 +63,13 @@ def test_families_by_the_names_that_diffusers_tells_them_by(name: str) -> None:
             assert found.name == name, theirs
 
 
+def test_a_control_net_lllite() -> None:
+    names = [f"lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.{n}.0.weight" for n in ("conditioning1", "down", "mid")]
+    found = other_family(names)
+    assert found is not None
+    assert found.name == "a ControlNet-LLLite"
+
+
 @pytest.mark.parametrize(
     "theirs", ["v1", "v2", "xl_base", "xl_refiner", "sd3", "sd35_large", "flux", "clip", "open_clip", "inpainting"]
 )

@@ -229,6 +229,9 @@ def test_files_that_are_no_lora(tmp_path: Path) -> None:
         (tmp_path / "torn.safetensors", "truncated"),
         (written(tmp_path, half, "half"), "stands alone: 'up' of the same layer is missing"),
         (written(tmp_path, networks("SD 1")[0].state_dict(), "model"), r"'.*' is no part of a LoRA"),
+        (written(tmp_path, {"lora_unet_a.oft_blocks": torch.ones(2, 2, 2)}, "oft"), "is no part of a LoRA but of an OFT or BOFT: "),
+        (written(tmp_path, {"lora_unet_a.on_input": torch.ones(1)}, "ia3"), r"no part of a LoRA but of an \(IA\)3"),
+        (written(tmp_path, {"lora_unet_a.a1.weight": torch.ones(1)}, "glora"), "no part of a LoRA but of a GLoRA"),
         (written(tmp_path, {}, "empty"), "holds no tensors"),
         (written(tmp_path, {"unet.conv_norm_out.diff": torch.ones(9)}, "wide"), r"no place for 'unet.conv_norm_out.diff' \(9,\)"),
         (

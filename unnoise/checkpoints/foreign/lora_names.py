@@ -84,6 +84,8 @@ class Name(NamedTuple):
     role: str
 
 
+_OTHER = {r"\.oft_(blocks|diag|R)\b": "an OFT or BOFT", r"\.on_input$": "an (IA)3", r"\.[ab][12]\.weight$": "a GLoRA"}
+"""What keys that are not read look like -> whose they are."""
 _BESIDE = re.compile(r"image_proj\..*|ip_adapter\.\d+\.to_[kv]_ip\.weight")
 """Keys of FaceID that are the IP-Adapter's."""
 
@@ -105,7 +107,11 @@ def name_of(key: str) -> Name:
     elif values := _VALUES.fullmatch(key):
         module, role = values[1], "values"
     else:
-        raise InputError(f"{key!r} is no part of a LoRA: low-rank pairs, LoHa, LoKr, differences and DoRA's magnitudes are known")
+        kind = next((kind for sign, kind in _OTHER.items() if re.search(sign, key)), "")
+        raise InputError(
+            f"{key!r} is no part of a LoRA{kind and f' but of {kind}'}: low-rank pairs, LoHa, LoKr, differences and DoRA's "
+            "magnitudes are known"
+        )
     belongs, module = _within(module)
     return Name(belongs, flat(module.replace(".processor.", ".")), role)
 

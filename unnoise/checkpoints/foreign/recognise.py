@@ -28,6 +28,7 @@ class Other:
 _GIVE = "it is no model; give it with the model it was made for (--lora, --control, --picture-prompt, --embedding)"
 _FOLDER = "give the folder in diffusers' layout"
 _PROMPTS = "not run here; for FLUX.1 XLabs' IP-Adapters are, and FLUX.1 Redux (--picture-prompt)"
+_CONTROLLED = "not run here; plain ControlNets, ControlNet-Union and Control-LoRAs are (--control)"
 _BLOCKS = ("down_blocks.*.", "mid_block.", "up_blocks.*.")
 _DIFFUSERS = (
     *("conv_in", "patch_embed.proj", "pos_embed.proj", "transformer_blocks.*.attn.to_q", "transformer_blocks.*.attn1.to_q"),
@@ -77,6 +78,7 @@ OTHERS = (
         "take it in diffusers' layout, and give that beside the model",
     ),
     Other("a deep-compression autoencoder under its original names", (("decoder.stages.*.op_list.*.main.conv.conv",),), _FOLDER),
+    Other("a ControlNet-LLLite", (("lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.*",),), _CONTROLLED),
     Other("a picture enlarger (ESRGAN)", (("model.*.sub.*.RDB1.conv1.*",), ("body.*.rdb1.conv1",))),
     # video
     Other(
