@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import unnoise
+from unnoise.checkpoints.foreign.adapters import picture_prompt
 from unnoise.checkpoints.foreign.memory import Plan, Wanted, estimate
 from unnoise.cli.again import command
 from unnoise.cli.main import main
@@ -27,6 +28,8 @@ from unnoise.networks.steering import residual
 diffusers = pytest.importorskip("diffusers", reason="the pictures to compare with are diffusers'")
 import checkpoints.foreign_pipelines as tiny  # noqa: E402
 from checkpoints.test_foreign_pictures import PROMPTS, noise, ours, same  # noqa: E402
+from checkpoints.test_picture_prompts import SHOWN as PROMPTING  # noqa: E402
+from checkpoints.test_picture_prompts import flux_adapters, with_adapters  # noqa: E402
 
 SHOWN = [Image.fromarray(p) for p in np.random.default_rng(4).integers(0, 256, (2, 20, 12, 3), dtype=np.uint8)]
 LOOKED = torch.from_numpy(np.stack([np.asarray(p) for p in SHOWN]))
@@ -56,6 +59,22 @@ def test_a_picture_of_another_size_is_changed(true: float, kontext: tuple) -> No
     same(model, pipeline, unpatchify(packed, 4, 6, 2), given=given, **how)
     (with_it, _), (without, _) = ours(model, given=given, **how), ours(model, **how)
     assert float((with_it - without).abs().max() / without.std()) > 0.02, "twenty times what they may be apart"
+
+
+def test_a_picture_prompt_beside(tmp_path: Path) -> None:
+    """Asked by the picture that is looked at, too."""
+    plain = tiny.flux(tmp_path / "parts", kind="FluxKontextPipeline")
+    model = unnoise.load(tiny.save(plain, tmp_path / "model"))
+    file = flux_adapters(plain.transformer, tmp_path)[0]
+    pipeline = with_adapters(plain, [file], [0.7])
+    x = patchify(noise(model, (4, 8, 8)), 2)
+    packed = pipeline(
+        SHOWN, PROMPTS, latents=x, output_type="latent", num_inference_steps=3, guidance_scale=2.5, height=16, width=16,
+        max_area=256, _auto_resize=False, ip_adapter_image=PROMPTING[0], negative_ip_adapter_image=PROMPTING[0],
+    ).images  # fmt: skip
+    attached = model.attached(picture_prompt(file, [np.asarray(PROMPTING[0])], scale=0.7))
+    given = editing(model).of(model.codec, LOOKED)
+    same(attached, pipeline, unpatchify(packed, 4, 4, 2), steps=3, guidance=2.5, height=16, width=16, given=given)
 
 
 def test_from_words_alone_it_draws_as_flux_does(kontext: tuple) -> None:
