@@ -157,5 +157,15 @@ def test_what_they_do_not_go_with_is_refused(stable_diffusion: tuple, tmp_path: 
     save_file({**tensors, name: tensors[name][:, :-1].contiguous()}, tmp_path / "cut.safetensors")
     with pytest.raises(InputError, match=r"conv1.up' and down make up 32 x 279 numbers; the layer has \(32, 32, 3, 3\)"):
         controlnet(tmp_path / "cut.safetensors", PICTURE, beside=model.denoiser.network)
+    for broken, told in (
+        ({k: v for k, v in tensors.items() if k != name}, r"in_layers.2.up' stands alone: .*down is missing"),
+        ({k: v for k, v in tensors.items() if k != name.replace("down", "up")}, r"in_layers.2.down' stands alone: .*up is missing"),
+        (tensors | {"input_hint_block.4.weight": torch.ones(())}, "not whole|not for this model"),
+        (tensors | {name.replace("down", "up"): torch.ones(())}, "not whole|not for this model"),
+    ):
+        save_file(broken, tmp_path / "broken.safetensors")
+        numbers_at(tmp_path / "broken.safetensors")
+        with pytest.raises(InputError, match=told):
+            controlnet(tmp_path / "broken.safetensors", PICTURE, beside=model.denoiser.network)
     with pytest.raises(InputError, match="goes with a U-Net of Stable Diffusion, not with a Linear"):
         controlnet(lora, PICTURE, beside=torch.nn.Linear(1, 1))

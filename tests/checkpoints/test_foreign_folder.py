@@ -23,6 +23,7 @@ from unnoise.checkpoints.foreign.hub import fetch_part, needed_files
 from unnoise.cli.main import main
 from unnoise.control.sampling import Start
 from unnoise.core.errors import InputError
+from unnoise.modalities.words.frozen import encoders_of
 
 diffusers = pytest.importorskip("diffusers", reason="folders are those that diffusers writes")
 import checkpoints.foreign_pipelines as tiny  # noqa: E402
@@ -166,6 +167,46 @@ def test_an_index_says_which_files_count(folder: Path) -> None:
             read_diffusers(folder)
 
 
+def test_a_variant_that_lies_in_shards(folder: Path) -> None:
+    """Known by its index, whatever its files are called; other parts have it as one file, or not at all."""
+    unet, vae = folder / "unet", folder / "vae"
+    tensors = load_file(unet / "diffusion_pytorch_model.safetensors")
+    doubled = {n: 2 * t if t.is_floating_point() else t for n, t in tensors.items()}
+    save_file(doubled, unet / "some.safetensors")
+    told = json.dumps({"weight_map": dict.fromkeys(doubled, "some.safetensors")})
+    (unet / "diffusion_pytorch_model.safetensors.index.fp16.json").write_text(told)
+    for there in (False, True):
+        if there:
+            shutil.copy(vae / "diffusion_pytorch_model.safetensors", vae / "diffusion_pytorch_model.fp16.safetensors")
+        read = read_diffusers(folder, "fp16").parts["unet"].tensors
+        assert all(torch.equal(read[n], doubled[n]) for n in doubled)
+    (unet / "some.safetensors").unlink()
+    with pytest.raises(InputError, match=r"index\.fp16\.json: names 'some.safetensors', which is not there; fetch the model again"):
+        read_diffusers(folder, "fp16")
+    told = json.dumps({"weight_map": dict.fromkeys(doubled, "s" * 300)})
+    (unet / "diffusion_pytorch_model.safetensors.index.fp16.json").write_text(told)
+    with pytest.raises(InputError, match=r"names 'sss.*', which is not there"):
+        read_diffusers(folder, "fp16")
+
+
+def test_of_text_encoders_the_whole_file_comes_first(folder: Path) -> None:
+    """As transformers reads them; without it the shards that the index names."""
+    place = folder / "text_encoder"
+    tensors = load_file(place / "model.safetensors")
+    save_file({n: torch.zeros_like(t) for n, t in tensors.items()}, place / "zeros.safetensors")
+    told = json.dumps({"metadata": {}, "weight_map": dict.fromkeys(tensors, "zeros.safetensors")})
+    (place / "model.safetensors.index.json").write_text(told)
+    transformers = pytest.importorskip("transformers")
+    name = next(n for n in tensors if n.endswith("fc1.weight"))
+    for expected in (tensors[name], torch.zeros_like(tensors[name])):
+        theirs = transformers.CLIPTextModel.from_pretrained(place).state_dict()
+        assert torch.equal(next(t for n, t in theirs.items() if name.endswith(n) or n.endswith(name)), expected)
+        assert torch.equal(read_diffusers(folder).parts["text_encoder"].tensors[name], expected)
+        encoder = encoders_of(unnoise.load(folder).conditioner)["text_encoder"].opened.network.state_dict()
+        assert torch.equal(next(t for n, t in encoder.items() if name.endswith(n)), expected)
+        (place / "model.safetensors").unlink(missing_ok=True)
+
+
 def drop(name: str) -> Callable[[Path], None]:
     return lambda folder: shutil.rmtree(folder / name)
 
@@ -248,12 +289,25 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
             ("unet", "config", {"attention_head_dim": 0}),
             ("unet", "config", {"norm_num_groups": 0}),
             ("unet", "config", {"in_channels": None}),
+            ("unet", "config", {"cross_attention_dim": -1}),
+            ("vae", "config", {"latent_channels": 10**9}),
             ("unet", "config", {"transformer_layers_per_block": [[1], [1]]}),
             ("scheduler", "scheduler_config", {"beta_end": None}),
             ("scheduler", "scheduler_config", {"beta_start": "x"}),
             ("scheduler", "scheduler_config", {"beta_end": -1}),
         )
     },
+    **{
+        f"{part} of many layers": (edit(f"{part}/config.json", **changed), f"{part}: {name} {10**9}: its settings are none that a")
+        for part, changed in (
+            ("unet", {"layers_per_block": 10**9}),
+            ("unet", {"transformer_layers_per_block": [1, 10**9]}),
+            ("vae", {"layers_per_block": 10**9}),
+            ("text_encoder", {"num_hidden_layers": 10**9}),
+        )
+        for name in changed
+    },
+    "no kind of activation": (edit("text_encoder/config.json", hidden_act=0), "hidden_act"),
     "no number of words": (edit("text_encoder/config.json", hidden_size="16"), "its settings are none that a model can have"),
     "no heads": (edit("text_encoder/config.json", num_attention_heads=0), "its settings are none that a model can have"),
     "blocks of several numbers": (edit("unet/config.json", layers_per_block=[1, 2]), "layers_per_block [1, 2]: a U-Net of"),

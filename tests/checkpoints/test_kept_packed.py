@@ -1,6 +1,8 @@
 """Weights that stay as GGUF and float8 files pack them: the numbers of unpacked ones, bit by bit, in the memory of the file."""
 
-from collections.abc import Callable, Mapping
+import copy
+import pickle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 import unnoise
 from unnoise.checkpoints.foreign import memory
 from unnoise.checkpoints.foreign.lora import low_rank
+from unnoise.checkpoints.foreign.lora_names import places_of
 from unnoise.checkpoints.foreign.memory import spared
 from unnoise.checkpoints.foreign.single import open_single
 from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
@@ -121,6 +124,72 @@ def test_a_model_is_named_by_scales_too(folder: Path, tmp_path: Path) -> None:
     assert unnoise.load(folder, beside=[file], packed=True).hash() != before
 
 
+def test_a_model_is_named_by_how_it_is_packed(folder: Path, tmp_path: Path) -> None:
+    """The same bytes as numbers of another kind are other weights."""
+    from safetensors.torch import load_file
+
+    file = network_file(folder, "float8", "makers", tmp_path)
+    before = unnoise.load(folder, beside=[file], packed=True)
+    tensors = {k: v.view(torch.float8_e5m2) if v.dtype == torch.float8_e4m3fn else v for k, v in load_file(file).items()}
+    save_file(tensors, file)
+    after = unnoise.load(folder, beside=[file], packed=True)
+    some = (next(iter(layers(m.denoiser.network, PackedLinear).values())) for m in (before, after))
+    assert not torch.equal(*(layer.unpacked() for layer in some))
+    assert before.hash() != after.hash()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_packed_layer_is_a_module_like_any(form: str, folder: Path, tmp_path: Path) -> None:
+    """What is computed with is what its buffers hold: copied, sent to another process, in another precision."""
+    kept = unnoise.load(folder, beside=[network_file(folder, form, "makers", tmp_path)], packed=True)
+    layer = next(m for m in layers(kept.denoiser.network, PackedLinear).values() if m.in_features > 16)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other.unpacked(), layer.unpacked())
+        other.kept0.zero_()
+        assert not torch.equal(other.unpacked(), layer.unpacked())
+    half = copy.deepcopy(layer).to(torch.bfloat16)
+    x = torch.randn(2, layer.in_features).bfloat16()
+    expected = nn.functional.linear(x, layer.unpacked().bfloat16(), layer.bias.bfloat16())
+    assert torch.equal(half(x), expected)
+
+
+def test_what_is_not_merged_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    """A LoRA on packed layers in place of one that is merged into others: refused, and the other is merged as before."""
+    kept = unnoise.load(folder, beside=[network_file(folder, "gguf", "makers", tmp_path)], packed=True)
+    network = kept.denoiser.network
+    plain = next(n for n, p in places_of(network).items() if type(network.get_submodule(p.layer)) is nn.Linear)
+    place = places_of(network)[plain]
+    inside = network.get_submodule(place.layer).weight.shape[1]
+    keys = (
+        (f"transformer.{plain}.lora_A.weight", torch.randn(4, inside)),
+        (f"transformer.{plain}.lora_B.weight", torch.randn(place.rows, 4)),
+    )
+    save_file(dict(keys), tmp_path / "merged.safetensors")
+    low_rank(kept, {tmp_path / "merged.safetensors": 1.0}).merge()
+    before = kept.sample("a red cat", 1, 7, **SIZE).data
+    with pytest.raises(InputError, match="a LoRA is not merged into weights that are kept packed"):
+        low_rank(kept, {lora(tmp_path, "LoRA"): 1.0})
+    assert torch.equal(kept.sample("a red cat", 1, 7, **SIZE).data, before)
+    assert Adapted.of(network).merged
+
+
+def test_changes_unpack_nothing_that_they_do_not_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LoKr needs no more than the weights' shape: each layer is unpacked once a call, as without it."""
+    kept = unnoise.load(folder, beside=[network_file(folder, "gguf", "makers", tmp_path)], packed=True)
+    counted: list[int] = []
+    usual = PackedLinear.unpacked
+    monkeypatch.setattr(PackedLinear, "unpacked", lambda self: counted.append(1) or usual(self))
+    kept.sample("a red cat", 1, 7, **SIZE)
+    before = len(counted)
+    name = "transformer.single_transformer_blocks.0.attn.to_k"
+    save_file({f"{name}.lokr_w1": torch.randn(2, 2), f"{name}.lokr_w2": torch.randn(64, 64)}, tmp_path / "lokr.safetensors")
+    usually = kept.sample("a red cat", 1, 7, **SIZE).data
+    low_rank(kept, {tmp_path / "lokr.safetensors": 1.0})
+    counted.clear()
+    assert not torch.equal(kept.sample("a red cat", 1, 7, **SIZE).data, usually)
+    assert len(counted) == before
+
+
 def test_what_cannot_be_unpacked_is_refused_when_it_is_opened(folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
@@ -140,14 +209,15 @@ def test_few_rows_at_once_are_all_rows() -> None:
     weight = torch.randn(8, columns)
     asked: list[int] = []
 
-    def read(start: int) -> Callable[[int, int], Tensor]:
-        def rows(first: int, last: int) -> Tensor:
+    class Plain:
+        name = "plain"
+
+        def __call__(self, kept: Sequence[Tensor], first: int, last: int) -> Tensor:
             asked.append(last - first)
-            return weight[start + first : start + last]
+            return kept[0].view(torch.float32).view(-1, columns)[first:last]
 
-        return rows
-
-    layer = PackedLinear(nn.Linear(columns, 8), [Rows(5, columns, read(0), ()), Rows(3, columns, read(5), ())], torch.float32)
+    pieces = [Rows(len(w), columns, Plain(), (w.reshape(-1).view(torch.uint8),)) for w in weight.split([5, 3])]
+    layer = PackedLinear(nn.Linear(columns, 8), pieces, torch.float32)
     assert torch.equal(layer.unpacked(), weight)
     assert asked == [3, 2, 3]
     x = torch.randn(2, columns)
@@ -278,7 +348,7 @@ def test_memory_is_that_of_the_file(folder: Path, tmp_path: Path, monkeypatch: p
     part = open_single(file).parts["transformer"]
     model = unnoise.load(folder, torch.bfloat16, beside=[file], packed=True)
     packed = layers(model.denoiser.network, PackedLinear).values()
-    bytes_of = sum(b.numel() for m in packed for b in m.buffers())
+    bytes_of = sum(b.numel() for m in packed for name, b in m.named_buffers() if name.startswith("kept"))
     assert all(b.dtype == torch.uint8 for m in packed for b in m.buffers())
     assert spared(part) == sum(m.weight.numel() * 2 for m in packed) - bytes_of > 0
     monkeypatch.setattr(memory, "RUNTIME", 0)

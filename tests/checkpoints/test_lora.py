@@ -223,6 +223,7 @@ def test_files_that_are_no_lora(tmp_path: Path) -> None:
     some = peft(pairs(networks("SD 1")[0], r"attn2\.to_q"), "unet.")
     (tmp_path / "torn.safetensors").write_bytes(written(tmp_path, some).read_bytes()[:-9])
     half = {k: v for k, v in some.items() if "lora_B" not in k}
+    alphas = [k.replace("lora_A.weight", "alpha") for k in half]
     for path, message in (
         (tmp_path / "lora.ckpt", r"a pickle, which runs code when it is read; convert it, .*save_file"),
         (tmp_path / "missing.safetensors", "no such file"),
@@ -233,6 +234,7 @@ def test_files_that_are_no_lora(tmp_path: Path) -> None:
         (written(tmp_path, {"lora_unet_a.on_input": torch.ones(1)}, "ia3"), r"no part of a LoRA but of an \(IA\)3"),
         (written(tmp_path, {"lora_unet_a.a1.weight": torch.ones(1)}, "glora"), "no part of a LoRA but of a GLoRA"),
         (written(tmp_path, {}, "empty"), "holds no tensors"),
+        (written(tmp_path, some | dict.fromkeys(alphas, torch.tensor(torch.inf)), "far"), r"not those of a LoRA \(alpha inf\)"),
         (written(tmp_path, {"unet.conv_norm_out.diff": torch.ones(9)}, "wide"), r"no place for 'unet.conv_norm_out.diff' \(9,\)"),
         (
             written(tmp_path, {"unet.conv_norm_out.diff_b": torch.ones(9)}, "off"),
@@ -248,6 +250,8 @@ def test_files_that_are_no_lora(tmp_path: Path) -> None:
         low_rank(model_of(ours), {tmp_path / "lora.safetensors": float("nan")})
     zeros = some | {"unet.no.such.layer.lora_A.weight": torch.ones(1, 2), "unet.no.such.layer.lora_B.weight": torch.zeros(2, 1)}
     low_rank(model_of(ours), {written(tmp_path, zeros, "zeros"): 1.0})  # what changes nothing needs no place
+    empty = {k: (v[:0] if "lora_A" in k else v[:, :0]).contiguous() for k, v in some.items()}
+    low_rank(model_of(ours), {written(tmp_path, empty, "nought"): 1.0})  # nor does what is of rank 0
     low_rank(model_of(ours), {})
 
 

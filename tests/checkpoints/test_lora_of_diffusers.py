@@ -317,7 +317,26 @@ def test_what_is_no_change_of_the_published_weights_is_refused(began: str, tmp_p
         low_rank(model_of(ours), {tmp_path: 1.0})
 
 
-@pytest.mark.parametrize("told", ["[]", "null", '{"lora_alpha": [1]}', '{"lora_alpha": 4, "alpha_pattern": ["to_q"]}', '"x"'])
+def test_what_goes_with_coarser_weights_is_refused(tmp_path: Path) -> None:
+    theirs, ours = networks("SD 1")
+    written(tmp_path, peft(pairs(theirs, r"attn2\.to_q"), "base_model.model."), "adapter_model")
+    (tmp_path / "adapter_config.json").write_text('{"r": 4, "init_lora_weights": "loftq"}')
+    with pytest.raises(InputError, match="began as loftq, on changed weights"):
+        low_rank(model_of(ours), {tmp_path: 1.0})
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        '{"lora_alpha": Infinity}',
+        '{"lora_alpha": 4, "r": Infinity}',
+        "[]",
+        "null",
+        '{"lora_alpha": [1]}',
+        '{"lora_alpha": 4, "alpha_pattern": ["to_q"]}',
+        '"x"',
+    ],
+)
 def test_settings_that_are_none(told: str, tmp_path: Path) -> None:
     theirs, ours = networks("SD 1")
     written(tmp_path, peft(pairs(theirs, r"attn2\.to_q"), "base_model.model."), "adapter_model")

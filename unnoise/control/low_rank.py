@@ -19,6 +19,7 @@ its own parameters: it can be trained by itself.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ class Change(nn.Module, ABC):
     """D and d. offset: d (rows,) or None."""
 
     offset: nn.Parameter | None
+    reads: ClassVar[bool] = False
+    """Whether D depends on the numbers of W, not on its shape and precision alone."""
 
     @abstractmethod
     def delta(self, weight: Tensor) -> Tensor:
@@ -47,8 +50,13 @@ class Change(nn.Module, ABC):
 
     def added(self, layer: Layer, rows: slice, x: Tensor) -> Tensor:
         """D x as the layer applies its weights; rows: those of its own that are changed."""
-        weight = weight_of(layer)[rows]
-        return _applied(layer, self.delta(weight.to(wide(weight))).to(x), x)
+        if self.reads:
+            weight = weight_of(layer)[rows]
+            weight = weight.to(wide(weight))
+        else:
+            shape = (rows.stop - rows.start, *layer.weight.shape[1:])
+            weight = torch.zeros((), dtype=wide(layer.weight), device=x.device).expand(shape)
+        return _applied(layer, self.delta(weight).to(x), x)
 
 
 class LowRank(Change):
@@ -123,6 +131,8 @@ class Whole(Change):
 class Replaced(Change):
     """values: V, of the weight's shape."""
 
+    reads = True
+
     def __init__(self, values: Tensor) -> None:
         super().__init__()
         self.values, self.offset = nn.Parameter(values), None
@@ -136,6 +146,8 @@ class Replaced(Change):
 
 class Decomposed(Change):
     """magnitude: m (rows,), or with by_input (in,)."""
+
+    reads = True
 
     def __init__(self, direction: Change, magnitude: Tensor, by_input: bool = False) -> None:
         super().__init__()
@@ -176,6 +188,9 @@ class Adapter(nn.Module):
 
 
 Term = tuple[float, Place, Change]
+
+
+_UNMERGEABLE = "a LoRA is not merged into weights that are kept packed (int8 needs that): load them unpacked"
 
 
 class Adapted:
@@ -219,6 +234,9 @@ class Adapted:
     def set(self, adapters: Mapping[str, tuple[Adapter, float]]) -> None:
         """These by name, each with its weight, in place of those before; none takes all away. What was merged is merged again."""
         merged = self.merged
+        layers = {place.layer for adapter, weight in adapters.values() if weight for place, _ in adapter.items()}
+        if merged and any(isinstance(self.network.get_submodule(layer), PackedLinear) for layer in layers):
+            raise InputError(_UNMERGEABLE)
         self.unmerge()
         for hook in self._hung.values():
             hook.handle.remove()
@@ -242,7 +260,7 @@ class Adapted:
     @torch.no_grad()
     def _merge(self, keep: bool) -> None:
         if any(isinstance(layer, PackedLinear) for layer in self._hung):
-            raise InputError("a LoRA is not merged into weights that are kept packed (int8 needs that): load them unpacked")
+            raise InputError(_UNMERGEABLE)
         for layer, hook in self._hung.items() if not self.merged else ():
             weight, bias = layer.weight, None if isinstance(layer, RMSNorm) else layer.bias
             if keep:

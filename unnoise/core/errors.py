@@ -9,6 +9,10 @@ class InputError(ValueError):
     """Bad input: one line that says what, where, and what would be right. The command line prints it and exits with 2."""
 
 
+UNSOUND = (TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError, MemoryError)
+"""What settings that are none raise where they are used."""
+
+
 def option(field: str) -> str:
     """A field of options as the command line spells it: begin_with -> --begin-with."""
     return f"--{field.replace('_', '-')}"

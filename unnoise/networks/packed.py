@@ -6,6 +6,7 @@ a time are unpacked, multiplied with and let go of. That costs the time of unpac
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +16,27 @@ AT_ONCE = 1 << 20
 """Weights that are unpacked at once: few enough to stay near the processor."""
 
 
+class Packing(Protocol):
+    """How bytes are unpacked. name: of the kind, in ASCII: the same bytes of another kind are other numbers."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, kept: Sequence[Tensor], first: int, last: int) -> Tensor:
+        """Rows first ... last - 1 of these bytes, (last - first, columns)."""
+
+
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a matrix as a file has them.
-
-    read: rows first ... last - 1 of these, (last - first, columns), unpacked. kept: the bytes that say what they are, uint8.
-    """
+    """Rows of a matrix as a file has them. kept: the bytes that say what they are, uint8."""
 
     count: int
     columns: int
-    read: Callable[[int, int], Tensor]
+    packing: Packing
     kept: tuple[Tensor, ...]
+
+    def read(self, first: int, last: int) -> Tensor:
+        return self.packing(self.kept, first, last)
 
     @property
     def size(self) -> int:
@@ -36,7 +47,7 @@ class Rows:
 class PackedLinear(nn.Linear):
     """Answers as the layer it stands for. `weight` has its shape and precision alone; `unpacked` has the numbers.
 
-    The bytes that are kept are buffers, so that a state dict tells networks apart by them.
+    The bytes that are kept are buffers, and what kind they are, so that a state dict tells networks apart by them.
     """
 
     def __init__(self, layer: nn.Linear, rows: Sequence[Rows], dtype: torch.dtype) -> None:
@@ -44,19 +55,28 @@ class PackedLinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.bias = layer.in_features, layer.out_features, layer.bias
         self.weight = torch.empty(layer.weight.shape, dtype=dtype, device="meta")
-        self._rows = tuple(rows)
+        self._pieces = tuple((r.count, r.packing, len(r.kept)) for r in rows)
         for i, kept in enumerate(k for r in rows for k in r.kept):
             self.register_buffer(f"kept{i}", kept)
+        for i, r in enumerate(rows):
+            self.register_buffer(f"kind{i}", torch.tensor([*r.packing.name.encode()], dtype=torch.uint8))
 
     def unpacked(self) -> Tensor:
         """(out, in)"""
-        out, at, step = torch.empty_like(self.weight, device="cpu"), 0, max(1, AT_ONCE // self.in_features)
-        for rows in self._rows:
-            for first in range(0, rows.count, step):
-                last = min(first + step, rows.count)
-                out[at + first : at + last] = rows.read(first, last)
-            at += rows.count
+        out, at, step, used = torch.empty_like(self.weight, device="cpu"), 0, max(1, AT_ONCE // self.in_features), 0
+        for count, packing, n in self._pieces:
+            kept = [self.get_buffer(f"kept{i}") for i in range(used, used + n)]
+            for first in range(0, count, step):
+                last = min(first + step, count)
+                out[at + first : at + last] = packing(kept, first, last)
+            at, used = at + count, used + n
         return out
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedLinear":
+        """What is unpacked gets the precision that a module's numbers are given."""
+        super()._apply(fn, recurse)
+        self.weight = torch.empty(self.weight.shape, dtype=fn(torch.empty(0, dtype=self.weight.dtype)).dtype, device="meta")
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.unpacked(), self.bias)

@@ -27,7 +27,7 @@ from unnoise.checkpoints.foreign.recognise import converting, refuse_pickle, ref
 from unnoise.control.adapters import Control
 from unnoise.control.guidance import Interval
 from unnoise.control.picture_prompts import PicturePrompt, PictureWords, TimedPicturePrompt
-from unnoise.core.errors import InputError
+from unnoise.core.errors import UNSOUND, InputError
 from unnoise.modalities.image.clip import PictureEncoder
 from unnoise.modalities.image.decode import Target, Unreadable, decode, inspect
 from unnoise.modalities.image.preparation import Preparation
@@ -75,7 +75,7 @@ def controlnet(
         raise InputError(f"{where}: its configuration lacks {e}") from None
     except ValueError as e:
         raise InputError(f"{where}: {e}") from None
-    except (TypeError, AttributeError, IndexError, ZeroDivisionError) as e:
+    except UNSOUND as e:
         raise InputError(f"{where}: its settings are none that a network can have ({type(e).__name__}: {e})") from e
     pictures = [picture] if isinstance(picture, Picture) else picture
     modes = [mode] if isinstance(mode, int) else mode

@@ -9,6 +9,7 @@ unless another precision is asked for. What a network is told is decided by its 
     PixArt                  T5, in alpha at 1024 sizes   Sana     Gemma 2 behind an instruction
 """
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from unnoise.checkpoints.diffusers_names import (
     FLUX_TABLE,
@@ -51,7 +53,7 @@ from unnoise.checkpoints.foreign.single import open_single, unprojected
 from unnoise.checkpoints.foreign.vae_names import read_autoencoder
 from unnoise.control.sampling import Sampling
 from unnoise.core.codec import Buildable
-from unnoise.core.errors import InputError
+from unnoise.core.errors import UNSOUND, InputError
 from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.processes import Process
 from unnoise.modalities.image.controlled import ControlledConfig
@@ -129,6 +131,8 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
     if dtype not in (torch.float32, torch.bfloat16):
         raise InputError(f"weights in {dtype}: float32 or bfloat16, which has float32's range, is meant")
     part = denoiser_of(foreign)
+    for each in foreign.parts.values():
+        _check_depth(each)
     check_belongs(foreign, part)
     pipeline = as_known(foreign, part)
     part = network_as_run(part, pipeline)
@@ -143,7 +147,7 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
     if packed and not any(map(spared, foreign.parts.values())):
         raise InputError(f"{foreign.where}: --packed is for GGUF and float8 files, whose weights stay as they are; these are none")
     told = Told(foreign, network_config, part.config, codec.config, dtype == torch.bfloat16, packed)
-    with _sound(f"{foreign.where}/scheduler", RuntimeError):
+    with _sound(f"{foreign.where}/scheduler"):
         process, preconditioner, sampling = read_scheduler(scheduler_as_run(foreign.scheduler, pipeline), pipeline)
     usual = _usual(told, sampling)
     guidance = usual.guidance if wanted.guidance is None else wanted.guidance
@@ -162,20 +166,28 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
     return Built(codec, conditioner, network, conditioner_config, network_config, process, preconditioner, usual)
 
 
-UNSOUND = (TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError)
-"""What settings that are none raise where they are used."""
-
-
 @contextmanager
-def _sound(where: str, *more: type[Exception]) -> Iterator[None]:
-    """InputError where settings that are no numbers, or none that a model can have, make themselves felt. more: by what else."""
-    meant: tuple[type[Exception], ...] = (*UNSOUND, *more)
+def _sound(where: str) -> Iterator[None]:
+    """InputError where settings that are no numbers, or none that a model can have, make themselves felt."""
     try:
         yield
     except InputError:
         raise
-    except meant as e:
+    except UNSOUND as e:
         raise InputError(f"{where}: its settings are none that a model can have ({type(e).__name__}: {e})") from e
+
+
+_DEEP = re.compile(r"layers|depth|blocks")
+MOST_LAYERS = 1000
+"""A network is taken apart before its tensors are looked at: of more layers than any has it would never end."""
+
+
+def _check_depth(part: Part) -> None:
+    """InputError for a number of layers, or of their kinds, that no network has."""
+    for name, told in part.config.items():
+        deepest = max((n for n in tree_leaves(told) if isinstance(n, int)), default=0) if _DEEP.search(name) else 0
+        if deepest > MOST_LAYERS:
+            raise InputError(f"{part.where}: {name} {deepest}: its settings are none that a model can have")
 
 
 def _is_told_scale(network: NetworkConfig) -> bool:

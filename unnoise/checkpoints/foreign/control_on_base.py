@@ -49,6 +49,7 @@ def on_base(store: Store, network: nn.Module | None, where: str) -> Part:
     tensors = {name: tensor for name, tensor in base.items() if name.startswith(_WAY_DOWN)}
     table = controlnet_table(tuple((network.config.blocks, depth > 0) for depth in network.config.depths))
     try:
+        _check_pairs(shapes)
         own = Cut(store, pieces(shapes, Layout(table), prefix))
         hint = [shapes[f"input_hint_block.{i}.weight"][0] for i in (0, 4, 8, 12)]
         for name in own:
@@ -57,12 +58,23 @@ def on_base(store: Store, network: nn.Module | None, where: str) -> Part:
                 tensors[full] = _whole(name, own, base.get(full), DIFFERENCE in store.shapes)
     except InputError as e:
         raise InputError(f"{where}: {kind}, but not for this model: {e}") from None
+    except (KeyError, IndexError, TypeError) as e:
+        raise InputError(f"{where}: {kind}, but not whole: {type(e).__name__} {e}; fetch it again") from e
     config = {
         **unet_theirs(network.config, (1, 1), 0),
         "_class_name": "ControlNetModel",
         "conditioning_embedding_out_channels": hint,
     }
     return Part(config, tensors, where)
+
+
+def _check_pairs(shapes: Shapes) -> None:
+    """InputError for half a pair."""
+    for name in shapes:
+        stem, _, end = name.rpartition(".")
+        other = {"up": "down", "down": "up"}.get(end)
+        if other and f"{stem}.{other}" not in shapes:
+            raise InputError(f"{name!r} stands alone: {stem}.{other} is missing; it was truncated")
 
 
 def _whole(name: str, own: Cut, base: Tensor | None, differs: bool) -> Tensor:

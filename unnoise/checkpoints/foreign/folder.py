@@ -103,21 +103,36 @@ def read_part(folder: Path, variant: str | None = None, file: str | None = None)
 _LISTS = re.compile(r"(?:diffusion_pytorch_model|model)\.safetensors\.index(?:\.(\w+))?\.json")
 
 
+def _lists(folder: Path) -> dict[str, Path]:
+    """The indices of shards, by their variants, "" the plain one."""
+    return {found[1] or "": f for f in folder.iterdir() if (found := _LISTS.fullmatch(f.name))}
+
+
 def _listed(folder: Path, variant: str | None) -> list[str]:
-    """The shards that an index names, which comes before whatever else lies there; none without it, or without one of them.
-    InputError for an index that is broken."""
-    lists = {found[1] or "": f for f in folder.iterdir() if (found := _LISTS.fullmatch(f.name))}
-    if (path := lists.get(variant or "")) is None:
+    """The shards that an index names, which comes before whatever else lies there, but for the whole file of a text encoder, which
+    transformers takes first; none without an index. InputError for one that is broken, or names a file that is not there."""
+    path = _lists(folder).get(variant or "")
+    if path is None or (path.name.startswith("model.") and (folder / _whole(variant)).is_file()):
         return []
     named = read_config(path).get("weight_map")
     if not isinstance(named, dict) or not named or not all(isinstance(n, str) for n in named.values()):
         raise InputError(f"{path}: names no files of weights (weight_map); fetch the model again")
-    files = sorted(set(named.values()))
-    return files if all(Path(n).name == n and (folder / n).is_file() for n in files) else []
+    files, there = sorted(set(named.values())), {f.name for f in folder.iterdir() if f.is_file()}
+    if missing := [n for n in files if n not in there]:
+        if any(p.variant == (variant or "") for n in there if (p := read_name(n))):
+            return []  # an index that was left over
+        raise InputError(f"{path}: names {missing[0][:80]!r}, which is not there; fetch the model again")
+    return files
+
+
+def _whole(variant: str | None) -> str:
+    return f"model.{variant}.safetensors" if variant else "model.safetensors"
 
 
 def _has(folder: Path, variant: str) -> bool:
-    return folder.is_dir() and any(p.variant == variant for f in folder.iterdir() if (p := read_name(f.name)))
+    if not folder.is_dir():
+        return False
+    return variant in _lists(folder) or any(p.variant == variant for f in folder.iterdir() if (p := read_name(f.name)))
 
 
 def _empty(folder: Path) -> Part:

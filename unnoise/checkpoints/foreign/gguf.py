@@ -7,7 +7,8 @@ Rows are unpacked alone where they are made of whole blocks.
 
 import errno
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -53,6 +54,32 @@ _T5 = "enc.blk.0.attn_q.weight"
 _TEXT = ("t5", "t5encoder", "clip", "llama", "qwen2", "qwen2vl", "qwen3", "gemma2", "gemma3")
 
 
+@dataclass(frozen=True)
+class Ggml:
+    """A packing of ggml's by its name: rows of so many columns, each of `blocks` of so many bytes."""
+
+    name: str
+    columns: int
+    blocks: int
+    length: int
+
+    def __call__(self, kept: Sequence[Tensor], first: int, last: int) -> Tensor:
+        rows = kept[0].view(-1, self.blocks * self.length)[first:last]
+        return unpacked(self.name, rows, self.length).view(last - first, self.columns)
+
+
+def unpacked(kind: str, data: Tensor, length: int) -> Tensor:
+    """Bytes of whole blocks of so many -> float32. InputError for a kind that is not known."""
+    if kind in UNPACK:
+        return UNPACK[kind](data.reshape(-1, length))
+    import gguf
+
+    try:
+        return torch.from_numpy(gguf.dequantize(data.numpy(), gguf.GGMLQuantizationType[kind]))
+    except NotImplementedError as e:
+        raise InputError(f"packed as {kind}, which the gguf package does not unpack") from e
+
+
 class GGUFStore:
     """A GGUF file, mapped into memory. architecture: what it calls itself, such as "flux"."""
 
@@ -82,7 +109,6 @@ class GGUFStore:
         )
         self._blocks = {kind: size for kind, (size, _) in gguf.GGML_QUANT_SIZES.items()}
         self._lengths = {kind: length for kind, (_, length) in gguf.GGML_QUANT_SIZES.items()}
-        self._unpack = gguf.dequantize
         self._plain = {gguf.GGMLQuantizationType.BF16: torch.bfloat16}
         self._where = path
 
@@ -100,7 +126,7 @@ class GGUFStore:
         if not shape or stored.data.dtype != np.uint8 or kind in self._plain or columns % self._blocks[kind]:
             return None
         kept = torch.from_numpy(stored.data.reshape(shape[0], -1)[start:stop]).reshape(-1)
-        return Rows(stop - start, columns, lambda first, last: self.rows(name, start + first, start + last).flatten(1), (kept,))
+        return Rows(stop - start, columns, Ggml(kind.name, columns, columns // self._blocks[kind], self._lengths[kind]), (kept,))
 
     def _read(self, name: str, data: np.ndarray) -> Tensor:
         kind = self._tensors[name].tensor_type
@@ -108,9 +134,7 @@ class GGUFStore:
             return torch.from_numpy(np.ascontiguousarray(data))
         if kind in self._plain:
             return torch.from_numpy(np.ascontiguousarray(data)).view(self._plain[kind])
-        if kind.name in UNPACK:
-            return UNPACK[kind.name](torch.from_numpy(data).view(-1, self._lengths[kind]))
         try:
-            return torch.from_numpy(self._unpack(data, kind))
-        except NotImplementedError as e:
-            raise InputError(f"{self._where}: {name!r} is packed as {kind.name}, which the gguf package does not unpack") from e
+            return unpacked(kind.name, torch.from_numpy(data), self._lengths[kind])
+        except InputError as e:
+            raise InputError(f"{self._where}: {name!r} is {e}") from e

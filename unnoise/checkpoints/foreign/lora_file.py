@@ -59,6 +59,9 @@ class Alpha(NamedTuple):
     rank: int | None = None
 
     def scale(self, rank: int) -> float:
+        """ValueError for a rank of nothing."""
+        if rank < 1:
+            raise ValueError(f"rank {rank}")
         return (rank if self.value is None else self.value) / (math.sqrt(rank) if self.rooted else rank)
 
 
@@ -104,16 +107,19 @@ class LoraFile:
         return cls(str(path), parts, shapes, _settings(path, metadata), tuple(dict.fromkeys(word for word, _ in words.values())))
 
     def alpha(self, group: Group) -> Alpha:
-        """Of a module: its own tensor, else what PEFT's settings say of it, else of all. InputError for settings that are none."""
+        """Of a module: its own tensor, else what PEFT's settings say of it, else of all. InputError, without the file's name, for
+        settings that are none."""
         told = self.settings.get(group.belongs, {})
         try:
             value = _particular(told.get("alpha_pattern"), group.key, told.get("lora_alpha", told.get("alpha")))
             rank = _particular(told.get("rank_pattern"), group.key, told.get("r"))
             value = group.tensors.get("alpha", value)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"alpha {float(value)}")
             whole = None if rank is None else int(rank)
             return Alpha(None if value is None else float(value), bool(told.get("use_rslora")), whole)
-        except (AttributeError, TypeError, ValueError, RuntimeError, re.error) as e:
-            raise InputError(f"{self.where}: its settings are not those of a LoRA ({e})") from None
+        except (AttributeError, TypeError, ValueError, RuntimeError, ArithmeticError, re.error) as e:
+            raise InputError(f"its settings are not those of a LoRA ({e})") from None
 
 
 def _particular(patterns: Mapping[str, Any] | None, key: str, usual: Any) -> Any:
@@ -168,8 +174,9 @@ def _settings(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, An
     return out
 
 
-_ON_ANOTHER = ("pissa", "olora", "corda", "lora_ga")
-"""Ways to begin that take the pairs they begin with off the weights that are trained on (PiSSA: 2404.02948; OLoRA, CorDA ...)."""
+_ON_ANOTHER = ("pissa", "olora", "corda", "lora_ga", "loftq")
+"""Ways to begin that take the pairs they begin with off the weights that are trained on (PiSSA: 2404.02948; OLoRA, CorDA ...), or
+train on coarser ones (LoftQ)."""
 
 
 def change_of(group: Group, alpha: Alpha, shape: tuple[int, ...]) -> Change:

@@ -163,7 +163,7 @@ def numbers_at(place: Path) -> int:
         if place.is_dir():
             return numbers(read_part(place))
         return numbers(Part({}, MappedTensors([place]), str(place))) if place.is_file() else 0
-    except InputError:
+    except (InputError, KeyError, IndexError, TypeError):
         return 0
 
 

