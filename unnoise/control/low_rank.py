@@ -17,7 +17,7 @@ its own parameters: it can be trained by itself.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -216,19 +216,24 @@ class Adapted:
     def merged(self) -> bool:
         return bool(self._kept)
 
-    def plain_state(self) -> dict[str, Tensor]:
-        """The network's state dict as it is without them, merged or not. What was settled is its own."""
+    def plain_state(self, only: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+        """The network's state dict as it is without them, merged or not, of these names alone. What was settled is its own."""
         names = {layer: name for name, layer in self.network.named_modules()}
         kept = {
             f"{names[layer]}.{leaf}": p.data.to(layer.weight)
             for layer, before in self._kept.items()
             for leaf, p in zip(("weight", "bias"), before)
-            if p is not None
+            if p is not None and only(f"{names[layer]}.{leaf}")
         }
         packed = {layer: name for layer, name in names.items() if isinstance(layer, PackedLinear)}
-        own = {name: p for name, p in self.network.state_dict().items() if name.rpartition(".")[0] not in packed.values()}
+        own = {
+            name: p
+            for name, p in self.network.state_dict().items()
+            if name.rpartition(".")[0] not in packed.values() and only(name)
+        }
         for layer, name in packed.items():
-            own |= {f"{name}.{leaf}": p for leaf, p in (("weight", layer.unpacked()), ("bias", layer.bias)) if p is not None}
+            if only(f"{name}.weight"):
+                own |= {f"{name}.{leaf}": p for leaf, p in (("weight", layer.unpacked()), ("bias", layer.bias)) if p is not None}
         return {**own, **kept}
 
     def set(self, adapters: Mapping[str, tuple[Adapter, float]]) -> None:

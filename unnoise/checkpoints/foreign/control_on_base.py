@@ -11,7 +11,7 @@ was trained beside.
 import torch
 from torch import Tensor, nn
 
-from unnoise.checkpoints.diffusers_names import UNET_TABLE
+from unnoise.checkpoints.diffusers_names import UNET_TABLE, sources_of
 from unnoise.checkpoints.foreign.export import exported
 from unnoise.checkpoints.foreign.original_names import Layout, controlnet_table, pieces
 from unnoise.checkpoints.foreign.parts import Part
@@ -45,8 +45,8 @@ def on_base(store: Store, network: nn.Module | None, where: str) -> Part:
         raise InputError(f"{where}: {kind}, for a network in int8, whose weights are gone: attach it first, then to_int8()")
     prefix = "control_model." if "control_model.input_hint_block.0.weight" in store.shapes else ""
     shapes = Shapes({n: s for n, s in store.shapes.below(prefix).items() if n not in (LOW_RANK, DIFFERENCE)})
-    base = exported(Adapted.of(network).plain_state(), UNET_TABLE)
-    tensors = {name: tensor for name, tensor in base.items() if name.startswith(_WAY_DOWN)}
+    base = exported(Adapted.of(network).plain_state(_goes_down), UNET_TABLE)
+    tensors = dict(base)
     table = controlnet_table(tuple((network.config.blocks, depth > 0) for depth in network.config.depths))
     try:
         _check_pairs(shapes)
@@ -66,6 +66,11 @@ def on_base(store: Store, network: nn.Module | None, where: str) -> Part:
         "conditioning_embedding_out_channels": hint,
     }
     return Part(config, tensors, where)
+
+
+def _goes_down(name: str) -> bool:
+    """Whether a tensor of a U-Net of ours is one of those that a ControlNet has, too."""
+    return all(source.startswith(_WAY_DOWN) for source in sources_of(name, UNET_TABLE))
 
 
 def _check_pairs(shapes: Shapes) -> None:
