@@ -144,6 +144,7 @@ def test_a_network_waits_for_nothing(kind: str, lying: Callable[[str], Path]) ->
         ("fill", "--fill 0.png --mask 1.png --height 16"),
         ("canny", "--follow 0.png --height 16"),
         ("sd", "--start 0.png --strength 0.7"),
+        ("xl", "--fill 0.png --mask 1.png --strength 0.8"),
         ("sd", "--negative x --rescale 0.5 --interval 0.2 0.8 --cache 2"),
         ("xl", "--inner pag --original 40 24 --height 16 --width 24"),
         ("sd3", "--inner seg --rule apg --height 16"),

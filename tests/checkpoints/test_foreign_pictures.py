@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -407,6 +408,21 @@ def test_a_model_that_is_told_the_scale_is_timed_at_one_call_a_step(tmp_path: Pa
         model = unnoise.load(tiny.save(make(tmp_path / make.__name__), tmp_path / make.__name__ / "model"))
         speed._costs(model, speed.Order(Way(model.config.sampling), ("a cat",), n=3), Precision.OWN)
     assert rows == [3, 6]
+    model = unnoise.load(tmp_path / "flux" / "model")
+    truly = replace(model.config.sampling, true_guidance=2.0)
+    speed._costs(model, speed.Order(Way(truly), ("a cat",), n=3), Precision.OWN)
+    assert rows[-1] == 6
+
+
+def test_a_budget_beside_true_guidance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The usual way fits, and is taken; where it does not, the least that can be had is told, both sides counted."""
+    folder = tiny.save(tiny.flux(tmp_path / "parts"), tmp_path / "model")
+    how = ["--steps", "28", "--true-guidance", "2", "--negative", "a dog", "--height", "16", "--seed", "3"]
+    main(["sample", str(folder), "a cat", "-n", "1", *how, "--out", str(tmp_path / "usual")])
+    main(["sample", str(folder), "a cat", "-n", "1", *how[2:], "--budget", "600s", "--out", str(tmp_path / "fits")])
+    drawn = [np.asarray(Image.open(next((tmp_path / name).glob("0*.png")))) for name in ("usual", "fits")]
+    assert np.array_equal(*drawn)
+    assert "budget 600 s: " in capsys.readouterr().err
 
 
 def test_sizes_that_a_network_has_no_positions_for_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from unnoise.model import DiffusionModel
 CHOSEN = ("steps", "sampler", "cache", "cache_within", "exact")
 LONGER = (
     "inner", "weaker", "then", "control", "picture_prompt", "start", "fill", "change", "follow", "original", "int8",
-    "picture_guidance", "true_guidance", "arrange",
+    "picture_guidance", "arrange",
 )  # fmt: skip
 
 

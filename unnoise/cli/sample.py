@@ -259,7 +259,7 @@ def run(argv: list[str]) -> None:
     if seconds is not None or args.error is not None:
         settings: dict[str, Any] = {
             "grid": args.grid, "guidance": args.guidance, "interval": args.interval, "rescale": args.rescale, "rule": rule,
-            "threshold": args.threshold, "inner": inner,
+            "threshold": args.threshold, "inner": inner, "true_guidance": args.true_guidance,
         }  # fmt: skip
         usual = replace(model.config.sampling, **{k: v for k, v in settings.items() if v is not None})
         plain = Way(usual, Precision.BFLOAT16 if args.bf16 else Precision.OWN)
