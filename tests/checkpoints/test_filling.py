@@ -116,6 +116,10 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert f"--fill {tmp_path}/a.png --mask {tmp_path}/m.png" in command(read_meta(file))
     assert "--start and --fill" in refused([*how, "--start", str(tmp_path / "a.png"), "--out", str(tmp_path / "no")], capsys)
 
+    Image.new("L", (16, 16)).save(tmp_path / "m.png")
+    assert "m.png: nothing of this mask is white" in refused([*how, "--out", str(tmp_path / "no")], capsys)
+    Image.fromarray(masks[0].numpy().astype(np.uint8) * 255).save(tmp_path / "m.png")
+
     trained = tiny.save(tiny.stable_diffusion(tmp_path / "p9", "StableDiffusionInpaintPipeline", in_channels=9), tmp_path / "t")
     main(["sample", str(trained), *how[2:], "--strength", "0.5", "--out", str(tmp_path / "trained")])
     model = unnoise.load(trained)
@@ -123,6 +127,13 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     expected = model.sample("a cat", 1, 3, steps=4, given=given, start=Start(pictures[:1], 0.5))
     file = next((tmp_path / "trained").glob("0*.png"))
     assert np.array_equal(np.asarray(Image.open(file)), expected.data[0].numpy())
+
+
+def test_a_refiner_would_not_keep_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, refiner = (tiny.save(make(tmp_path / n), tmp_path / f"m{n}") for n, make in (("b", tiny.sdxl), ("r", tiny.refiner)))
+    Image.new("L", (16, 16), 255).save(tmp_path / "m.png")
+    shown = ["--fill", str(tmp_path / "m.png"), "--mask", str(tmp_path / "m.png"), "--then", str(refiner)]
+    assert "--fill with --then" in refused(["sample", str(base), "a cat", *shown, "--out", str(tmp_path / "no")], capsys)
 
 
 def test_bad_input() -> None:

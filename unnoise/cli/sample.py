@@ -412,6 +412,8 @@ def _kept(args: Sample, model: DiffusionModel, n: int) -> Fill | None:
         return None
     if args.start:
         raise InputError("--start and --fill: what is filled in begins with its own pictures; --strength says how far")
+    if args.then:
+        raise InputError("--fill with --then: what comes after would draw all of it anew, what is to stay as well; leave one out")
     pictures, masks = _masked(args, model, n)
     return Fill(pictures, masks, 1.0 if args.strength is None else args.strength)
 
@@ -419,7 +421,10 @@ def _kept(args: Sample, model: DiffusionModel, n: int) -> Fill | None:
 def _masked(args: Sample, model: DiffusionModel, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Pictures to fill in, and where."""
     codec = _sized(args, model)
-    return read_pictures(args.fill, codec, n), read_pictures(args.mask, codec, n, channels=1)[..., 0] > 127
+    masks = read_pictures(args.mask, codec, n, channels=1)[..., 0] > 127
+    if nothing := [path for path, mask in zip(args.mask * n, masks) if not mask.any()]:
+        raise InputError(f"{nothing[0]}: nothing of this mask is white, so nothing would be drawn anew")
+    return read_pictures(args.fill, codec, n), masks
 
 
 def _filled(args: Sample, model: DiffusionModel, n: int) -> Cond | None:
