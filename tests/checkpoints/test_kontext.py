@@ -115,19 +115,19 @@ def test_residuals_are_of_what_is_drawn(masked: bool, kontext: tuple) -> None:
 def test_the_command_line(kontext: tuple, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Drawn in the shape of the picture, of the sizes that it was trained at; made again by the command that `info` tells."""
     _, model = kontext
-    for i, picture in enumerate(SHOWN):
-        picture.save(tmp_path / f"{i}.png")
-    change = ["--change", str(tmp_path / "0.png"), str(tmp_path / "1.png"), "--steps", "2", "--seed", "3"]
-    main(["sample", str(model.path), "make it winter", "-n", "2", *change, "--out", str(tmp_path / "out")])
+    SHOWN[0].save(tmp_path / "0.png")
+    change = ["--change", str(tmp_path / "0.png"), "--steps", "1", "--seed", "3"]
+    main(["sample", str(model.path), "make it winter", "-n", "1", *change, "--out", str(tmp_path / "out")])
     made = sorted((tmp_path / "out").glob("000*.png"))
     height, width = Image.open(made[0]).size[::-1]
     assert height > 1.5 * width
     assert height % 4 == width % 4 == 0
     codec = resized(model.codec, height, width)
-    larger = np.stack([np.asarray(p.resize((width, height), Image.Resampling.LANCZOS)) for p in SHOWN])
-    expected = model.sample("make it winter", 2, 3, steps=2, height=height, width=width, given=editing(model).of(codec, larger))
-    pictures = np.stack([np.asarray(Image.open(p)) for p in made])
-    assert np.abs(pictures.astype(float) - expected.data.numpy()).mean() < 3, "cropped by a row or so, and resized"
+    larger = np.asarray(SHOWN[0].resize((width, height), Image.Resampling.LANCZOS))[None]
+    given = editing(model).of(codec, larger)
+    expected = model.sample("make it winter", 1, 3, steps=1, height=height, width=width, given=given)
+    drawn = np.asarray(Image.open(made[0])).astype(float)
+    assert np.abs(drawn - expected.data[0].numpy()).mean() < 3, "cropped by a row or so, and resized"
     again = command(read_meta(made[0]))
     assert f"--change {tmp_path}/0.png" in again
     assert f"--height {height} --width {width}" in again

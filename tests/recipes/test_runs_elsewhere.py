@@ -31,7 +31,7 @@ def data(tmp_path: Path) -> Callable[[str], Path]:
     return lambda kind: tmp_path / "rows.csv" if kind == "tables" else pictures
 
 
-@pytest.mark.parametrize("recipe", ["pictures", "latent", "tables"])
+@pytest.mark.parametrize("recipe", ["latent", "tables"])
 def test_weights_are_those_trained_here(
     recipe: str, data: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
