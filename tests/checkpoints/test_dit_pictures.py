@@ -136,6 +136,28 @@ def test_pixart_is_written_back_and_loaded_by_diffusers(kind: str, tmp_path: Pat
     assert float((before - after).abs().max()) < 1e-5
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_sana_is_written_back_and_loaded_by_diffusers(told: bool, tmp_path: Path) -> None:
+    """Its transformer, its autoencoder with its convolutions, Gemma, and Sprint's scheduler."""
+    changed: dict[str, Any] = {"guidance_embeds": True, "qk_norm": "rms_norm_across_heads", "timestep_scale": 0.001} if told else {}
+    theirs = sana(tmp_path / "parts", sample_size=16, **changed)
+    if told:
+        theirs = diffusers.SanaSprintPipeline(**{**theirs.components, "scheduler": diffusers.SCMScheduler()})
+    unnoise.load(tiny.save(theirs, tmp_path / "model")).export(tmp_path / "again")
+    again = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "again")
+    again.set_progress_bar_config(disable=True)
+    assert type(again) is type(theirs)
+    for part in ("transformer", "vae", "scheduler"):
+        before, after = (json.loads(getattr(p, part).to_json_string()) for p in (theirs, again))
+        scale = before.pop("scaling_factor", 1.0)
+        assert after.pop("scaling_factor", 1.0) == pytest.approx(scale, rel=1e-6)
+        assert {**after, "_name_or_path": ""} == {**before, "_name_or_path": ""}
+    settings = {"num_inference_steps": 2, "use_resolution_binning": False, "height": 32, "width": 32, "output_type": "pt"}
+    before, after = (p("a cat", generator=torch.Generator().manual_seed(0), **settings).images for p in (theirs, again))
+    assert float(before.std()) > 0.02
+    assert float((before - after).abs().max()) < 1e-5
+
+
 def test_steps_are_cached_by_a_models_own_settings_and_from_the_command_line(tmp_path: Path) -> None:
     model = unnoise.load(tiny.save(pixart(tmp_path / "parts", "PixArtSigmaPipeline"), tmp_path / "model"))
     plain, _ = ours(model, steps=6)

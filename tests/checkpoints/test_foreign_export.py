@@ -25,6 +25,21 @@ import checkpoints.foreign_pipelines as tiny  # noqa: E402
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FEW = {"num_inference_steps": 3, "guidance_scale": 3.0}
 SMALL = {"height": 16, "width": 16}
+TAESD = {
+    **{f"{half}_block_out_channels": (8, 8) for half in ("encoder", "decoder")},
+    "num_encoder_blocks": (1, 2),
+    "num_decoder_blocks": (2, 1),
+}
+EACH = {"latents_mean": [0.2, -0.3, 0.4, 0.1], "latents_std": [0.7, 1.2, 1.5, 0.9]}
+
+
+def changed(pipeline: Any, vae: Any = None, **told: Any) -> Any:
+    """With another autoencoder, or other statistics of its codes."""
+    pipeline.register_modules(vae=vae or pipeline.vae)
+    pipeline.vae.register_to_config(**told)
+    return pipeline
+
+
 V = {**tiny.BETAS, "steps_offset": 1, "clip_sample": False, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 PIPELINES: Mapping[str, tuple[Callable[[Path], Any], Mapping[str, Any]]] = {
     "Stable Diffusion 1": (tiny.stable_diffusion, FEW),
@@ -39,6 +54,11 @@ PIPELINES: Mapping[str, tuple[Callable[[Path], Any], Mapping[str, Any]]] = {
         FEW,
     ),
     "SDXL": (tiny.sdxl, FEW),
+    "TAESD's codes": (
+        lambda folder: changed(tiny.stable_diffusion(folder), randomised(diffusers.AutoencoderTiny(**TAESD), 9)),
+        FEW,
+    ),
+    "every channel's mean and deviation": (lambda folder: changed(tiny.sdxl(folder), **EACH), FEW),
     "Stable Diffusion 3": (tiny.sd3, {**FEW, "max_sequence_length": 64}),
     "FLUX.1": (tiny.flux, {**FEW, **SMALL, "max_sequence_length": 64}),
     "FLUX.1 Canny and Depth": (

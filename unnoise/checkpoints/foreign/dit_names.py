@@ -154,6 +154,37 @@ def sana_config(theirs: Mapping[str, Any]) -> SanaConfig:
     )
 
 
+def sana_theirs(ours: SanaConfig, side: int) -> dict[str, Any]:
+    """The way back: config.json of a SanaTransformer2DModel. side: of the states that it is for.
+
+    InputError for a noise level that it is told otherwise.
+    """
+    if not isinstance(ours.features, Timesteps):
+        raise InputError(f"a Sana that is told noise levels by {type(ours.features).__name__}: diffusers' by Timesteps")
+    told = ours.guidance is not None
+    return {
+        "_class_name": "SanaTransformer2DModel",
+        "sample_size": side,
+        "patch_size": ours.patch,
+        "interpolation_scale": None if ours.unit is None else side // ours.patch / ours.unit,
+        "in_channels": ours.channels,
+        "out_channels": ours.channels,
+        "num_layers": ours.depth,
+        "num_attention_heads": ours.heads,
+        "attention_head_dim": ours.width // ours.heads,
+        "num_cross_attention_heads": ours.word_heads,
+        "cross_attention_head_dim": ours.width // ours.word_heads,
+        "cross_attention_dim": ours.width,
+        "caption_channels": ours.token_dim,
+        "mlp_ratio": ours.hidden / ours.width,
+        "qk_norm": "rms_norm_across_heads" if ours.norm_qk else None,
+        "timestep_scale": ours.features.scale / 1000,
+        "guidance_embeds": told,
+        **({"guidance_embeds_scale": ours.guidance} if told else {}),
+        **_SANA_FIXED,
+    }
+
+
 def _check(theirs: Mapping[str, Any], fixed: Mapping[str, Any], family: str) -> None:
     for name, wanted in fixed.items():
         _same(name, theirs.get(name, wanted), wanted, family)

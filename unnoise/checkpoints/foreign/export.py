@@ -19,9 +19,15 @@ from torch import Tensor
 
 from unnoise.checkpoints.diffusers_names import FLUX_TABLE, SD3_TABLE, UNET_TABLE, Table, sources_of
 from unnoise.checkpoints.foreign.building import ALPHA_WORDS, Built
-from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, pixart_theirs
-from unnoise.checkpoints.foreign.theirs import flux_theirs, kl_theirs, scheduler_theirs, sd3_theirs, unet_theirs
-from unnoise.checkpoints.foreign.vae_names import KL_TABLE
+from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, pixart_theirs, sana_table, sana_theirs
+from unnoise.checkpoints.foreign.theirs import (
+    Statistics,
+    autoencoder_theirs,
+    flux_theirs,
+    scheduler_theirs,
+    sd3_theirs,
+    unet_theirs,
+)
 from unnoise.core.codec import within
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.controlled import Controlled
@@ -32,8 +38,8 @@ from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.words.frozen import Frozen, T5Text
 from unnoise.modalities.words.settings import WithSizes
 from unnoise.networks.flux import FluxConfig
-from unnoise.networks.kl_autoencoder import KLAutoencoderConfig
 from unnoise.networks.pixart import PixArtConfig
+from unnoise.networks.sana import SanaConfig
 from unnoise.networks.sd3 import SD3Config
 from unnoise.networks.sd_unet import SDUNetConfig
 
@@ -44,14 +50,14 @@ VERSION = "0.36.0"
 @dataclass(frozen=True)
 class Target:
     """pipeline: their class. network: what it calls its network, with its configuration and table, and tensors that it stores but
-    does not use. shifted: whether it reads a shift of the codes. settings: beside the parts, in model_index.json."""
+    does not use. statistics: of the codes, that it reads. settings: beside the parts, in model_index.json."""
 
     pipeline: str
     network: str
     config: Mapping[str, Any]
     table: Table
     unused: Mapping[str, Tensor]
-    shifted: bool
+    statistics: Statistics
     settings: Mapping[str, Any]
 
 
@@ -62,22 +68,17 @@ def write_diffusers(built: Built, folder: Path) -> None:
     """
     refuse_taken(folder)
     target, codec = _target(built), built.codec
-    if not isinstance(codec, Latents) or not isinstance(codec.config.autoencoder, KLAutoencoderConfig):
-        raise InputError(
-            f"a {type(codec).__name__} codec: only KL autoencoders of Stable Diffusion's kind are written for diffusers"
-        )
-    side = max(codec.config.height, codec.config.width)
-    vae = kl_theirs(codec.config.autoencoder, codec.mean, codec.std, side, target.shifted)
+    if not isinstance(codec, Latents):
+        raise InputError(f"a {type(codec).__name__} codec: pipelines of diffusers have an autoencoder there")
+    vae, vae_table = autoencoder_theirs(codec, target.statistics)
     scheduler = scheduler_theirs(built.process, built.preconditioner, built.sampling, target.pipeline)
     encoders = _encoders(built, target)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
         index: dict[str, Any] = {"_class_name": target.pipeline, "_diffusers_version": VERSION, **target.settings}
         network = {**exported(built.network.state_dict(), target.table), **target.unused}
-        if not target.config.get("use_linear_projection", True):
-            network |= {n: w[..., None, None] for n, w in network.items() if n.endswith(_CONVOLUTIONS) and w.ndim == 2}
-        index[target.network] = _write_part(partial / target.network, target.config, network)
-        index["vae"] = _write_part(partial / "vae", vae, exported(codec.autoencoder.state_dict(), KL_TABLE))
+        index[target.network] = _write_part(partial / target.network, target.config, _convolved(network, target.config))
+        index["vae"] = _write_part(partial / "vae", vae, _convolved(exported(codec.autoencoder.state_dict(), vae_table), vae))
         _write_json(partial / "scheduler" / "scheduler_config.json", scheduler)
         index["scheduler"] = ["diffusers", scheduler["_class_name"]]
         for name, encoder in encoders.items():
@@ -93,8 +94,16 @@ def write_diffusers(built: Built, folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-_CONVOLUTIONS = (".proj_in.weight", ".proj_out.weight")
-"""Of 1 x 1 pixels, in U-Nets without linear projections: LoRAs for these come in that shape."""
+_CONVOLUTIONS = (".conv_inverted.weight", ".conv_point.weight")
+"""Of 1 x 1 pixels: linear layers here."""
+_PROJECTIONS = (".proj_in.weight", ".proj_out.weight")
+"""Convolutions too, in U-Nets without linear projections: LoRAs for these come in that shape."""
+
+
+def _convolved(theirs: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """With the shapes of convolutions where theirs are."""
+    ends = _CONVOLUTIONS if config.get("use_linear_projection", True) else _CONVOLUTIONS + _PROJECTIONS
+    return {n: w[..., None, None] if n.endswith(ends) and w.ndim == 2 else w for n, w in theirs.items()}
 
 
 def refuse_taken(folder: Path) -> None:
@@ -129,28 +138,30 @@ def _target(built: Built) -> Target:
         if sizes is None:
             kind = "LatentConsistencyModelPipeline" if config.guidance_dim else f"StableDiffusion{means}Pipeline"
             left_out = {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
-            return Target(kind, "unet", theirs, UNET_TABLE, nothing, False, left_out)
+            return Target(kind, "unet", theirs, UNET_TABLE, nothing, "scale", left_out)
         scored = sizes.config.scores is not None
         kind = f"StableDiffusionXL{means or ('Img2Img' if scored else '')}Pipeline"
         zeroed = type(sizes.config.inner).__name__ == "ZeroedConfig"
         told = {"force_zeros_for_empty_prompt": zeroed} | ({"requires_aesthetics_score": True} if scored else {})
-        return Target(kind, "unet", theirs, UNET_TABLE, nothing, False, told)
+        return Target(kind, "unet", theirs, UNET_TABLE, nothing, "channels", told)
     if isinstance(config, SD3Config):
-        return Target("StableDiffusion3Pipeline", "transformer", sd3_theirs(config), SD3_TABLE, _silent(config), True, {})
+        return Target("StableDiffusion3Pipeline", "transformer", sd3_theirs(config), SD3_TABLE, _silent(config), "shift", {})
     if isinstance(config, FluxConfig):
         follows, looks = within(built.conditioner, Controlled), within(built.conditioner, InContext)
         means = "Fill" if fills else "Control" if follows else "Kontext" if looks else ""
-        return Target(f"Flux{means}Pipeline", "transformer", flux_theirs(config), FLUX_TABLE, nothing, True, {})
+        return Target(f"Flux{means}Pipeline", "transformer", flux_theirs(config), FLUX_TABLE, nothing, "shift", {})
     if isinstance(config, PixArtConfig):
         short = any(isinstance(m, T5Text) and m.config.length == ALPHA_WORDS for m in built.conditioner.modules())
         kind, shape = f"PixArt{'Alpha' if short else 'Sigma'}Pipeline", codec.shape()
-        return Target(kind, "transformer", pixart_theirs(config, max(shape[1:])), PIXART_TABLE, nothing, False, {})
-    raise InputError(
-        f"a {type(config).__name__.removesuffix('Config')} network is none of diffusers'; those of {KNOWN} are written"
-    )
+        return Target(kind, "transformer", pixart_theirs(config, max(shape[1:])), PIXART_TABLE, nothing, "scale", {})
+    if isinstance(config, SanaConfig):
+        kind = "SanaPipeline" if config.guidance is None else "SanaSprintPipeline"
+        theirs = sana_theirs(config, max(codec.shape()[1:]))
+        return Target(kind, "transformer", theirs, sana_table(config), nothing, "scale", {})
+    raise InputError(f"a {type(config).__name__.removesuffix('Config')} network is not written in diffusers' layout; {KNOWN} are")
 
 
-KNOWN = "those of Stable Diffusion 1, 2, XL and 3, of FLUX.1 and PixArt"
+KNOWN = "those of Stable Diffusion 1, 2, XL and 3, of FLUX.1, PixArt and Sana"
 
 
 def _silent(config: SD3Config) -> dict[str, Tensor]:
@@ -163,8 +174,10 @@ def _silent(config: SD3Config) -> dict[str, Tensor]:
 def _encoders(built: Built, target: Target) -> dict[str, Frozen]:
     """By their names; XL's refiner has the second alone. InputError for words that are read by something else."""
     frozen = [m for m in built.conditioner.modules() if isinstance(m, Frozen)]
+    if isinstance(built.network_config, SanaConfig):
+        frozen = frozen[:1]  # read with its instruction, and again without
     if not frozen:
-        raise InputError(f"a {type(built.conditioner).__name__} conditioner: a {target.pipeline} reads words by CLIP or T5")
+        raise InputError(f"a {type(built.conditioner).__name__} conditioner: a {target.pipeline} reads words by CLIP, T5 or Gemma")
     names = ["text_encoder", "text_encoder_2", "text_encoder_3"]
     return dict(zip(names[1:] if "requires_aesthetics_score" in target.settings else names, frozen))
 

@@ -223,11 +223,13 @@ def _written(adapter: Adapter, names: Mapping[str, Place], convolved: tuple[str,
 
 def parse_lora(text: str) -> tuple[Path, Weight]:
     """FILE, FILE:WEIGHT or FILE:NETWORK:WORDS, as the command line takes it. InputError for weights that are no numbers."""
-    file, *told = text.split(":") if not Path(text).exists() else [text]
+    file, *told = [text] if text and Path(text).exists() else text.split(":")
     try:
         weights = [float(w) for w in told]
     except ValueError:
         raise InputError(f"{text}: FILE, FILE:0.7 or FILE:0.7:0.3 (network, words) are wanted") from None
+    if not file:
+        raise InputError(f"{text!r}: names no file; FILE, FILE:0.7 or FILE:0.7:0.3 (network, words) are wanted")
     if len(weights) > 2:
         raise InputError(f"{text}: at most two weights, of the network and of the words")
     return Path(file), (weights[0], weights[1]) if len(weights) == 2 else (weights or [1.0])[0]

@@ -3,22 +3,27 @@
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
+from unnoise.checkpoints.diffusers_names import Table
 from unnoise.checkpoints.foreign.scheduler import CURVES, TRAINED, Scheduled, read_scheduler
+from unnoise.checkpoints.foreign.vae_names import DC_TABLE, KL_TABLE, TINY_TABLE
 from unnoise.control.sampling import Sampling
 from unnoise.core.errors import InputError
 from unnoise.core.preconditioning import AtTimestep, Data, Noise, Preconditioner, V
 from unnoise.core.processes import Gaussian, Process
 from unnoise.core.schedules import DiscreteCosine, DiscreteVP, RectifiedFlow, ZeroTerminal
+from unnoise.modalities.image.latents import Latents
+from unnoise.networks.dc_autoencoder import DCAutoencoderConfig
 from unnoise.networks.flux import FluxConfig
 from unnoise.networks.kl_autoencoder import KLAutoencoderConfig
 from unnoise.networks.sd3 import SD3Config
 from unnoise.networks.sd_unet import SDUNetConfig
+from unnoise.networks.tiny_autoencoder import TinyAutoencoderConfig
 from unnoise.samplers.grids import Grid
-from unnoise.samplers.timesteps import Between, ByTokens, Distilled, FlowBetween, FlowSteps, Leading, Linspace, Trailing
+from unnoise.samplers.timesteps import Angles, Between, ByTokens, Distilled, FlowBetween, FlowSteps, Leading, Linspace, Trailing
 
 
 def unet_theirs(ours: SDUNetConfig, side: tuple[int, int], harmonics: int) -> dict[str, Any]:
@@ -93,18 +98,40 @@ def flux_theirs(ours: FluxConfig) -> dict[str, Any]:
     }
 
 
-def kl_theirs(ours: KLAutoencoderConfig, mean: Tensor, std: Tensor, side: int, shifted: bool) -> dict[str, Any]:
-    """config.json of an AutoencoderKL, with the scale and shift of the codes, which have to be those of all channels.
+Statistics = Literal["scale", "shift", "channels"]
+"""What a pipeline reads of its codes: one scale, a shift beside it, or the mean and deviation of every channel."""
 
-    shifted: whether the pipeline reads a shift. InputError for statistics that it cannot say.
+
+def autoencoder_theirs(codec: Latents, statistics: Statistics) -> tuple[dict[str, Any], Table]:
+    """config.json of their autoencoder, with the statistics of its codes, and the names of its tensors.
+
+    InputError for one that is none of theirs, and for statistics that the pipeline does not read.
     """
-    if float(mean.max() - mean.min()) > 1e-6 or float(std.max() / std.min()) > 1 + 1e-6 or (not shifted and bool(mean.any())):
-        what = "one scale and shift of the codes" if shifted else "one scale of the codes, and no shift"
-        raise InputError(f"the codec's mean and deviation differ from channel to channel: pipelines of diffusers know {what}")
+    ours, side = codec.config.autoencoder, max(codec.config.height, codec.config.width)
+    scaled = _scaled(codec.mean, codec.std, statistics)
+    if isinstance(ours, KLAutoencoderConfig):
+        return {**_kl(ours), "sample_size": side, **scaled}, KL_TABLE
+    if isinstance(ours, DCAutoencoderConfig):
+        return {**_dc(ours), **scaled}, DC_TABLE
+    if isinstance(ours, TinyAutoencoderConfig):
+        return {**_tiny(ours), **scaled}, TINY_TABLE
+    raise InputError(f"a {type(ours).__name__.removesuffix('Config')}: none of diffusers' autoencoders is built so")
+
+
+def _scaled(mean: Tensor, std: Tensor, statistics: Statistics) -> dict[str, Any]:
+    alike = float(mean.max() - mean.min()) <= 1e-6 and float(std.max() / std.min()) <= 1 + 1e-6
+    if alike and (statistics == "shift" or not mean.any()):
+        return {"scaling_factor": 1 / float(std[0]), **({"shift_factor": float(mean[0])} if statistics == "shift" else {})}
+    if statistics == "channels":
+        return {"scaling_factor": 1.0, "latents_mean": mean.tolist(), "latents_std": std.tolist()}
+    what = "one scale and shift of the codes" if statistics == "shift" else "one scale of the codes, and no shift"
+    raise InputError(f"the codec's mean and deviation differ from channel to channel: this pipeline of diffusers knows {what}")
+
+
+def _kl(ours: KLAutoencoderConfig) -> dict[str, Any]:
     levels = len(ours.widths)
     return {
         "_class_name": "AutoencoderKL",
-        "sample_size": side,
         "in_channels": ours.channels,
         "out_channels": ours.channels,
         "latent_channels": ours.latent_channels,
@@ -116,8 +143,39 @@ def kl_theirs(ours: KLAutoencoderConfig, mean: Tensor, std: Tensor, side: int, s
         "mid_block_add_attention": ours.attention,
         "use_quant_conv": ours.mixed_moments,
         "use_post_quant_conv": ours.mixed_codes,
-        "scaling_factor": 1 / float(std[0]),
-        **({"shift_factor": float(mean[0])} if shifted else {}),
+    }
+
+
+def _tiny(ours: TinyAutoencoderConfig) -> dict[str, Any]:
+    levels = len(ours.encoder)
+    return {
+        "_class_name": "AutoencoderTiny",
+        "in_channels": ours.channels,
+        "out_channels": ours.channels,
+        "latent_channels": ours.latent_channels,
+        "encoder_block_out_channels": [ours.width] * levels,
+        "decoder_block_out_channels": [ours.width] * levels,
+        "num_encoder_blocks": list(ours.encoder),
+        "num_decoder_blocks": list(ours.decoder),
+    }
+
+
+def _dc(ours: DCAutoencoderConfig) -> dict[str, Any]:
+    attending = len(ours.widths) - ours.residual
+    kinds = ["ResBlock"] * ours.residual + ["EfficientViTBlock"] * attending
+    scales: list[list[int]] = [[]] * ours.residual + [list(ours.scales)] * attending
+    return {
+        "_class_name": "AutoencoderDC",
+        "in_channels": ours.channels,
+        "latent_channels": ours.latent_channels,
+        "attention_head_dim": ours.head_dim,
+        **{f"{half}_block_types": kinds for half in ("encoder", "decoder")},
+        **{f"{half}_block_out_channels": list(ours.widths) for half in ("encoder", "decoder")},
+        **{f"{half}_qkv_multiscales": scales for half in ("encoder", "decoder")},
+        "encoder_layers_per_block": list(ours.encoder),
+        "decoder_layers_per_block": list(ours.decoder),
+        "downsample_block_type": "conv",
+        "upsample_block_type": "interpolate",
     }
 
 
@@ -177,6 +235,8 @@ def _candidates(process: Process, preconditioner: Preconditioner, grid: Grid) ->
     """What any of their classes could say of such a model. InputError for a training that none of them knows."""
     schedule = process.schedule if isinstance(process, Gaussian) else None
     if isinstance(schedule, RectifiedFlow):
+        if isinstance(grid, Angles):
+            yield {"_class_name": "SCMScheduler", "prediction_type": "trigflow"}
         for kind in _TRAINED_AS_FLOWS:
             yield {"_class_name": kind, "num_train_timesteps": 1000, **_shifted(grid)}
         for kind, told in _TRAINED_AS_NOISE:
