@@ -38,6 +38,21 @@ def test_by_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(attention.by_blocks(q, k, v).double(), textbook(q, k, v, None), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [6, 16, 64])
+def test_by_blocks_where_a_score_is_far_above_those_that_were_looked_at(width: int) -> None:
+    """There 2^score has no number."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(1, 2, 3, 8), torch.randn(1, 2, 40, 8), torch.randn(1, 2, 40, width)
+    k[:, :, 7] = 2000 * q[:, :, 1]  # the first of every sixteen keys is looked at
+    found = attention.by_blocks(q, k, v)
+    torch.testing.assert_close(found, scaled_dot_product_attention(q, k, v), rtol=1e-5, atol=1e-5)
+    assert torch.equal(found[:, :, 1], v[:, :, 7])
+    v[:, 0, 3] = torch.nan
+    found = attention.by_blocks(q, k, v)
+    assert found[:, 0, 0].isnan().all()
+    assert found[:, 1].isfinite().all()
+
+
 def test_by_blocks_is_the_whole_of_long_bfloat16_attention_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     """It adds less than that q, k and v were rounded costs, however far the scores spread, also where keys have much in common,
     which would leave scores of 60 with 1 binary digit."""

@@ -1,5 +1,6 @@
 """softmax(q k^T / sqrt(d)) v: the one place that chooses how it is computed. And attention without softmax."""
 
+import math
 from collections.abc import Callable
 from functools import cache
 
@@ -28,25 +29,43 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 def by_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The same without a mask, a head and a block of its queries after another, so that their scores stay in the cache.
 
+    Values of another width than multiples of 64 have their weights' sums beside them, up to the next multiple of 16: 2^scores
+    weigh values and ones in one product, which is faster than softmax, and no slower for the columns that it has more. Each of
+    these sums a share of the keys, so that what it is rounded by is small in the sum of all. Where a sum is far from 1, or not
+    finite, scores went beyond what was taken off of them (`_weighed`): softmax, which looks for the largest, is as it should be.
+    """
+    width, scale = v.shape[-1], q.shape[-1] ** -0.5
+    if free := 0 if width % FULL == 0 else COLUMNS - width % COLUMNS:
+        keys = torch.arange(v.shape[-2], device=v.device)[:, None]
+        shares = (keys % free == torch.arange(free, device=v.device)).to(v.dtype).expand(*v.shape[:-1], free)
+        out = _weighed(q * (scale * LOG2_E), k, torch.cat([v, shares], -1), torch.exp2)
+        total = out[..., width:].sum(-1, keepdim=True, dtype=torch.promote_types(v.dtype, torch.float32))
+        if bool((total.log2().abs() < 64).all()):
+            return (out[..., :width] / total).to(v.dtype)
+    return _weighed(q * scale, k, v, lambda scores: scores.softmax(-1))
+
+
+def _weighed(q: Tensor, k: Tensor, v: Tensor, weights: Callable[[Tensor], Tensor]) -> Tensor:
+    """Values weighed by `weights` of scores q k^T, of which the largest of each query has been taken off roughly.
+
     Scores are rounded to the dtype of q, which spoils the largest the most, and those decide. So about the largest score of each
     query, found among a sixteenth of its keys, 256 at most, is taken off inside the product, whose sums are exact to float32:
-    softmax does not see it, and what is left of the scores that count is small, and rounded as finely. That costs less precision
-    than rounding q and k does (tests), whatever all keys have in common. Written without in-place operations, for torch.func.
+    what is left of the scores that count is small, and rounded as finely. That costs less precision than rounding q and k does
+    (tests), whatever all keys have in common. Written without in-place operations, for torch.func.
     """
     rows, some = max(1, BLOCK // k.shape[-2]), max(16, -(-k.shape[-2] // 256))
-    q, k, v = (
-        q * q.shape[-1] ** -0.5,
-        torch.cat([k, torch.ones_like(k[..., :1])], -1).transpose(-2, -1).contiguous(),
-        v.contiguous(),
-    )
+    k, v = torch.cat([k, torch.ones_like(k[..., :1])], -1).transpose(-2, -1).contiguous(), v.contiguous()
     heads = []
     for queries, keys, values in zip(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)):
         largest = (queries @ keys[:-1, ::some]).amax(-1, keepdim=True)
         blocks = torch.cat([queries, -largest], -1).split(rows)
-        heads.append(torch.cat([(block @ keys).softmax(-1) @ values for block in blocks]))
+        heads.append(torch.cat([weights(block @ keys) @ values for block in blocks]))
     return torch.stack(heads).unflatten(0, q.shape[:2])
 
 
+COLUMNS, FULL = 16, 64
+"""Columns of a product that are computed at once, and that it is made for: 48 take less time than 40, 96 than 80, 80 more than 64."""
+LOG2_E = math.log2(math.e)
 BLOCK = 2**20
 """Scores of a block: 2 MB."""
 
@@ -88,8 +107,8 @@ def _in_blocks(q: Tensor, k: Tensor) -> bool:
     """Whether two matrix products by blocks beat the fused kernel, forward alone.
 
     In bfloat16 on an EPYC with its instructions (AVX-512), two threads, ms of the fused kernel / by blocks (batch 2, 8 heads):
-        4096 tokens of 40: 332 / 265    1024 of 80: 34 / 25    256 of 160: 5.4 / 6.0
-    where no other program shares its cores; heads padded to 48 or 64 are slower than either. The fused kernel's products run at a
+        4096 tokens of 40: 340 / 198    of 64, 4 heads: 242 / 140    1024 of 80: 37 / 27    256 of 160: 5.4 / 6.0
+    where no other program shares its cores. The fused kernel's products run at a
     quarter of the rate of torch's others there; in float32 they do not (671 / 841). With AMX it has products of its own, and its
     cheaper exponentials count for more: it stays.
     """
