@@ -24,6 +24,7 @@ from unnoise.control.sampling import Sampling
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.controlled import ControlledConfig
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
+from unnoise.modalities.words.source import let_go
 from unnoise.model import DiffusionModel, ModelConfig
 from unnoise.networks.flux import Flux
 from unnoise.networks.packed import has_packed
@@ -45,6 +46,16 @@ def load(
     is not a model, was truncated or edited, comes from a later version, is of a family that is not run here, is not to be had from
     the hub, or will not fit.
     """
+    try:
+        return _opened(source, dtype, variant, beside, wanted, packed)
+    finally:
+        let_go()
+
+
+def _opened(
+    source: str | Path, dtype: torch.dtype | None, variant: str | None, beside: Sequence[str | Path], wanted: Wanted, packed: bool
+) -> DiffusionModel:
+    """See `load`."""
     folder, own = Path(source), shipped_folder(str(source))
     if own is not None and not _holds_a_model(folder):  # a folder of samples or of data may be called so too
         folder = own

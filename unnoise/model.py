@@ -1,5 +1,6 @@
 """DiffusionModel: codec, conditioner, denoiser and how to sample it, put together, sampled and saved."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
@@ -143,7 +144,7 @@ class DiffusionModel:
         """What speaks against `to_int8`, and what to do about it; nothing for nothing."""
         if self.device.type != "cpu" or not int8.available():
             return "int8 is for processors with VNNI or AMX, whose sums are exact; bfloat16 runs here (--bf16)"
-        if has_packed(self.denoiser) and Adapted.of(self.denoiser.network).adapters:
+        if has_packed(self.denoiser) and any(w for _, w in Adapted.of(self.denoiser.network).adapters.values()):
             return "int8 merges LoRAs, and weights that stay packed take none in: leave out one of the three (--packed)"
         if not self.in_int8 and not int8.has_suited(self.denoiser.network):
             name = self.path or self.config.about.name
@@ -183,12 +184,23 @@ class DiffusionModel:
         PNG of samples, for the model card.
         """
         self._check_whole("saving")
+        if left := self._not_saved():
+            warnings.warn(f"{folder}: saved without {' and '.join(left)}; give these again when it is loaded", stacklevel=2)
         c, own = self.config, self.parts.state_dict()
         stored = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in own.items()}
         digest = tensors_hash({k: v.to(own[k].dtype) for k, v in stored.items()})[:16]
         follows = isinstance(self.conditioner, Following)
         text = card(c.about, c.sampling, c.network, c.process, digest, sheet is not None, follows)
         return write_folder(Path(folder), c, stored, text, None if sheet is None else sheet.read_bytes())
+
+    def _not_saved(self) -> list[str]:
+        """What lies beside the weights."""
+        encoders = list(encoders_of(self.conditioner).values()) if isinstance(self.conditioner, nn.Module) else []
+        words = sorted({word for encoder in encoders for word in encoder.taught})
+        networks = [*self.denoiser.children(), *(encoder.opened.network for encoder in encoders)]
+        on = [Adapted.of(network) for network in networks]
+        loras = {name for i, a in enumerate(on) if i or not a.merged for name, (_, weight) in a.adapters.items() if weight}
+        return [f"the learnt words {', '.join(words)}"] * bool(words) + [f"the LoRAs {', '.join(sorted(loras))}"] * bool(loras)
 
     def attached(self, *more: Attachment) -> "DiffusionModel":
         """This model with ControlNets, T2I-Adapters and IP-Adapters beside it, and those that it has already.
@@ -333,7 +345,8 @@ class DiffusionModel:
             "picture_guidance": how.picture_guidance if how.picture_guidance != usual.picture_guidance else None,
             "true_guidance": how.true_guidance if how.true_guidance != usual.true_guidance else None,
             "weaker": weaker and weaker.model.path, "weaker_scale": weaker and weaker.scale,
-            "negative": negative, "original": original, "strength": start and start.strength, "exact": exact, "bf16": bf16,
+            "negative": negative, "original": original, "strength": start and start.strength, "filled": fill is not None or None,
+            "exact": exact, "bf16": bf16,
             "int8": self.in_int8 or None, "attached": self.attachments.settings() or None,
         }  # fmt: skip
         return Samples(data, tuple(wanted), seeds, settings, codec)

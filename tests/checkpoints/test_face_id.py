@@ -94,7 +94,7 @@ def test_the_picture_is_that_of_diffusers(kind: str, plain: tuple, model: Diffus
     same(model.attached(face_prompt(file, FACES, 0.7, pictures=pictures)), plain[0], expected, steps=3, guidance=4.0)
 
 
-def test_the_command_line(plain: tuple, model: DiffusionModel, tmp_path: Path) -> None:
+def test_the_command_line(plain: tuple, model: DiffusionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It brings the LoRA itself, beside one that is given; embeddings are a file of numpy's."""
     file, style = written(plain[0].unet, tmp_path, "plus 2"), tmp_path / "style.safetensors"
     save_file(lora(plain[0].unet, "lora_unet_", ("to_q", "net.2"), 1), style)
@@ -108,9 +108,21 @@ def test_the_command_line(plain: tuple, model: DiffusionModel, tmp_path: Path) -
     attached = model.attached(face_prompt(file, FACES, 0.6, pictures=PICTURES[:2]))
     expected = attached.sample("a cat", 1, 3, steps=2).data[0]
     assert np.array_equal(np.asarray(Image.open(next((tmp_path / "out").glob("0*.png")))), expected.numpy())
+    monkeypatch.chdir(tmp_path)
+    with_loras(model, {file.name: 0.5, style: 0.5})  # by another path, with another weight
+    main([*how, "--lora", f"{file.name}:0.5", "--picture-prompt", told, "--out", str(tmp_path / "half")])
+    half = attached.sample("a cat", 1, 3, steps=2).data[0]
+    assert np.array_equal(np.asarray(Image.open(next((tmp_path / "half").glob("0*.png")))), half.numpy())
+    assert not torch.equal(half, expected)
+    with pytest.raises(InputError, match="given twice"):
+        with_loras(model, {file: 1.0, file.name: 0.5})
+    with_loras(model, {file: 0.0})  # on it, and without a part in it
+    alone = model.attached(face_prompt(file, FACES, 0.6, pictures=PICTURES[:2])).sample("a cat", 1, 3, steps=2).data[0]
     with_loras(model, {style: 0.5})
     without = attached.sample("a cat", 1, 3, steps=2).data[0]
     assert float((without.float() - expected.float()).abs().mean()) > 1, "the LoRA has its part in it"
+    with_loras(model, {style: 0.0})
+    assert torch.equal(attached.sample("a cat", 1, 3, steps=2).data[0], alone)
 
 
 def test_a_file_without_a_lora_needs_none(plain: tuple, model: DiffusionModel, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tiny import tiny_model
 from torch import Tensor
 
 import unnoise
-from unnoise.cli.again import command
+from unnoise.cli.again import command, unsaid
 from unnoise.cli.main import main
 from unnoise.control.filling import Fill, known
 from unnoise.control.sampling import Start
@@ -115,6 +115,15 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert f"--strength {strength}" in command(read_meta(file))
         assert f"--fill {tmp_path}/a.png --mask {tmp_path}/m.png" in command(read_meta(file))
     assert "--start and --fill" in refused([*how, "--start", str(tmp_path / "a.png"), "--out", str(tmp_path / "no")], capsys)
+
+    seen = np.zeros((16, 16, 4), np.uint8)  # white strokes on a layer that can be seen through
+    seen[masks[0].numpy()] = 255
+    Image.fromarray(seen).save(tmp_path / "m.png")
+    main([*how, "--out", str(tmp_path / "layer")])
+    assert np.array_equal(*(np.asarray(Image.open(next((tmp_path / o).glob("0*.png")))) for o in ("layer", "whole")))
+
+    by_hand = model.sample("a cat", 1, 3, steps=4, fill=Fill(pictures[:1], masks[:1])).settings
+    assert unsaid(by_hand) == ["what it filled in, and where (--fill, --mask)"]
 
     Image.new("L", (16, 16)).save(tmp_path / "m.png")
     assert "m.png: nothing of this mask is white" in refused([*how, "--out", str(tmp_path / "no")], capsys)

@@ -1,7 +1,9 @@
 """Weights that stay as GGUF and float8 files pack them: the numbers of unpacked ones, bit by bit, in the memory of the file."""
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,13 @@ from torch import Tensor, nn
 
 import unnoise
 from unnoise.checkpoints.foreign import memory
-from unnoise.checkpoints.foreign.lora import low_rank
+from unnoise.checkpoints.foreign.lora import AdaptedModel, low_rank
 from unnoise.checkpoints.foreign.lora_names import places_of
 from unnoise.checkpoints.foreign.memory import spared
 from unnoise.checkpoints.foreign.single import open_single
 from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
 from unnoise.cli.main import main
-from unnoise.control.low_rank import Adapted
+from unnoise.control.low_rank import Adapted, Adapter, LowRank, Place
 from unnoise.core.errors import InputError
 from unnoise.loading import with_loras
 from unnoise.modalities.words.frozen import encoders_of
@@ -171,6 +173,21 @@ def test_what_is_not_merged_changes_nothing(folder: Path, tmp_path: Path) -> Non
         low_rank(kept, {lora(tmp_path, "LoRA"): 1.0})
     assert torch.equal(kept.sample("a red cat", 1, 7, **SIZE).data, before)
     assert Adapted.of(network).merged
+
+
+def test_of_several_parts_none_is_merged_where_one_cannot_be(folder: Path, tmp_path: Path) -> None:
+    kept = unnoise.load(folder, beside=[network_file(folder, "gguf", "makers", tmp_path)], packed=True)
+    low_rank(kept, {lora(tmp_path, "LoRA"): 1.0})
+    layer = nn.Linear(4, 4)
+    other, before = Adapted.of(nn.Sequential(layer)), layer.weight
+    other.set({"one": (Adapter([(Place("0", 0, 4), LowRank(torch.randn(1, 4), torch.randn(4, 1)))]), 1.0)})
+    both = AdaptedModel((other, Adapted.of(kept.denoiser.network)))
+    with pytest.raises(InputError, match="a LoRA is not merged into weights that are kept packed"):
+        both.merge()
+    assert not other.merged
+    assert layer.weight is before
+    other.merge()
+    assert layer.weight is not before
 
 
 def test_changes_unpack_nothing_that_they_do_not_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,6 +338,27 @@ def test_files_that_make_a_model_together(tmp_path: Path) -> None:
         drawn.append(model.sample(["a red cat", None, "a red easy"], 1, 7, **SIZE).data)
     assert torch.equal(*drawn)
     assert not torch.equal(drawn[0][0], drawn[0][2])
+    model = unnoise.load(files[0], torch.bfloat16, beside=files[1:])
+    textual_inversion(model, tmp_path / "easy.safetensors")
+    with pytest.warns(UserWarning, match="own: saved without the learnt words easy; give these again when it is loaded"):
+        model.save(tmp_path / "own")
+    lie = [weakref.ref(e.opened.network) for e in encoders_of(model.conditioner).values()]
+    del model
+    gc.collect()
+    assert not any(one() for one in lie), "text encoders live as long as what reads by them"
+
+
+def test_text_encoders_of_a_folder_live_as_long_as_a_model_that_reads_by_them(folder: Path) -> None:
+    models = [unnoise.load(folder) for _ in range(2)]
+    first, second = ([e.opened.network for e in encoders_of(m.conditioner).values()] for m in models)
+    assert all(a is b for a, b in zip(first, second)), "shared"
+    lie = [weakref.ref(network) for network in first]
+    del models[0], first, second
+    gc.collect()
+    assert all(one() is not None for one in lie)
+    models.clear()
+    gc.collect()
+    assert not any(one() for one in lie)
 
 
 # -- the command, and memory -----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from unnoise.checkpoints.foreign.adapters import picture_prompt
 from unnoise.checkpoints.foreign.memory import Plan, Wanted, estimate
 from unnoise.cli.again import command
 from unnoise.cli.main import main
+from unnoise.control.perturbed import perturbed
 from unnoise.control.step_caching import Every, StepCaching
 from unnoise.core.errors import InputError
 from unnoise.modalities.image.codec import resized
@@ -112,6 +113,40 @@ def test_residuals_are_of_what_is_drawn(masked: bool, kontext: tuple) -> None:
     assert float((made - expected).norm() / expected.norm()) < 1e-5
 
 
+def test_what_is_looked_at_is_no_position_that_is_perturbed(kontext: tuple) -> None:
+    """Perturbed attention hides positions from one another, neither words nor the picture: another one changes what is drawn."""
+    _, model = kontext
+    draw = torch.Generator().manual_seed(2)
+    x, seen = torch.randn(1, 4, 8, 6, generator=draw), torch.randn(2, 4, 4, 8, generator=draw)
+    cond = {
+        "tokens": torch.randn(1, 5, 48, generator=draw),
+        "vector": torch.randn(1, 16, generator=draw),
+        "guidance": torch.ones(1),
+    }
+    weak, drawn = perturbed(model.denoiser, (0,)), []
+    weak.network.blocks[0].register_forward_hook(lambda block, inputs, out: drawn.append(out[0][:, -12:]))
+    with torch.no_grad():
+        for context in seen.split(1):
+            weak.network(x, torch.full((1,), 0.3), {**cond, "context": context})
+        other = x.clone()
+        other[..., -2:, -2:] += 1  # the last position alone
+        weak.network(other, torch.full((1,), 0.3), {**cond, "context": seen[1:]})
+    first, second, third = drawn
+    assert float((first - second).abs().max()) > 1e-3
+    assert torch.equal(third[:, :-1], second[:, :-1])
+    assert not torch.equal(third[:, -1], second[:, -1])
+
+
+def test_what_is_given_is_the_models_own(kontext: tuple) -> None:
+    _, model = kontext
+    for given, message in (
+        ({"picture": torch.randn(1, 4, 8, 8)}, "given 'picture': this model is told 'context' beside its prompt"),
+        ({"context": torch.randn(1, 3, 8, 8)}, r"given a context \(1, 3, 8, 8\) beside states \(4, "),
+    ):
+        with pytest.raises(InputError, match=message):
+            model.sample("a cat", given=given, steps=1)
+
+
 def test_the_command_line(kontext: tuple, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Drawn in the shape of the picture, of the sizes that it was trained at; made again by the command that `info` tells."""
     _, model = kontext
@@ -126,11 +161,14 @@ def test_the_command_line(kontext: tuple, tmp_path: Path, capsys: pytest.Capture
     larger = np.asarray(SHOWN[0].resize((width, height), Image.Resampling.LANCZOS))[None]
     given = editing(model).of(codec, larger)
     expected = model.sample("make it winter", 1, 3, steps=1, height=height, width=width, given=given)
-    drawn = np.asarray(Image.open(made[0])).astype(float)
-    assert np.abs(drawn - expected.data[0].numpy()).mean() < 3, "cropped by a row or so, and resized"
+    assert np.array_equal(np.asarray(Image.open(made[0])), expected.data[0].numpy())
     again = command(read_meta(made[0]))
     assert f"--change {tmp_path}/0.png" in again
     assert f"--height {height} --width {width}" in again
+    Image.fromarray(np.zeros((10, 40, 3), np.uint8)).save(tmp_path / "wide.png")
+    both = [change[1], str(tmp_path / "wide.png"), *change[2:]]
+    told = refused(["sample", str(model.path), "a", "-n", "2", "--change", *both, "--out", str(tmp_path / "o")], capsys)
+    assert f"--change: pictures of several shapes ({change[1]} at {height} x {width}, {tmp_path}/wide.png at " in told
     small = ["--height", "8", "--steps", "1", "--out", str(tmp_path / "8")]
     main(["sample", str(model.path), "a cat", "-n", "1", *change[:2], *small])
     assert Image.open(next((tmp_path / "8").glob("000*.png"))).size == (8, 8)

@@ -291,6 +291,20 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert alone.endswith("this is a network of diffusers; give the folder of the whole model, and this file beside it (--beside)")
 
 
+def test_a_variant_of_what_lies_beside(tmp_path: Path) -> None:
+    """Where its folder has it; else the plain weights, as of the folder's own parts."""
+    pipeline = tiny.stable_diffusion(tmp_path / "parts")
+    base, plain, half = tiny.save(pipeline, tmp_path / "base"), other(pipeline.unet), randomised(tiny.unet(), 11)
+    pipeline.vae.save_pretrained(base / "vae", variant="fp16")
+    beside = in_a_folder(plain, tmp_path)
+    for there in (False, True):
+        if there:
+            half.save_pretrained(beside, variant="fp16")
+        network = unnoise.load(base, variant="fp16", beside=[beside]).denoiser.network
+        expected = (half if there else plain).conv_in.weight
+        assert torch.equal(network.state_dict()["first.weight"], expected)
+
+
 def test_what_has_no_place(tmp_path: Path) -> None:
     """A model folder of unnoise's own is not of diffusers'."""
     pipeline = tiny.stable_diffusion(tmp_path / "parts")

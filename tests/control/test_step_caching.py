@@ -17,6 +17,7 @@ from unnoise.core.preconditioning import Velocity
 from unnoise.core.processes import Gaussian
 from unnoise.core.random import Streams
 from unnoise.core.schedules import RectifiedFlow
+from unnoise.modalities.words.emphasis import padded
 from unnoise.networks.flux import FluxConfig
 from unnoise.networks.mp_unet import MPUNetConfig
 from unnoise.networks.patched import PatchedConfig
@@ -31,6 +32,7 @@ from unnoise.samplers.loop import sample
 from unnoise.samplers.registry import find_sampler
 
 PROCESS = Gaussian(RectifiedFlow())
+TIMES = torch.linspace(1, 0, 13, dtype=torch.float64)
 NETWORKS: Mapping[str, Any] = {
     "sd_unet": SDUNetConfig(3, (8, 16), 2, (1, 1), 1, (2, 4), 6, 10, groups=4),
     "sd3": SD3Config(3, 2, 16, 2, 2, 6, 10, True, (0,), positions=20, unit=8),
@@ -299,6 +301,33 @@ def test_a_sample_comes_out_the_same_alone_and_in_company(how: StepCaching) -> N
     assert whole.computed == sum(one.computed for one in alone) < whole.asked
 
 
+@pytest.mark.parametrize("how", [StepCaching(Within(0.1), 1), StepCaching(Every(3), 2)], ids=["within", "every"])
+def test_guidance_of_others_that_begins_and_ends_is_no_sample_s_concern(how: StepCaching) -> None:
+    """Rows join and leave, and words are padded to the longest of other samples'. The second sample is led away from nothing."""
+    torch.manual_seed(3)
+    network, lengths, scales = build("sana").double(), ((4, 6), (3, 9), (5, 2)), torch.tensor([3.0, 1.0, 2.0])
+    words = [[torch.randn(n, 10, dtype=torch.float64) for n in both] for both in lengths]
+
+    def told(side: int, rows: list[int]) -> dict[str, Tensor]:
+        tokens, mask = padded([words[i][side] for i in rows])
+        return {"tokens": tokens} if bool(mask.all()) else {"tokens": tokens, "mask": mask}
+
+    def drawn(rows: list[int]) -> tuple[Tensor, CachedDenoiser]:
+        net, rng = CachedDenoiser(denoiser(network), how), Streams.each(rows)
+        denoise = classifier_free(net, told(0, rows), told(1, rows), scales[rows], (0.2, 0.7))
+        out = sample(
+            denoise, PROCESS, PROCESS.prior((3, 4, 4), rng, torch.device("cpu")), TIMES, find_sampler("euler").sampler, rng
+        )
+        assert isinstance(out, Tensor)
+        return out, net
+
+    together, whole = drawn([0, 1, 2])
+    alone = [drawn([i]) for i in range(3)]
+    assert whole.computed == sum(one.computed for _, one in alone) < whole.asked
+    for i, (picture, _) in enumerate(alone):
+        torch.testing.assert_close(together[i : i + 1], picture, rtol=1e-6, atol=1e-6)
+
+
 def test_what_changes_begins_anew() -> None:
     network = build("transformer")
     net, cond = denoiser(network), condition(3)
@@ -315,7 +344,7 @@ def test_what_changes_begins_anew() -> None:
     assert agrees(torch.tensor([0.95, 0.6, 0.5]), cond) == [True, False, False], "the first goes up again"
     other = cond | {"vector": cond["vector"] + torch.tensor([0.0, 1.0, 0.0])[:, None]}
     assert agrees(torch.tensor([0.5, 0.5, 0.4]), other) == [False, True, False], "the second is told something else"
-    assert agrees(torch.tensor([0.3, 0.3]), {k: v[:2] for k, v in cond.items()}) == [True, True], "other rows"
+    assert agrees(torch.tensor([0.3, 0.3]), {k: v[:2] for k, v in cond.items()}) == [False, True], "fewer rows; the second's words"
     few = {k: v[:2] for k, v in cond.items()}
     assert agrees(torch.tensor([0.1, 0.1]), few) == [False, False]
     assert agrees(torch.tensor([0.08, 0.08]), few) == [False, False]

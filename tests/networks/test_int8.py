@@ -1,5 +1,6 @@
 """Layers in whole numbers of eight bits, beside numpy's exact integers."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,15 @@ def test_a_sample_is_the_same_in_any_company() -> None:
         x[1:] *= 100
         with torch.no_grad():
             assert torch.equal(layer(x.bfloat16())[:1], layer(x[:1].bfloat16()))
+
+
+def test_a_copy_answers_as_it_does() -> None:
+    """oneDNN's weights have no storage that could be copied."""
+    torch.manual_seed(0)
+    for layer, x in ((nn.Linear(64, 48), torch.randn(3, 64)), (nn.Conv2d(64, 48, 3), torch.randn(3, 64, 8, 8))):
+        ours = Int8Linear(layer) if isinstance(layer, nn.Linear) else Int8Conv2d(layer)
+        with torch.no_grad():
+            assert torch.equal(copy.deepcopy(nn.Sequential(ours))(x), ours(x))
 
 
 def test_what_is_nothing_or_no_number_stays_so_in_its_sample_alone() -> None:

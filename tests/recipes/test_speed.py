@@ -189,14 +189,18 @@ def test_a_lora_has_errors_of_its_own() -> None:
     order = Order(Way(replace(model.config.sampling, steps=8)))
     network = model.denoiser.network
     name, layer = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear))
-    change = LowRank(torch.ones(1, layer.in_features), torch.ones(layer.out_features, 1), 0.1)
-    adapter, adapted = Adapter([(Place(name, 0, layer.out_features), change)]), Adapted.of(network)
+    factors, adapted = (torch.ones(1, layer.in_features), torch.ones(2, 1)), Adapted.of(network)
+    adapter, twice, below = (
+        Adapter([(Place(name, start, 2), LowRank(*factors, scale))]) for start, scale in ((0, 0.1), (0, 0.2), (2, 0.1))
+    )
     for adapters, measured in (
         ({}, 1),
         ({"one": (adapter, 1.0)}, 2),
         ({"one": (adapter, 0.5)}, 3),
         ({"other": (adapter, 1.0)}, 3),
-        ({}, 3),
+        ({"one": (twice, 1.0)}, 4),
+        ({"one": (below, 1.0)}, 5),
+        ({}, 5),
     ):
         adapted.set(adapters)
         fitted(model, unopened, order, OWN, None, 0.5, 1, said.append)
@@ -223,7 +227,8 @@ def test_a_learnt_word_has_errors_of_its_own(tmp_path: Path) -> None:
     pytest.importorskip("diffusers", reason="it saves the checkpoint")
     import checkpoints.foreign_pipelines as tiny
 
-    folder, said, measured = tiny.save(tiny.stable_diffusion(tmp_path / "parts"), tmp_path / "model"), list[str](), []
+    pipeline = tiny.stable_diffusion(tmp_path / "parts")
+    folder, said, measured = tiny.save(pipeline, tmp_path / "model"), list[str](), []
     for seed, asked in ((None, "a"), (None, "b"), (0, "a"), (1, "a"), (0, "b")):  # of usual prompts, whatever is asked
         model = unnoise.load(folder)
         if seed is not None:
@@ -235,6 +240,12 @@ def test_a_learnt_word_has_errors_of_its_own(tmp_path: Path) -> None:
         fitted(model, unopened, order, OWN, None, 0.9, 1, said.append)
         measured.append(len(said))
     assert measured == [1, 1, 2, 3, 3]
+    with torch.no_grad():
+        next(p for p in pipeline.text_encoder.parameters() if p.ndim == 2).mul_(1.5)
+    other = unnoise.load(tiny.save(pipeline, tmp_path / "other"))
+    assert other.hash() == model.hash()
+    fitted(other, unopened, order, OWN, None, 0.9, 1, said.append)
+    assert len(said) == 4, "another text encoder, too"
 
 
 def test_time_enough_needs_no_measuring(model: DiffusionModel) -> None:

@@ -24,7 +24,6 @@ from unnoise.checkpoints.foreign.adapters import (
     weights_in,
 )
 from unnoise.checkpoints.foreign.hub import at_hand
-from unnoise.checkpoints.foreign.lora import Weight
 from unnoise.checkpoints.foreign.memory import numbers_at
 from unnoise.control.adapters import Attachment
 from unnoise.control.guidance import Interval
@@ -108,10 +107,10 @@ def read_faces(file: Path) -> Tensor:
     return torch.from_numpy(np.atleast_2d(seen).astype(np.float32))
 
 
-def loras_of(prompts: Sequence[str]) -> dict[str | Path, Weight]:
+def loras_of(prompts: Sequence[str]) -> list[Path]:
     """The LoRAs that files of --picture-prompt have beside them, as FaceID's do."""
     files = dict.fromkeys(Path(parse_adapter("--picture-prompt", p).where) for p in prompts)
-    return {file: 1.0 for file in files if brings_low_rank(at_hand(file, ()))}
+    return [file for file in files if brings_low_rank(at_hand(file, ()))]
 
 
 def _encoder(where: Path, given: str | None) -> str | None:

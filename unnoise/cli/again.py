@@ -49,7 +49,7 @@ def command(meta: Mapping[str, Any]) -> str:
     else:
         words += ["--sample-seeds", *(str(s) for s in seeds)]
     for key in _ONE:
-        if meta.get(key) is not None:
+        if meta.get(key) is not None and (key != "strength" or _begun(meta)):
             words += [option(key), str(meta[key])]
     for key in _SEVERAL:
         if meta.get(key):
@@ -79,15 +79,20 @@ def files(meta: Mapping[str, Any]) -> list[str]:
 
 def unsaid(meta: Mapping[str, Any]) -> list[str]:
     """What decided the sample and was given in Python, so that no option of the command can say it."""
-    begun = _paths(meta, "start") or _paths(meta, "fill")
+    begun, filled = "the data that it began with (--start)", "what it filled in, and where (--fill, --mask)"
     seen = any(_paths(meta, key) for key in ("fill", "change", "follow"))
     caching = meta.get("caching") and not (meta.get("cache") or meta.get("cache_within"))
     return [
-        *(["the data that it began with (--start)"] if meta.get("strength") and not begun else []),
+        *([filled if meta.get("filled") else begun] if meta.get("strength") and not _begun(meta) else []),
         *([f"what it was given: {', '.join(meta['given'])}"] if meta.get("given") and not seen else []),
         *(["what was attached"] if meta.get("attached") and not (meta.get("control") or meta.get("picture_prompt")) else []),
         *([f"caching by {meta['caching']}"] if caching else []),
     ]
+
+
+def _begun(meta: Mapping[str, Any]) -> list[str]:
+    """The pictures that it began with, or filled in."""
+    return _paths(meta, "start") or _paths(meta, "fill")
 
 
 def missing(paths: Sequence[str]) -> list[str]:

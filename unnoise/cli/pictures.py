@@ -11,19 +11,33 @@ from unnoise.modalities.image.codec import Pixels
 from unnoise.modalities.image.decode import Target, Unreadable, decode, inspect
 from unnoise.modalities.image.latents import Latents
 
-WHITE = (255, 255, 255)
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 
-def read_pictures(paths: Sequence[Path], codec: Codec, n: int, channels: int | None = None) -> np.ndarray:
-    """uint8 (n, H, W, C) of the codec's size, cropped about the centre; one picture stands for all n. channels: the codec's own,
-    unless given. Raises InputError for files that cannot be read, and for another number of them.
+def read_masks(paths: Sequence[Path], codec: Codec, n: int) -> np.ndarray:
+    """bool (n, H, W), True where a picture is white: what cannot be seen of it is not. As `read_pictures`."""
+    return read_pictures(paths, codec, n, 1, BLACK)[..., 0] > 127
+
+
+def read_pictures(
+    paths: Sequence[Path],
+    codec: Codec,
+    n: int,
+    channels: int | None = None,
+    background: tuple[int, int, int] = WHITE,
+    whole: bool = False,
+) -> np.ndarray:
+    """uint8 (n, H, W, C) of the codec's size; one picture stands for all n. Cropped about the centre, or stretched, `whole`.
+
+    channels: the codec's own, unless given. background: what is seen through a picture. Raises InputError for files that cannot be
+    read, and for another number of them.
     """
     if not isinstance(codec, Pixels | Latents):
         raise InputError(f"{paths[0]}: a picture, and this model makes none")
     if len(paths) not in (1, n):
         raise InputError(f"{len(paths)} pictures for {n} samples: give one for all, or one each")
     config = codec.config
-    target = Target(config.height, config.width, channels or config.channels, WHITE, pad=False)
+    target = Target(config.height, config.width, channels or config.channels, background, pad=False, stretch=whole)
     return np.concatenate([_read(path, target)[None] for path in paths] * (n if len(paths) == 1 else 1))
 
 

@@ -14,7 +14,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from unnoise.checkpoints.foreign.lora import parse_loras
+from unnoise.checkpoints.foreign.lora import one_name, parse_loras
 from unnoise.checkpoints.foreign.memory import Wanted
 from unnoise.checkpoints.foreign.textual_inversion import textual_inversion
 from unnoise.checkpoints.shipped import FOLDER, shipped, suited
@@ -22,7 +22,7 @@ from unnoise.cli.adapters import loras_of, numbers_of, read_adapters
 from unnoise.cli.again import own, told
 from unnoise.cli.arrange import arrange, arranges, check_arrange
 from unnoise.cli.budget import check_beside, fit
-from unnoise.cli.pictures import read_pictures, sides
+from unnoise.cli.pictures import read_masks, read_pictures, sides
 from unnoise.cli.terminal import free_folder, parse, refuse_existing
 from unnoise.control.budget import Precision, Way, parse_seconds
 from unnoise.control.filling import Fill
@@ -336,7 +336,9 @@ def _total(args: Sample) -> int:
 
 def _opened(args: Sample, bf16: bool) -> DiffusionModel:
     """The model with what is merged into its weights, and what is beside it."""
-    loras = {**loras_of(args.picture_prompt), **parse_loras(args.lora)}
+    loras = parse_loras(args.lora)
+    said = {one_name(file) for file in loras}
+    loras |= {file: 1.0 for file in loras_of(args.picture_prompt) if one_name(file) not in said}
     device, wanted = _device(args), _wanted(args, numbers_of(args.control, args.picture_prompt, args.picture_encoder, bf16))
     model = load(args.model, torch.bfloat16 if bf16 else None, args.variant, args.beside, wanted, args.packed)
     for file in args.embedding:
@@ -421,7 +423,7 @@ def _kept(args: Sample, model: DiffusionModel, n: int) -> Fill | None:
 def _masked(args: Sample, model: DiffusionModel, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Pictures to fill in, and where."""
     codec = _sized(args, model)
-    masks = read_pictures(args.mask, codec, n, channels=1)[..., 0] > 127
+    masks = read_masks(args.mask, codec, n)
     if nothing := [path for path, mask in zip(args.mask * n, masks) if not mask.any()]:
         raise InputError(f"{nothing[0]}: nothing of this mask is white, so nothing would be drawn anew")
     return read_pictures(args.fill, codec, n), masks
@@ -436,9 +438,14 @@ def _filled(args: Sample, model: DiffusionModel, n: int) -> Cond | None:
         raise InputError(f"{' and '.join(several)}: a model does one of them")
     if args.change:
         changing, codec = editing(model), _sized(args, model)
-        if isinstance(changing, InContext):
-            codec = resized(codec, *changing.seen_at(model.codec, *sides(args.change[0])))
-        return changing.of(codec, read_pictures(args.change, codec, n))
+        if not isinstance(changing, InContext):
+            return changing.of(codec, read_pictures(args.change, codec, n))
+        seen = {changing.seen_at(model.codec, *sides(path)): path for path in args.change}
+        if len(seen) > 1:
+            shapes = ", ".join(f"{path} at {h} x {w}" for (h, w), path in seen.items())
+            raise InputError(f"--change: pictures of several shapes ({shapes}, height x width): one run takes one shape")
+        codec = resized(codec, *next(iter(seen)))
+        return changing.of(codec, read_pictures(args.change, codec, n, whole=True))
     if args.follow:
         following, codec = controlled(model), _sized(args, model)
         return following.of(codec, read_pictures(args.follow, codec, n))

@@ -60,6 +60,13 @@ def beside(
     elif pictured := within(conditioner, WithPicture):
         if not told:
             pictured.alone()
+        elif set(told) != {pictured.entry}:
+            said = ", ".join(map(repr, sorted(told)))
+            raise InputError(f"given {said}: this model is told {pictured.entry!r} beside its prompt, as `of` makes it")
+        elif (x := told[pictured.entry]).ndim != 4 or not (isinstance(shape, tuple) and pictured.fits(x.shape[1], shape[0])):
+            raise InputError(
+                f"given a {pictured.entry} {tuple(x.shape)} beside states {shape}: another model's; `of` makes this one's"
+            )
     elif told:
         raise InputError("this model goes on from no other model: it is told a prompt alone")
     if "picture" in told and tuple(told["picture"].shape[2:]) != tuple(shape)[1:]:

@@ -16,6 +16,7 @@ Networks are untouched: what is added hangs on their layers as hooks, state dict
 its own parameters: it can be trained by itself.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, group_norm, layer_norm, linear
 
 from unnoise.core.errors import InputError
+from unnoise.core.hashing import tensors_hash
 from unnoise.networks.layers import RMSNorm, rms_normalise, wide
 from unnoise.networks.packed import PackedLinear, weight_of
 
@@ -186,6 +188,13 @@ class Adapter(nn.Module):
     def items(self) -> list[tuple[Place, Change]]:
         return [(p, c) for p, c in zip(self.places, self.changes) if isinstance(c, Change)]
 
+    def hash(self) -> str:
+        """Of its tensors, of what they are multiplied by, and of where they act; 16 hexadecimal digits."""
+        scales = [(name, m.scale) for name, m in self.named_modules() if isinstance(m, LowRank | Hadamard | Kronecker)]
+        kinds = [(name, type(m).__name__, getattr(m, "by_input", False)) for name, m in self.named_modules()]
+        told = repr((tensors_hash(self.state_dict()), self.places, scales, kinds))
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
 
 Term = tuple[float, Place, Change]
 
@@ -247,13 +256,14 @@ class Adapted:
             hook.handle.remove()
         self._hung, self.adapters = {}, dict(adapters)
         for adapter, weight in adapters.values():
-            for place, change in adapter.items() if weight else ():
+            for place, change in adapter.items():
                 layer = self.network.get_submodule(place.layer)
                 assert isinstance(layer, Layer)
                 change.to("cpu" if isinstance(layer, PackedLinear) else layer.weight.device)
                 if layer not in self._hung:
                     self._hung[layer] = Hung(self, layer)
-                self._hung[layer].terms.append((1.0 if isinstance(change, Replaced) else weight, place, change))
+                if weight:
+                    self._hung[layer].terms.append((1.0 if isinstance(change, Replaced) else weight, place, change))
         if merged:
             self.merge()
 
@@ -262,11 +272,17 @@ class Adapted:
         InputError for weights that are kept packed."""
         self._merge(keep=True)
 
+    def check_merge(self) -> None:
+        """The InputError of `merge`."""
+        if any(isinstance(layer, PackedLinear) and hook.terms for layer, hook in self._hung.items()):
+            raise InputError(_UNMERGEABLE)
+
     @torch.no_grad()
     def _merge(self, keep: bool) -> None:
-        if any(isinstance(layer, PackedLinear) for layer in self._hung):
-            raise InputError(_UNMERGEABLE)
+        self.check_merge()
         for layer, hook in self._hung.items() if not self.merged else ():
+            if not hook.terms:
+                continue
             weight, bias = layer.weight, None if isinstance(layer, RMSNorm) else layer.bias
             if keep:
                 self._kept[layer] = weight, bias

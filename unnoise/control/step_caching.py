@@ -26,7 +26,7 @@ bound, and errors of several calls may add up in the picture.
 
 Every sample decides for itself, so that it comes out the same alone and in any batch. It begins anew when time goes up again beyond
 that of the last two calls (restarts, a second walk; not the little that churn goes up within a step), when it is told other words,
-and when the batch has another number of rows or size of picture.
+and when pictures have another size. Where rows come or go, as guidance begins or ends, the first ones are those that stay.
 """
 
 from abc import ABC, abstractmethod
@@ -35,6 +35,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from unnoise.core.denoisers import Denoiser, NetworkDenoiser
 from unnoise.core.errors import InputError
@@ -55,7 +56,7 @@ class Memory:
 
     levels: (m + 1, B), nan where there is none. kept: G at these levels, up to m + 1 of (B, ...). newest: (B,) the time of the
     newest; last: (2, B) those of the last two calls. skipped: (B,) calls since the last computation;
-    constants: (LOOK_BACK, B) the last C, nan where there is none. told: the condition. shape: of the network's input.
+    constants: (LOOK_BACK, B) the last C, nan where there is none. told: the condition. shape: of a sample in the network's input.
     """
 
     shape: torch.Size
@@ -73,6 +74,19 @@ class Memory:
         nothing, zero = torch.full_like(t, torch.nan, dtype=torch.float64), torch.zeros_like(t, dtype=torch.int64)
         levels, constants = nothing.repeat(order + 1, 1), nothing.repeat(LOOK_BACK, 1)
         return Memory(shape, levels, nothing, nothing.repeat(2, 1), zero, constants, told, entries)
+
+    def of_rows(self, n: int) -> None:
+        """For n samples: the first ones stay, those that come after remember nothing."""
+        more, told = max(0, n - len(self.newest)), self.told
+
+        def fitted(x: Tensor, dim: int, nothing: float) -> Tensor:
+            x = x.narrow(dim, 0, min(n, x.shape[dim]))
+            shape = [more if i == dim else size for i, size in enumerate(x.shape)]
+            return torch.cat([x, x.new_full(shape, nothing)], dim) if more else x
+
+        self.levels, self.constants, self.last = (fitted(x, 1, torch.nan) for x in (self.levels, self.constants, self.last))
+        self.newest, self.skipped = fitted(self.newest, 0, torch.nan), fitted(self.skipped, 0, 0)
+        self.kept, self.told = [fitted(k, 0, 0) for k in self.kept], {k: fitted(v, 0, 0) for k, v in told.items()}
 
     def forget(self, rows: Tensor) -> None:
         """rows: (B,) bool."""
@@ -246,15 +260,20 @@ class CachedDenoiser(Denoiser):
     def _memory(self, x: Tensor, t: Tensor, cond: Cond) -> Memory:
         """What is remembered of these samples, those forgotten that begin anew."""
         memory = self.memory
-        said, entries = {k: v for k, v in cond.items() if k in SAID}, frozenset(cond)
-        if memory is None or x.shape != memory.shape or entries != memory.entries or not _alike(said, memory.told):
-            memory = self.memory = Memory.empty(self.how.order, x.shape, t, said, entries)
+        said = {k: v for k, v in cond.items() if k in SAID}
+        if "tokens" in said and "mask" not in said:  # which only words of several lengths need
+            said["mask"] = said["tokens"].new_ones(said["tokens"].shape[:2], dtype=torch.bool)
+        entries = frozenset([*cond, *said])
+        if memory is None or x.shape[1:] != memory.shape or entries != memory.entries:
+            memory = self.memory = Memory.empty(self.how.order, x.shape[1:], t, said, entries)
+        if len(x) != len(memory.newest):
+            memory.of_rows(len(x))
         anew = (t > memory.last).all(0)
         for k, v in said.items():
-            anew = anew | (v != memory.told[k]).flatten(1).any(1)
+            anew = anew | _differ(v, memory.told[k])
         if bool(anew.any()):
             memory.forget(anew)
-            memory.told = said
+        memory.told = said
         memory.last = torch.stack([t.to(memory.last.dtype), memory.last[0]])
         return memory
 
@@ -270,5 +289,9 @@ def _above(entered: Entered, kept: Tensor) -> Tensor:
     return kept if entered.base is None else entered.base + kept
 
 
-def _alike(said: Cond, told: Cond) -> bool:
-    return {k: v.shape for k, v in said.items()} == {k: v.shape for k, v in told.items()}
+def _differ(a: Tensor, b: Tensor) -> Tensor:
+    """(B,) bool, of what samples are told: (B, L, ...) each, which may have been padded with zeros to the longest of other rows."""
+    if a.ndim > 1 and a.shape[1] != b.shape[1]:
+        longest = max(a.shape[1], b.shape[1])
+        a, b = (pad(x, (*[0, 0] * (x.ndim - 2), 0, longest - x.shape[1])) for x in (a, b))
+    return (a != b).flatten(1).any(1)

@@ -64,7 +64,7 @@ def _weighed(q: Tensor, k: Tensor, v: Tensor, weights: Callable[[Tensor], Tensor
 
 
 COLUMNS, FULL = 16, 64
-"""Columns of a product that are computed at once, and that it is made for: 48 take less time than 40, 96 than 80, 80 more than 64."""
+"""Columns that a product computes at once, and that it is made for: 48 take less time than 40, 96 than 80, 80 more than 64."""
 LOG2_E = math.log2(math.e)
 BLOCK = 2**20
 """Scores of a block: 2 MB."""

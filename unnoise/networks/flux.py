@@ -103,14 +103,16 @@ class Flux(FluxStem):
     def deep(self, entered: Entered) -> Tensor:
         h, words, mask, c, rows, columns, _, cond = entered
         places, pictures = where(words.shape[1], rows, columns, h.device), pictures_by_layer(cond, h.dtype)
-        own, behind = slice(0, h.shape[1]), slice(words.shape[1], words.shape[1] + h.shape[1])
-        if "context" in cond:
-            seen, rows, columns = self.patched(cond["context"], {})
-            places = torch.cat([places, where(0, rows, columns, h.device, picture=1)])
-            h, mask = torch.cat([h, seen], 1), None if mask is None else pad(mask, (0, seen.shape[1]), value=True)
+        drawn, said, seen = h.shape[1], words.shape[1], 0
+        if "context" in cond:  # between the words and what is drawn
+            picture, rows, columns = self.patched(cond["context"], {})
+            seen, h = picture.shape[1], torch.cat([picture, h], 1)
+            places = torch.cat([places[:said], where(0, rows, columns, h.device, picture=1), places[said:]])
+            mask = None if mask is None else torch.cat([pad(mask[:, :said], (0, seen), value=True), mask[:, said:]], 1)
+        own, behind = slice(seen, seen + drawn), slice(said + seen, said + seen + drawn)
         rotary = rotary_axes(places, self.config.axes)
         for i, block in enumerate(self.blocks):
-            h, words = run(block, self.checkpointing, h, words, c, mask, pictures.get(i, ()), rotary)
+            h, words = run(block, self.checkpointing, h, words, c, mask, pictures.get(i, ()), rotary, seen)
             h = _steered(h, cond, "block", i, own)
         z = torch.cat([words, h], 1)
         for i, block in enumerate(self.singles):

@@ -14,6 +14,7 @@ On an EPYC with VNNI products take half of bfloat16's time, scales and rounding 
 """
 
 from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
 import torch
@@ -68,6 +69,9 @@ class Int8Linear(nn.Module):
         self.zero = torch.zeros(len(q), dtype=torch.int32)
         self.bias = None if layer.bias is None else layer.bias.detach()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Int8Linear":
+        return copy(self)  # with the same weights, which nothing changes
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, ..., in) -> (B, ..., out)"""
         q, scales = quantised(x.contiguous())
@@ -87,6 +91,9 @@ class Int8Conv2d(nn.Module):
         self.weights = torch.ops.onednn.qconv_prepack(q, self.scale, 1.0, 128, *self.how, None)
         self.zero = torch.zeros(len(q), dtype=torch.int32)
         self.bias = None if layer.bias is None else layer.bias.detach()[:, None, None]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Int8Conv2d":
+        return copy(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W'), channels last"""

@@ -102,20 +102,20 @@ class JointBlock(SelfAttending):
 
     def forward(
         self, x: Tensor, words: Tensor, c: Tensor, mask: Tensor | None, pictures: Sequence[Shown] = (),
-        rotary: tuple[Tensor, Tensor] | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None, seen: int = 0,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """x (B, N, width), words (B, L, width), c (B, width), mask (B, L + N) or None, pictures: what prompts show it,
-        rotary of L + N tokens -> x and words."""
+        rotary of L + N tokens, seen: how many of x are not drawn, but looked at: the first -> x and words."""
         plain_words, rest_w = self.words.before(words, c)
         plain_x, rest_x = self.picture.before(x, c)
         of_words, of_x = self.words.project.normed(*plain_words), self.picture.project.normed(*plain_x)
         q, k, v = (torch.cat(both, 2) for both in zip(of_words, of_x))
         if rotary is not None:
             q, k = rotate_neighbours(q, *rotary), rotate_neighbours(k, *rotary)
-        q_words, q_x = q.split([words.shape[1], x.shape[1]], 2)
-        a, b = attend(q_words, k, v, mask), self.attend(q_x, k, v, mask)
-        x = self.picture.after(x, sum(found_among(*plain_x, pictures), b), rest_x)
-        return sum((seen.transpose(1, 2).flatten(2) for seen in found(of_x[0], pictures)), x), self.words.after(words, a, rest_w)
+        said, own = q.split([words.shape[1] + seen, x.shape[1] - seen], 2)
+        a, b = attend(said, k, v, mask).split([words.shape[1], seen], 2), self.attend(own, k, v, mask)
+        x = self.picture.after(x, sum(found_among(*plain_x, pictures), torch.cat([a[1], b], 2) if seen else b), rest_x)
+        return sum((seen.transpose(1, 2).flatten(2) for seen in found(of_x[0], pictures)), x), self.words.after(words, a[0], rest_w)
 
 
 class LastJointBlock(SelfAttending):

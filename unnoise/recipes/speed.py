@@ -27,7 +27,6 @@ from unnoise.core.cache import cache_folder
 from unnoise.core.codec import ToldGuidance, within
 from unnoise.core.errors import InputError
 from unnoise.core.files import atomically
-from unnoise.core.hashing import tensors_hash
 from unnoise.core.processes import Gaussian
 from unnoise.core.random import Streams, derive
 from unnoise.core.state import State, tree_map
@@ -122,6 +121,8 @@ def fitted(
     """
     if not isinstance(model.config.process, Gaussian):
         raise InputError("--budget and --error are for models that take noise off, as those of pictures are; give --steps here")
+    if len(model.attachments):
+        raise InputError("--budget and --error measure models alone: leave the adapters out (--control, --picture-prompt)")
     if within(model.conditioner, WithPicture) is not None:
         raise InputError("--budget and --error measure models that are told words alone; say --steps, --sampler, --bf16 here")
     if trials < 1:
@@ -214,17 +215,16 @@ def _seeds(trials: int) -> list[int]:
 
 def _file(model: DiffusionModel, order: Order, trials: int) -> Path:
     """Where the errors of this model, drawn like this, are kept."""
-    taught = [sorted(encoder.taught.items()) for encoder in encoders_of(model.conditioner).values()]
+    words = [(encoder.opened.hash, sorted(encoder.taught.items())) for encoder in encoders_of(model.conditioner).values()]
     prompts = _prompts(model, order, trials)
-    what = (model.hash(), _loras(model), taught, model.config.process, order.usual, order.side, prompts, order.negative, trials)
+    what = (model.hash(), _loras(model), words, model.config.process, order.usual, order.side, prompts, order.negative, trials)
     return cache_folder() / f"errors-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.json"
 
 
-def _loras(model: DiffusionModel) -> list[tuple[float, str]]:
-    """Weight and hash of what lies beside the weights of network and text encoders, which the model's own hash does not see."""
+def _loras(model: DiffusionModel) -> list[tuple[int, float, str]]:
+    """Network, weight and hash of what lies beside the weights of network and text encoders: the model's hash does not see it."""
     networks = [model.denoiser.network, *(encoder.opened.network for encoder in encoders_of(model.conditioner).values())]
-    adapters = [told for network in networks for told in Adapted.of(network).adapters.values()]
-    return [(weight, tensors_hash(adapter.state_dict())) for adapter, weight in adapters]
+    return [(i, weight, adapter.hash()) for i, n in enumerate(networks) for adapter, weight in Adapted.of(n).adapters.values()]
 
 
 def _read(file: Path) -> dict[str, tuple[float, ...]]:

@@ -18,6 +18,7 @@ from unnoise.checkpoints.foreign.control_configs import controlnet_of_diffusers
 from unnoise.checkpoints.foreign.control_on_base import lacks_base, on_base
 from unnoise.checkpoints.foreign.folder import PICKLED, read_config, read_part
 from unnoise.checkpoints.foreign.hub import CONFIG, at_hand, fetch_first, fetch_part, is_hub_name
+from unnoise.checkpoints.foreign.lora import one_name
 from unnoise.checkpoints.foreign.lora_names import has_low_rank
 from unnoise.checkpoints.foreign.original_configs import controlnet as original_controlnet
 from unnoise.checkpoints.foreign.original_configs import part
@@ -188,9 +189,7 @@ def face_prompt(
         seen, nothing = with_faces(embeddings, tokens), with_faces(nothing[:1], none)
     elif pictures:
         raise InputError(f"{file}: is told embeddings alone; pictures are for FaceID plus")
-    return PicturePrompt(
-        Path(file).stem, network, seen, nothing, scale, interval, str(Path(file)) if brings_low_rank(where) else ""
-    )
+    return PicturePrompt(Path(file).stem, network, seen, nothing, scale, interval, one_name(file) if brings_low_rank(where) else "")
 
 
 def brings_low_rank(file: Path) -> bool:

@@ -51,7 +51,7 @@ def read_diffusers(folder: Path, variant: str | None = None, without: Collection
     """
     index = read_index(folder / INDEX)
     names = [name for name in PARTS if named(index, name)]
-    having = [name for name in names if variant and _has(folder / name, variant)]
+    having = [name for name in names if variant and has_variant(folder / name, variant)]
     parts = {
         name: _empty(folder / name) if name in without
         else read_part(folder / name, variant if name in having or not having else None)
@@ -129,7 +129,8 @@ def _whole(variant: str | None) -> str:
     return f"model.{variant}.safetensors" if variant else "model.safetensors"
 
 
-def _has(folder: Path, variant: str) -> bool:
+def has_variant(folder: Path, variant: str) -> bool:
+    """Whether a part's folder holds such weights."""
     if not folder.is_dir():
         return False
     return variant in _lists(folder) or any(p.variant == variant for f in folder.iterdir() if (p := read_name(f.name)))

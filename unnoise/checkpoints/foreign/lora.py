@@ -59,7 +59,9 @@ class AdaptedModel:
     parts: tuple[Adapted, ...]
 
     def merge(self) -> None:
-        """See `Adapted.merge`."""
+        """See `Adapted.merge`. After an InputError nothing is merged."""
+        for part in self.parts:
+            part.check_merge()
         for part in self.parts:
             part.merge()
 
@@ -81,17 +83,21 @@ def low_rank(model: Model, files: Mapping[str | Path, Weight]) -> AdaptedModel:
     network, encoders = network_of(model.denoiser), encoders_of(model.conditioner)
     ours: dict[str, tuple[Adapter, float]] = {}
     theirs: dict[Frozen, dict[str, tuple[Adapter, float]]] = {e: {} for e in encoders.values()}
+    named: set[str] = set()
     for path, weight in files.items():
         of_network, of_words = weight if isinstance(weight, tuple) else (weight, weight)
         if not (math.isfinite(of_network) and math.isfinite(of_words)):
             raise InputError(f"{path}: weight {weight}; a number is wanted, 1 is the LoRA as it was trained")
+        if (name := one_name(path)) in named:
+            raise InputError(f"{path}: given twice; give it once, with the weight it is to have")
+        named.add(name)
         file = LoraFile.read(Path(path))
         if unknown := [word for word in file.words if not any(word in e.taught for e in encoders.values())]:
             told = f"{path}: its learnt words ({', '.join(unknown)}) are left aside; give it as an --embedding too"
             warnings.warn(told, stacklevel=2)
         for belongs, groups in file.parts.items():
             if belongs == NETWORK:
-                ours[str(path)] = (
+                ours[name] = (
                     _adapter(file, network, groups, names_of_network(network), f"this model, {called(network)},"),
                     of_network,
                 )
@@ -101,7 +107,7 @@ def low_rank(model: Model, files: Mapping[str | Path, Weight]) -> AdaptedModel:
                         f"{path}: changes {belongs}, which this model has not; a weight of 0 for the words leaves it out"
                     )
                 coder = e.opened.network
-                theirs[e][str(path)] = _adapter(file, coder, groups, names_of_encoder(coder), f"this model's {belongs}"), of_words
+                theirs[e][name] = _adapter(file, coder, groups, names_of_encoder(coder), f"this model's {belongs}"), of_words
     adapted = [Adapted.of(network)]
     adapted[0].set(ours)
     for encoder, adapters in theirs.items():
@@ -109,6 +115,11 @@ def low_rank(model: Model, files: Mapping[str | Path, Weight]) -> AdaptedModel:
             adapted.append(Adapted.of(encoder.apart().network))
             adapted[-1].set(adapters)
     return AdaptedModel(tuple(adapted))
+
+
+def one_name(path: str | Path) -> str:
+    """The same for a file or folder however its path is spelt; a name on the hub as it is."""
+    return str(Path(path).resolve()) if Path(path).exists() else str(path)
 
 
 def network_of(denoiser: Denoiser) -> nn.Module:
@@ -240,9 +251,9 @@ def parse_loras(texts: Iterable[str]) -> dict[str | Path, Weight]:
     out: dict[str | Path, Weight] = {}
     for text in texts:
         file, weight = parse_lora(text)
-        if file in out:
+        if before := [w for other, w in out.items() if one_name(other) == one_name(file)]:
             raise InputError(
-                f"{file}: given twice, with weights {out[file]} and {weight}; give it once, with the weight it is to have"
+                f"{file}: given twice, with weights {before[0]} and {weight}; give it once, with the weight it is to have"
             )
         out[file] = weight
     return out

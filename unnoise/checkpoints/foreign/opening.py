@@ -15,6 +15,7 @@ from unnoise.checkpoints.foreign.folder import (
     PARTS,
     TOKENIZERS,
     config_of,
+    has_variant,
     is_diffusers,
     read_config,
     read_diffusers,
@@ -54,7 +55,7 @@ def open_foreign(source: str | Path, variant: str | None = None, beside: Sequenc
     if not from_hub and not is_diffusers(path):
         _refuse_alone(path)
         return None
-    others = [_alone(Path(b)) for b in beside]
+    others = [_alone(Path(b), variant) for b in beside]
     names = [name for other in others for name in other.names]
     if len(names) != len({*names}):
         raise InputError(f"{' and '.join(o.where for o in others)}: two of them for one place; give one")
@@ -90,11 +91,16 @@ class _Alone(NamedTuple):
     says: Says = Says()
 
 
-def _alone(path: Path) -> _Alone:
-    """InputError for what is no network that may take another's place."""
+def _of_variant(folder: Path, variant: str | None) -> Part:
+    """Its plain weights where it has none of the variant."""
+    return read_part(folder, variant if variant and has_variant(folder, variant) else None)
+
+
+def _alone(path: Path, variant: str | None) -> _Alone:
+    """variant: of a folder that has it. InputError for what is no network that may take another's place."""
     path = _here(path)
     if path.is_dir():
-        part = read_part(path)
+        part = _of_variant(path, variant)
         return _Alone(_places(part.kind, str(path)), part, str(path))
     store = _store(path)
     tensors, said = as_they_are(store), says(store)
@@ -159,8 +165,11 @@ def _whole(file: Path, beside: Sequence[Path], variant: str | None) -> Foreign:
     """A single file with what lies beside it. Folders of parts fill in what no file holds; a network alone takes the place of the
     file's own, so an autoencoder that lies beside is the one that is used. InputError for what is of no use."""
     beside = [_here(p) for p in beside]
-    if not any(p.is_dir() for p in beside):
+    folders = [p for p in beside if p.is_dir()]
+    if not folders:
         _refuse_variant(variant, str(file))
+    elif variant and not any(has_variant(place, variant) for p in folders for place in (p, *(p / n for n in PARTS))):
+        raise InputError(f"{folders[0]}: no variant {variant!r} of any weights")
     foreign = open_single(file)
     instead = [p for p in beside if _is_instead(p, foreign)]
     if files := [open_single(p) for p in beside if p.is_file() and p not in instead]:
@@ -173,10 +182,10 @@ def _whole(file: Path, beside: Sequence[Path], variant: str | None) -> Foreign:
             raise InputError(
                 f"{folder}: holds nothing that {file.name} lacks: no tokenizer, and no such part in a folder of its name"
             )
-        parts |= {n: read_part(place, variant) for n, place in new.items()}
+        parts |= {n: _of_variant(place, variant) for n, place in new.items()}
         tokenizers = words | tokenizers
     foreign, scheduler = replace(foreign, parts=parts, tokenizers=tokenizers), foreign.scheduler
-    for other in map(_alone, instead):
+    for other in (_alone(p, variant) for p in instead):
         if _VAE in other.names and _VAE not in parts:
             if not other.part.config:
                 raise InputError(f"{other.where}: does not say how it is built, and {file.name} has none like it: {_BUILT}")

@@ -37,13 +37,17 @@ class Header:
 
 @dataclass(frozen=True)
 class Target:
-    """What every picture of a set becomes; `channels` 1 (grey), 3 (RGB) or 4 (RGBA, straight alpha)."""
+    """What every picture of a set becomes; `channels` 1 (grey), 3 (RGB) or 4 (RGBA, straight alpha).
+
+    Of another shape it is cropped about the centre, or else padded, or stretched.
+    """
 
     height: int
     width: int
     channels: int
     background: tuple[int, int, int]
     pad: bool
+    stretch: bool = False
 
 
 def colour(name: str) -> tuple[int, int, int]:
@@ -114,9 +118,11 @@ def flatten(im: Image.Image, target: Target) -> Image.Image:
 
 
 def fit(im: Image.Image, target: Target) -> np.ndarray:
-    """Resized with antialiasing (Lanczos) and cropped about the centre, or padded with the background (with nothing, for RGBA)."""
+    """Resized with antialiasing (Lanczos): whole, cropped about the centre, or padded with the background (RGBA: nothing)."""
     size = (target.width, target.height)
-    if target.pad:
+    if target.stretch:
+        im = im.resize(size, Image.Resampling.LANCZOS)
+    elif target.pad:
         grey = ImageColor.getcolor("rgb({},{},{})".format(*target.background), "L")
         fill = {1: grey, 3: target.background, 4: (0, 0, 0, 0)}[target.channels]
         im = ImageOps.pad(im, size, method=Image.Resampling.LANCZOS, color=fill)

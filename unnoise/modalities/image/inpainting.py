@@ -8,6 +8,7 @@ A pixel under the mask is middle grey, 0 in -1 ... 1.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import isqrt
 
 import numpy as np
 import torch
@@ -71,11 +72,17 @@ class Inpainting(WithPicture, ABC):
 
 
 class CodedMask(Inpainting):
+    def fits(self, channels: int, states: int) -> bool:
+        return channels == states + 1
+
     def beside(self, codes: Tensor, masks: Tensor) -> Tensor:
         return torch.cat([interpolate(masks, codes.shape[-2:], mode="nearest"), codes], 1)
 
 
 class WholeMask(Inpainting):
+    def fits(self, channels: int, states: int) -> bool:
+        return channels > states and isqrt(channels - states) ** 2 == channels - states
+
     def beside(self, codes: Tensor, masks: Tensor) -> Tensor:
         factor = masks.shape[-1] // codes.shape[-1]
         return torch.cat([codes, pixel_unshuffle(masks, factor)], 1)

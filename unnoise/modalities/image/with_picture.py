@@ -36,6 +36,10 @@ class WithPicture(Emphatic, ABC):
         """All: guidance leads to the prompt, not away from the picture."""
         return given
 
+    def fits(self, channels: int, states: int) -> bool:
+        """Whether the entry may have so many channels, beside those of the states."""
+        return channels == states
+
     @abstractmethod
     def alone(self) -> None:
         """The InputError for no picture, for a network that was never shown none."""

@@ -8,13 +8,14 @@ import copy
 import hashlib
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,31 +40,43 @@ _HEADS = (_UNUSED, "text_projection.")
 """Layers that only some of an encoder's classes have: they do not name it."""
 
 
+Stamp = tuple[tuple[str, int, int], ...]
+"""Files with the nanosecond of their last change and their size: another stamp, other contents."""
+
+
 @dataclass(frozen=True, eq=False)
 class Opened:
     """A frozen network with its tokenizer; shared by all who open the same source, however often they are copied.
 
-    hash: of its weights as they are held, 16 hexadecimal digits. shared: whether others may use it too.
+    hash: of its weights as they are held, 16 hexadecimal digits. stamp: of its files. shared: whether others may use it too.
     """
 
     network: Any
     tokenizer: Any
     hash: str
+    stamp: Stamp = ()
     shared: bool = True
 
     def apart(self) -> "Opened":
         """The same for one user alone, who may change it: modules of its own around the same weights, a tokenizer of its own."""
         weights = {id(w): w for w in (*self.network.parameters(), *self.network.buffers())}
-        return Opened(copy.deepcopy(self.network, weights), copy.deepcopy(self.tokenizer), self.hash, shared=False)
+        return Opened(copy.deepcopy(self.network, weights), copy.deepcopy(self.tokenizer), self.hash, self.stamp, shared=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Opened":
         return self
 
 
-Stamp = tuple[tuple[str, int, int], ...]
-"""Files with the nanosecond of their last change and their size: another stamp, other contents."""
-_LENT: dict[tuple[str, str, bool], tuple[Stamp, Opened]] = {}
+_LENT: WeakValueDictionary[tuple[str, str, bool], Opened] = WeakValueDictionary()
 """Encoders that have no folder of their own, by what `open_encoder` is asked for: of each the last that was lent."""
+_OPEN: WeakValueDictionary[tuple[str, str, bool, str, Stamp], Opened] = WeakValueDictionary()
+"""Those of folders and of the hub."""
+_RECENT: deque[Opened] = deque(maxlen=8)
+"""Kept while no model has them yet: see `let_go`."""
+
+
+def let_go() -> None:
+    """From now on encoders live as long as the models that read by them."""
+    _RECENT.clear()
 
 
 def lend(
@@ -95,9 +108,11 @@ def lend(
         return network, _tokenizer(source, tokenizer, ""), info["missing_keys"]
 
     stamp = (*_stamp(Path(source).parent, Path(tokenizer)), ("packed", 0, int(packed is not None)))
-    if key not in _LENT or _LENT[key][0] != stamp:
-        _LENT[key] = stamp, _opened(source, architecture, *_told(f"{source} (tokenizer: {tokenizer})", read))
-    return _LENT[key][1]
+    opened = _LENT.get(key)
+    if opened is None or opened.stamp != stamp:
+        opened = _LENT[key] = _opened(source, architecture, *_told(f"{source} (tokenizer: {tokenizer})", read), stamp)
+    _RECENT.append(opened)
+    return opened
 
 
 def _kept_packed(
@@ -121,7 +136,7 @@ def _stamp(*places: Path) -> Stamp:
 
 def model_type(source: str) -> str:
     """What transformers calls the architecture: "bert", "clip_text_model", "t5" ... InputError for a source that is none."""
-    for (name, *_), (_, opened) in _LENT.items():
+    for (name, *_), opened in list(_LENT.items()):
         if name == source:
             return str(opened.network.config.model_type)
     where, inside = _place(source)
@@ -137,15 +152,19 @@ def open_encoder(source: str, architecture: str, half: bool = False, variant: st
     Weights are read from safetensors alone, never from a pickle. Raises InputError for a source that is missing, lacks weights, or
     has them quantised.
     """
-    if (source, architecture, half) in _LENT:
-        return _LENT[source, architecture, half][1]
+    if (lent := _LENT.get((source, architecture, half))) is not None:
+        return lent
     where, inside = _place(source)
-    return _open(source, architecture, half, variant, _stamp(Path(where) / inside, Path(where) / _beside(inside)))
+    key = source, architecture, half, variant, _stamp(Path(where) / inside, Path(where) / _beside(inside))
+    opened = _OPEN.get(key)
+    if opened is None:
+        opened = _OPEN[key] = _open(*key)
+    _RECENT.append(opened)
+    return opened
 
 
-@lru_cache(maxsize=8)
 def _open(source: str, architecture: str, half: bool, asked: str, stamp: Stamp) -> Opened:
-    """stamp: only told apart by, as files may be replaced."""
+    """stamp: of files that may be replaced."""
     where, inside = _place(source)
     beside, folder, variant = _beside(inside), Path(where) / inside, asked or _variant(where, inside)
     file, told = folder / f"model{'.' if variant else ''}{variant or ''}.safetensors", _config(folder)
@@ -163,7 +182,7 @@ def _open(source: str, architecture: str, half: bool, asked: str, stamp: Stamp) 
             )
         return network, tokenizer, info["missing_keys"]
 
-    return _opened(source, architecture, *_told(source, both))
+    return _opened(source, architecture, *_told(source, both), stamp)
 
 
 def _beside(inside: str) -> str:
@@ -209,12 +228,12 @@ def _dtypes(folder: Path, variant: str) -> Mapping[str, str]:
     return found
 
 
-def _opened(source: str, architecture: str, network: Any, tokenizer: Any, lacking: Iterable[str]) -> Opened:
+def _opened(source: str, architecture: str, network: Any, tokenizer: Any, lacking: Iterable[str], stamp: Stamp) -> Opened:
     """The parts as one, frozen. InputError where weights are missing."""
     if missing := sorted(k for k in lacking if not k.startswith(_UNUSED)):
         raise InputError(f"{source}: {len(missing)} weights of a {architecture} are missing, the first {missing[0]}")
     frozen: nn.Module = network.eval().requires_grad_(False)
-    return Opened(frozen, tokenizer, _hash(frozen))
+    return Opened(frozen, tokenizer, _hash(frozen), stamp)
 
 
 def _hash(network: nn.Module) -> str:
