@@ -11,7 +11,7 @@ from beside_diffusers import TIMES, randomised
 from unnoise.checkpoints.diffusers_names import flux_config, sd3_config, unet_config
 from unnoise.checkpoints.foreign.adapter_names import STEERING
 from unnoise.checkpoints.foreign.dit_names import pixart_config, sana_config
-from unnoise.checkpoints.foreign.scheduler import FLOWS, SOLVERS, read_scheduler
+from unnoise.checkpoints.foreign.scheduler import FLOWS, OF_SIGMA, SOLVERS, read_scheduler
 from unnoise.checkpoints.foreign.vae_names import dc_config, kl_config, latents_statistics, tiny_config
 from unnoise.core.errors import InputError
 
@@ -150,6 +150,7 @@ NOT_WALKED: Mapping[str, set[str]] = {
     "DPMSolverSinglestepScheduler": LAST | {"variance_type"},
     "UniPCMultistepScheduler": EVEN | LAST - {"solver_type"},
     "DEISMultistepScheduler": EVEN | LAST | {"algorithm_type"},
+    "EDMDPMSolverMultistepScheduler": LAST - {"flow_shift", "use_dynamic_shifting"},
     "LCMScheduler": STUDENT,
     "TCDScheduler": STUDENT | {"timestep_scaling"},
     "FlowMatchEulerDiscreteScheduler": {"shift"},  # mu takes its place
@@ -159,7 +160,7 @@ NOT_WALKED: Mapping[str, set[str]] = {
 which docs/samplers_beside_diffusers.md tells; other names of one solver; what belongs to flows."""
 
 
-@pytest.mark.parametrize("kind", [*SOLVERS, *FLOWS])
+@pytest.mark.parametrize("kind", [*SOLVERS, *FLOWS, *OF_SIGMA])
 def test_every_setting_of_a_scheduler(kind: str) -> None:
     parameters = inspect.signature(of_class(kind)).parameters
     usual = {k: p.default for k, p in parameters.items() if p.default is not inspect.Parameter.empty}

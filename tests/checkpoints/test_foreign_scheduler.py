@@ -68,6 +68,18 @@ SHIPPED = {
          "max_shift": 1.15, "num_train_timesteps": 1000, "shift": 1.0, "use_dynamic_shifting": False},
         "FluxPipeline", ("euler", 28, 3.5),
     ),
+    "Playground v2.5": (
+        {"_class_name": "EDMDPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++", "dynamic_thresholding_ratio": 0.995,
+         "euler_at_final": False, "final_sigmas_type": "zero", "lower_order_final": True, "num_train_timesteps": 1000,
+         "prediction_type": "epsilon", "rho": 7.0, "sample_max_value": 1.0, "sigma_data": 0.5, "sigma_max": 80.0,
+         "sigma_min": 0.002, "solver_order": 2, "solver_type": "midpoint", "thresholding": False},
+        "StableDiffusionXLPipeline", ("dpmpp-2m", 50, 5.0),
+    ),
+    "CosXL": (
+        {"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction", "sigma_data": 1.0, "sigma_max": 120.0,
+         "sigma_min": 0.002, "sigma_schedule": "exponential", "final_sigmas_type": "zero"},
+        "StableDiffusionXLPipeline", ("euler", 50, 5.0),
+    ),
 }  # fmt: skip
 
 
@@ -83,8 +95,8 @@ def test_timesteps_and_start_of_shipped_models(name):
     assert (ours.sampling.sampler, ours.sampling.steps, ours.sampling.guidance) == (sampler, steps, guidance)
     theirs = theirs_of(config)
     for n in (1, 4, 20, 30, 50):
-        if n == 1 and config.get("timestep_spacing") == "linspace":
-            continue
+        if n == 1 and (config.get("timestep_spacing") == "linspace" or config.get("sigma_schedule") == "exponential"):
+            continue  # theirs begins at the least noise
         if pipeline == "FluxPipeline":
             theirs.set_timesteps(sigmas=np.linspace(1, 1 / n, n))
         else:
@@ -93,7 +105,7 @@ def test_timesteps_and_start_of_shipped_models(name):
         if sampler == "plms" and n > 1:
             timesteps = torch.cat([timesteps[:1], timesteps[2:]])  # its first step calls the network twice
         told = told_at(ours, n) * 1000
-        torch.testing.assert_close(told, timesteps, atol=2e-3, rtol=0)
+        torch.testing.assert_close(told, timesteps, atol=1e-6 if "sigma_data" in config else 2e-3, rtol=0)
     scale = float(getattr(theirs, "init_noise_sigma", 1.0))
     if hasattr(theirs, "sigmas") and name.startswith(("Stable Diffusion XL", "SDXL")):
         scale /= float(theirs.sigmas[0] ** 2 + 1) ** 0.5  # they start in x / alpha
@@ -133,6 +145,20 @@ def test_what_the_network_predicts(prediction):
     assert torch.equal(seen, x)
     torch.testing.assert_close(told * 1000, torch.tensor(timesteps).float())
     torch.testing.assert_close(ours.preconditioner.after(ours.process, out, x, t).x0, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Playground v2.5", "CosXL"])
+def test_what_networks_of_levels_predict(name):
+    config = SHIPPED[name][0]
+    ours, theirs = read_scheduler(config, "StableDiffusionXLPipeline"), theirs_of(config)
+    x, out = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([80.0, 5.0, 1.0, 0.1, 0.002])
+    t = sigma.double() / config["sigma_max"]
+    seen, told = ours.preconditioner.before(ours.process, x, t)
+    want = [theirs.precondition_inputs(x, sigma[:, None]), theirs.precondition_outputs(x, out, sigma[:, None])]
+    torch.testing.assert_close(seen.float(), want[0])
+    torch.testing.assert_close(told * 1000, theirs.precondition_noise(sigma))
+    torch.testing.assert_close(ours.preconditioner.after(ours.process, out, x, t).x0.float(), want[1])
 
 
 def test_a_flow_predicts_velocity_and_is_told_its_sigma():

@@ -8,7 +8,20 @@ import torch
 from unnoise.core import preconditioning
 from unnoise.core.denoisers import NetworkDenoiser
 from unnoise.core.errors import InputError
-from unnoise.core.preconditioning import EDM, AboutPicture, Affine, Categories, Circular, Data, Noise, PerField, Score, V, Velocity
+from unnoise.core.preconditioning import (
+    EDM,
+    AboutPicture,
+    Affine,
+    AtLogSigma,
+    Categories,
+    Circular,
+    Data,
+    Noise,
+    PerField,
+    Score,
+    V,
+    Velocity,
+)
 from unnoise.core.predictions import Fields, Logits, Mean, Tangent
 from unnoise.core.processes import Gaussian, Masked, Product, Torus, UniformCategorical
 from unnoise.core.schedules import EDM as EDMSchedule
@@ -39,6 +52,9 @@ DEFINITIONS = {
         (x - D**2 / ((s / a) ** 2 + D**2) * (x + s / a * e)) / (s / a * D / torch.sqrt(D**2 + (s / a) ** 2))
     ),
 }
+
+
+DEFINITIONS[AtLogSigma] = DEFINITIONS[EDM]
 
 
 def refused(kind, schedule):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from unnoise.checkpoints.foreign.scheduler import Scheduled, read_scheduler
 from unnoise.core.denoisers import NetworkDenoiser
 from unnoise.core.oracles import ExactMixture
+from unnoise.core.preconditioning import AtLogSigma
 from unnoise.core.processes import Gaussian
 from unnoise.core.schedules import DiscreteVP, Schedule
 
@@ -55,6 +56,21 @@ class Posterior(nn.Module):
         return said[self.predicts].float()
 
 
+class ByLevel(nn.Module):
+    """The same of one trained by EDM, told ln(sigma) / 4000 and x brought to unit variance."""
+
+    def __init__(self, schedule: Schedule, data_std: float, negated: bool) -> None:
+        super().__init__()
+        self.mixture = Posterior(schedule).mixture
+        self.schedule, self.data_std, self.negated = schedule, data_std, negated
+
+    def forward(self, x: Tensor, level: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
+        sigma, d = (4000 * level.double()).exp()[:, None], self.data_std
+        x, t = x.double() * (sigma**2 + d**2).sqrt(), (sigma / self.schedule.sigma(torch.ones(()))).clamp(max=1)[:, 0]
+        f = (self.mixture(x, t).x0 - d**2 / (sigma**2 + d**2) * x) * (sigma**2 + d**2).sqrt() / (sigma * d)
+        return (-f if self.negated else f).float()
+
+
 @dataclass
 class Given:
     """In place of `Streams`: noise that is handed out by step, and by a second name for a second draw in it."""
@@ -84,9 +100,12 @@ class Case:
         said = [f"{k}={v}" for k, v in self.settings.items() if k not in (*STABLE_DIFFUSION, "prediction_type")]
         return " ".join([self.kind.removesuffix("Scheduler"), *said])
 
-    def build(self) -> tuple[Any, Scheduled, Posterior]:
+    def build(self) -> tuple[Any, Scheduled, Posterior | ByLevel]:
         theirs = of_class(self.kind)(**self.settings)
         ours = read_scheduler({**theirs.config, "_class_name": self.kind}, self.pipeline)
+        if isinstance(ours.preconditioner, AtLogSigma):
+            told = ours.preconditioner
+            return theirs, ours, ByLevel(ours.process.schedule, told.data_std, told.negated)
         predicts = "flow_prediction" if self.flow else str(self.settings.get("prediction_type", "epsilon"))
         return theirs, ours, Posterior(ours.process.schedule, predicts, 0.0 if self.flow else 0.001)
 

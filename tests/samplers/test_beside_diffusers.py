@@ -66,6 +66,12 @@ SAME = [
     Case("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_beta_sigmas": True}),
     Case("FlowMatchLCMScheduler", {"shift": 3.0, "use_exponential_sigmas": True}),
     Case("FlowMatchHeunDiscreteScheduler", {"shift": 3.0}, calls=2),
+    Case("EDMEulerScheduler", {}),
+    Case("EDMEulerScheduler", {"sigma_max": 120.0, "sigma_data": 1.0, "sigma_schedule": "exponential",
+                               "prediction_type": "v_prediction"}),
+    Case("EDMDPMSolverMultistepScheduler", {}),
+    Case("EDMDPMSolverMultistepScheduler", {"rho": 5.0, "sigma_min": 0.02}),
+    Case("EDMDPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
 ]  # fmt: skip
 
 

@@ -49,8 +49,8 @@ ALLOWED = allow(
     schedules.VE, schedules.EDM, schedules.SubVP, schedules.RectifiedFlow,
     Gaussian, Masked, UniformCategorical, Torus, Product,
     preconditioning.Data, preconditioning.Noise, preconditioning.Score, preconditioning.V, preconditioning.Velocity,
-    preconditioning.EDM, preconditioning.AboutPicture, preconditioning.AtTimestep, preconditioning.Categories,
-    preconditioning.Circular, preconditioning.PerField,
+    preconditioning.EDM, preconditioning.AtLogSigma, preconditioning.AboutPicture, preconditioning.AtTimestep,
+    preconditioning.Categories, preconditioning.Circular, preconditioning.PerField,
     # time grids
     grids.Uniform, grids.Quadratic, grids.Shifted, grids.Karras, grids.LogSNR,
     timesteps.Leading, timesteps.Trailing, timesteps.Linspace, timesteps.Distilled, timesteps.KarrasBetween,

@@ -149,6 +149,22 @@ class EDM(Affine):
 
 
 @dataclass(frozen=True)
+class AtLogSigma(EDM):
+    """EDM for networks of timesteps, which are told ln(sigma / alpha) / 4 in place of them, here a thousandth of it: Playground
+    v2.5 (Li et al. 2024, 2402.17245, section 2.1), CosXL. negated: the network gives -F, as one of v does (CosXL)."""
+
+    negated: bool = False
+
+    def before(self, process: Process, x_t: State, t: Tensor) -> tuple[Tensor, Tensor]:
+        x, level = super().before(process, x_t, t)  # minus a half of ln(sigma / alpha)
+        return x, -level / 2000
+
+    def skip_out(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        c_skip, c_out = super().skip_out(schedule, t)
+        return c_skip, -c_out if self.negated else c_out
+
+
+@dataclass(frozen=True)
 class AtTimestep(Preconditioner):
     """The network sees x_t as it is, and is told the time since `first` as the noise level; its output is `target`'s.
 

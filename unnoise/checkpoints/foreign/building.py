@@ -48,7 +48,7 @@ from unnoise.checkpoints.foreign.memory import Wanted, check_fits, spared
 from unnoise.checkpoints.foreign.parts import AsType, Foreign, Part
 from unnoise.checkpoints.foreign.pieces import packed_rows
 from unnoise.checkpoints.foreign.recognise import class_family
-from unnoise.checkpoints.foreign.scheduler import PIPELINES, read_scheduler
+from unnoise.checkpoints.foreign.scheduler import OF_SIGMA, PIPELINES, read_scheduler
 from unnoise.checkpoints.foreign.single import open_single, unprojected
 from unnoise.checkpoints.foreign.vae_names import read_autoencoder
 from unnoise.control.sampling import Sampling
@@ -418,7 +418,9 @@ def _unet_told(told: Told) -> EmphaticConfig:
         inner = WithSizesConfig(inner, told.codec.height, told.codec.width, dim or 256, scores)
     inner = WithGuidanceConfig(inner) if told.network.guidance_dim else inner
     c = told.network.channels
-    return _with_picture(told, inner, {c + 1: CodedMaskConfig, c: EditingConfig})
+    by_level = foreign.scheduler.get("_class_name") in OF_SIGMA  # their own folders do not say it of CosXL Edit
+    editing = partial(EditingConfig, scaled=bool(foreign.settings.get("is_cosxl_edit", by_level)))
+    return _with_picture(told, inner, {c + 1: CodedMaskConfig, c: editing})
 
 
 def _sd3_told(told: Told) -> EmphaticConfig:
@@ -455,7 +457,7 @@ def _sana_told(told: Told) -> EmphaticConfig:
     return words if told.network.guidance is None else WithGuidanceConfig(words)
 
 
-Pictured = type[CodedMaskConfig] | type[WholeMaskConfig] | type[EditingConfig] | type[ControlledConfig]
+Pictured = Callable[[EmphaticConfig], EmphaticConfig]
 
 
 def _with_picture(told: Told, inner: EmphaticConfig, rooms: Mapping[int, Pictured]) -> EmphaticConfig:

@@ -143,6 +143,7 @@ def _target(built: Built) -> Target:
         kind = f"StableDiffusionXL{means or ('Img2Img' if scored else '')}Pipeline"
         zeroed = type(sizes.config.inner).__name__ == "ZeroedConfig"
         told = {"force_zeros_for_empty_prompt": zeroed} | ({"requires_aesthetics_score": True} if scored else {})
+        told |= {"is_cosxl_edit": True} if (edits := within(built.conditioner, Editing)) and edits.config.scaled else {}
         return Target(kind, "unet", theirs, UNET_TABLE, nothing, "channels", told)
     if isinstance(config, SD3Config):
         return Target("StableDiffusion3Pipeline", "transformer", sd3_theirs(config), SD3_TABLE, _silent(config), "shift", {})

@@ -5,7 +5,7 @@ linear in their roots, over 1000 times (Rombach et al. 2021); straight flow with
 section 5.3.2), and by the picture's size for FLUX.1 dev, not at all for schnell.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ CLIP_L, CLIP_H, CLIP_G, T5 = "CLIP-L", "CLIP-H", "CLIP-G", "T5"
 
 @dataclass(frozen=True)
 class Family:
-    """latents: scaling_factor and shift_factor of its autoencoder. encoders: diffusers' name of each text encoder that it reads.
+    """latents: scaling_factor, shift_factor and the like of its autoencoder. encoders: diffusers' name of each text encoder.
 
     side: of the latents it was trained on. settings: what model_index.json says beside.
     """
@@ -25,7 +25,7 @@ class Family:
     name: str
     pipeline: str
     scheduler: Mapping[str, Any]
-    latents: Mapping[str, float]
+    latents: Mapping[str, Any]
     encoders: Mapping[str, str]
     side: int = 128
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -63,10 +63,34 @@ _UNETS = {4: "", 9: "Inpaint", 8: "InstructPix2Pix"}
 _OTHER_UNETS = {5: "Stable Diffusion 2 for depth maps", 7: "Stable Diffusion's x4 upscaler"}
 
 
-def family_of(network: Mapping[str, Any], v_prediction: bool = False, zero_snr: bool = False) -> Family:
+@dataclass(frozen=True)
+class ByLevel:
+    """An SDXL that was trained at levels of noise (EDM). scheduler: its settings; latents: of its codes, as `Family`."""
+
+    scheduler: Mapping[str, Any]
+    latents: Mapping[str, Any] = field(default_factory=lambda: _XL)
+
+
+def playground(mean: Sequence[float], std: Sequence[float]) -> ByLevel:
+    """Playground v2.5 (Li et al. 2024, 2402.17245), of whose codes its file knows every channel's mean and deviation."""
+    levels = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "rho": 7.0, "prediction_type": "epsilon"}
+    scheduler = {"_class_name": "EDMDPMSolverMultistepScheduler", "solver_order": 2, "algorithm_type": "dpmsolver++", **levels}
+    return ByLevel(scheduler, {"scaling_factor": 0.5, "latents_mean": list(mean), "latents_std": list(std)})
+
+
+def cosxl(sigma_min: float, sigma_max: float) -> ByLevel:
+    """CosXL, of Stability."""
+    levels = {"sigma_min": sigma_min, "sigma_max": sigma_max, "sigma_data": 1.0, "sigma_schedule": "exponential"}
+    return ByLevel({"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction", **levels})
+
+
+def family_of(
+    network: Mapping[str, Any], v_prediction: bool = False, zero_snr: bool = False, by_level: ByLevel | None = None
+) -> Family:
     """The family of a network, by its configuration in diffusers' terms. InputError for one that is known but cannot be run.
 
-    v_prediction: it was trained to predict v (Salimans & Ho 2022); zero_snr: down to zero signal (Lin et al. 2023, 2305.08891).
+    v_prediction: it was trained to predict v (Salimans & Ho 2022); zero_snr: down to zero signal (Lin et al. 2023, 2305.08891);
+    by_level: how else, of SDXL.
     """
     kind = network["_class_name"]
     if kind == "SD3Transformer2DModel":
@@ -80,7 +104,7 @@ def family_of(network: Mapping[str, Any], v_prediction: bool = False, zero_snr: 
         return Family(
             "FLUX.1", pipeline, _DEV if dynamic else {**_FLOW, "shift": 1.0}, _FLUX, {CLIP_L: "text_encoder", T5: "text_encoder_2"}
         )
-    return _stable_diffusion(network, v_prediction, zero_snr)
+    return _stable_diffusion(network, v_prediction, zero_snr, by_level)
 
 
 def trained(scheduler: Mapping[str, Any], v_prediction: bool | None, zero_snr: bool) -> Mapping[str, Any]:
@@ -101,7 +125,7 @@ def _three() -> Mapping[str, str]:
     return {CLIP_L: "text_encoder", CLIP_G: "text_encoder_2", T5: "text_encoder_3"}
 
 
-def _stable_diffusion(network: Mapping[str, Any], v_prediction: bool, zero_snr: bool) -> Family:
+def _stable_diffusion(network: Mapping[str, Any], v_prediction: bool, zero_snr: bool, by_level: ByLevel | None) -> Family:
     channels = network["in_channels"]
     if channels not in _UNETS:
         raise InputError(f"{_OTHER_UNETS.get(channels, f'a U-Net with {channels} input channels')}: known, but not run here")
@@ -125,4 +149,7 @@ def _stable_diffusion(network: Mapping[str, Any], v_prediction: bool, zero_snr: 
         settings = {"requires_aesthetics_score": True, "force_zeros_for_empty_prompt": False}
         return Family("SDXL refiner", pipeline, {**_EULER, **told}, _XL, encoders, settings=settings)
     pipeline, encoders = f"StableDiffusionXL{_UNETS[channels]}Pipeline", {CLIP_L: "text_encoder", CLIP_G: "text_encoder_2"}
-    return Family("SDXL", pipeline, {**_EULER, **told}, _XL, encoders)
+    if by_level is None:
+        return Family("SDXL", pipeline, {**_EULER, **told}, _XL, encoders)
+    edits = {"is_cosxl_edit": True} if pipeline.endswith("InstructPix2PixPipeline") else {}
+    return Family("SDXL", pipeline, by_level.scheduler, by_level.latents, encoders, settings=edits)

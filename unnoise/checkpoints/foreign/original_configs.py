@@ -55,7 +55,7 @@ def unet(shapes: Shapes) -> tuple[Config, Layout]:
         "up_block_types": ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for _, attends in reversed(levels)],
     }
     table = unet_table(levels)
-    return {**config, **more}, Layout(table, flat=_flat(config, table), dropped=("v_pred", "ztsnr"))
+    return {**config, **more}, Layout(table, flat=_flat(config, table), dropped=MARKS)
 
 
 def controlnet(shapes: Shapes) -> tuple[Config, Layout]:

@@ -19,8 +19,8 @@ from unnoise.networks.packed import Rows
 
 _FLOAT8 = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 _READ = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "BOOL", *_FLOAT8}
-MARKS = ("v_pred", "ztsnr")
-"""Tensors that belong to no network: that they are there says how one was trained."""
+MARKS = ("v_pred", "ztsnr", "edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min")
+"""Tensors that belong to no network: they say how one was trained."""
 LOW_RANK = "lora_controlnet"
 """A tensor that says that the others are a ControlNet's less the U-Net it was made of, some as `up` and `down`."""
 _SCALES = (".scale_weight", ".weight_scale")  # beside a "weight" of eight bits: what it is to be multiplied with

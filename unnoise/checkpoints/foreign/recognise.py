@@ -119,8 +119,6 @@ OTHERS = (
     Other("Hunyuan-DiT", (("blocks.*.default_modulation.*", "mlp_t5.*"),)),
     Other("Krea 2", (("txtfusion.projector",),)),
     Other("OmniGen", (("llm.layers.*.self_attn.qkv_proj",),)),
-    Other("Playground v2.5", (("edm_mean", "edm_std"),)),
-    Other("CosXL", (("edm_vpred.sigma_max",),)),
     Other("Stable unCLIP", (("embedder.model.visual.conv1",), ("noise_augmentor.data_mean",))),
     Other("PixArt under its original names", (("blocks.*.cross_attn.q_linear", "blocks.*.mlp.fc1"),), _FOLDER),
     Other("Sana under its original names", (("blocks.*.cross_attn.q_linear",),), _FOLDER),

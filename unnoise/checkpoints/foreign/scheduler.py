@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 from unnoise.control.sampling import Sampling
 from unnoise.core.errors import InputError
-from unnoise.core.preconditioning import Affine, AtTimestep, Data, Noise, Preconditioner, V, Velocity
+from unnoise.core.preconditioning import Affine, AtLogSigma, AtTimestep, Data, Noise, Preconditioner, V, Velocity
 from unnoise.core.processes import Gaussian, Process
-from unnoise.core.schedules import Discrete, DiscreteCosine, DiscreteVP, RectifiedFlow, Schedule, ZeroTerminal
+from unnoise.core.schedules import EDM, Discrete, DiscreteCosine, DiscreteVP, RectifiedFlow, Schedule, ZeroTerminal
 from unnoise.samplers.deis_log import LogDEIS
-from unnoise.samplers.grids import Grid
+from unnoise.samplers.grids import Grid, Karras, LogSNR
 from unnoise.samplers.loop import Sampler
 from unnoise.samplers.registry import find
 from unnoise.samplers.timesteps import (
@@ -73,14 +73,16 @@ def read_scheduler(config: Mapping[str, Any], pipeline: str = "") -> Scheduled:
     Raises InputError for schedulers, beta schedules and settings that are unknown or not supported, naming them.
     """
     kind = str(config.get("_class_name", "none"))
-    find(f"scheduler in {WHERE}", kind, {**SOLVERS, **FLOWS, "SCMScheduler": None})
+    find(f"scheduler in {WHERE}", kind, {**SOLVERS, **FLOWS, **OF_SIGMA, "SCMScheduler": None})
     if kind in SOLVERS:
         config = {name: value for name, value in config.items() if name not in SOLVERS[kind].deaf_to}
     for name, usual in REFUSED.items():
-        if config.get(name, usual) not in (usual, None):
+        if config.get(name, usual) not in (usual, None) and not (kind in OF_SIGMA and name in ("sigma_min", "sigma_max")):
             raise InputError(f"{WHERE}: {name} {config[name]!r} of a {kind} is not supported; {usual!r} is")
     if kind == "SCMScheduler":
         return _by_angle(config, pipeline)
+    if kind in OF_SIGMA:
+        return _by_sigma(kind, config, pipeline)
     if kind in FLOWS or config.get("use_flow_sigmas"):
         return _flow(kind, config, pipeline)
     return _discrete(kind, SOLVERS[kind], config, pipeline)
@@ -359,6 +361,33 @@ def _by_angle(config: Mapping[str, Any], pipeline: str) -> Scheduled:
     process = Gaussian(RectifiedFlow(), signal_std=1.0)
     return Scheduled(process, AtTimestep(Velocity(data_std=1.0)), _sampling("lcm", Angles(), config, pipeline))
 
+
+# -- levels of noise ---------------------------------------------------------------------------------------------------------------
+
+
+def _by_sigma(kind: str, config: Mapping[str, Any], pipeline: str) -> Scheduled:
+    """Trained as Karras et al. 2022 (2206.00364) at any level of noise, of which the network is told ln(sigma) / 4."""
+    if not _final_zero(config):
+        raise InputError(f"{WHERE}: final_sigmas_type {config['final_sigmas_type']!r} of {kind} is not supported; 'zero' is")
+    negated = find(
+        f"prediction_type in {WHERE}", str(config.get("prediction_type", "epsilon")), {"epsilon": False, "v_prediction": True}
+    )
+    low, high = float(config.get("sigma_min", 0.002)), float(config.get("sigma_max", 80.0))
+    if not 0 < low < high < math.inf:
+        raise InputError(f"{WHERE}: sigma_min {low} and sigma_max {high}: levels of noise, the least first, are meant")
+    curves: Mapping[str, Callable[[], Grid]] = {
+        "karras": lambda: Karras(float(config.get("rho", 7.0)), low, high),
+        "exponential": lambda: LogSNR(-2 * math.log(high), -2 * math.log(low)),
+    }
+    grid = find(f"sigma_schedule in {WHERE}", str(config.get("sigma_schedule", "karras")), curves)()
+    process = Gaussian(EDM(high), signal_std=1.0)
+    preconditioner = AtLogSigma(float(config.get("sigma_data", 0.5)), negated)
+    return Scheduled(process, preconditioner, _sampling(OF_SIGMA[kind](config), grid, config, pipeline))
+
+
+OF_SIGMA: Mapping[str, Callable[[Mapping[str, Any]], str]] = MappingProxyType(
+    {"EDMEulerScheduler": _named("euler"), "EDMDPMSolverMultistepScheduler": _dpm}
+)
 
 EVEN_PIPELINES = ("Flux",)
 """Pipelines of theirs that give the scheduler u = 1, 1 - 1 / n, ... 1 / n themselves."""

@@ -8,6 +8,7 @@ How a U-Net was trained its shapes do not say. In this order:
 
     a tensor v_pred, and ztsnr for zero terminal SNR; modelspec.prediction_type     where the file says it: merging tools carry
                                                                                     the tensors along, and write what they like
+    edm_mean and edm_std (Playground v2.5), edm_vpred.sigma_max (CosXL)             at levels of noise, told as logarithms
     the spread of the last transformer's first bias is above 0.09: v                Stable Diffusion 2, as ComfyUI tells them apart
     noise                                                                           otherwise
 """
@@ -20,11 +21,23 @@ from typing import Any, NamedTuple
 import torch
 
 from unnoise.checkpoints.foreign import original_configs as read
-from unnoise.checkpoints.foreign.families import CLIP_G, CLIP_H, CLIP_L, T5, Family, family_of, trained
+from unnoise.checkpoints.foreign.families import (
+    CLIP_G,
+    CLIP_H,
+    CLIP_L,
+    T5,
+    ByLevel,
+    Family,
+    cosxl,
+    family_of,
+    playground,
+    trained,
+)
 from unnoise.checkpoints.foreign.gguf import GGUFStore, network_of
 from unnoise.checkpoints.foreign.parts import Foreign, Part
 from unnoise.checkpoints.foreign.pieces import And, SafetensorsStore, Store
 from unnoise.checkpoints.foreign.recognise import refuse_other, refuse_pickle, unknown
+from unnoise.checkpoints.foreign.scheduler import OF_SIGMA
 from unnoise.core.errors import InputError
 
 V_SPREAD = 0.09
@@ -32,10 +45,12 @@ V_SPREAD = 0.09
 
 
 class Says(NamedTuple):
-    """What a file says itself of how its U-Net was trained: to predict what, None where it does not say; down to zero signal."""
+    """What a file says itself of how its U-Net was trained: to predict what, None where it does not say; down to zero signal; at
+    levels of noise."""
 
     prediction: str | None = None
     zero_snr: bool = False
+    by_level: ByLevel | None = None
 
 
 class _Place(NamedTuple):
@@ -107,29 +122,49 @@ def together(first: Foreign, *others: Foreign) -> Foreign:
     (main,) = networks
     network = main.parts.get("unet") or main.parts["transformer"]
     beside = [part for f in files for part in f.parts.values() if part is not network]
-    told = main.scheduler
-    family = _family(network, told.get("prediction_type") == "v_prediction", bool(told.get("rescale_betas_zero_snr")))
-    return _model(network, beside, family, main.where)
+    file = Path(main.where)
+    store = GGUFStore(file) if file.suffix.lower() == ".gguf" else SafetensorsStore(file)
+    return _model(network, beside, _trained(network, says(store)), main.where)
 
 
 def says(store: Store) -> Says:
-    return Says("v" if "v_pred" in store.shapes else store.metadata.get("modelspec.prediction_type"), "ztsnr" in store.shapes)
+    told = "v" if "v_pred" in store.shapes else store.metadata.get("modelspec.prediction_type")
+    return Says(told, "ztsnr" in store.shapes, _by_level(store))
+
+
+def _by_level(store: Store) -> ByLevel | None:
+    """What Playground v2.5 and CosXL have in their files."""
+
+    def numbers(name: str) -> list[float]:
+        return [float(x) for x in store.rows(name, 0, (store.shapes[name] or (1,))[0]).flatten()]
+
+    if "edm_mean" in store.shapes and "edm_std" in store.shapes:
+        return playground(numbers("edm_mean"), numbers("edm_std"))
+    if "edm_vpred.sigma_max" in store.shapes:
+        low = numbers("edm_vpred.sigma_min")[0] if "edm_vpred.sigma_min" in store.shapes else 0.002
+        return cosxl(low, numbers("edm_vpred.sigma_max")[0])
+    return None
 
 
 def retold(scheduler: Mapping[str, Any], network: Part, said: Says) -> Mapping[str, Any]:
-    """A folder's scheduler, for a U-Net that takes the place of its own. InputError for a prediction that is not known."""
+    """A folder's scheduler, for a U-Net that takes the place of its own. InputError for a prediction that is not known, and for one
+    that was trained on codes of its own beside others."""
     if network.kind != "UNet2DConditionModel":
         return scheduler
+    if said.by_level is not None:
+        if "latents_mean" in said.by_level.latents and scheduler.get("_class_name") not in OF_SIGMA:
+            raise InputError(f"{network.where}: Playground v2.5, whose codes are not those of this folder: give its own (--beside)")
+        return said.by_level.scheduler
     return trained(scheduler, None if said.prediction is None else _predicts_v(network, said.prediction), said.zero_snr)
 
 
 def _trained(network: Part, said: Says) -> Family:
-    return _family(network, _predicts_v(network, said.prediction), said.zero_snr)
+    return _family(network, _predicts_v(network, said.prediction), said.zero_snr, said.by_level)
 
 
-def _family(network: Part, v_prediction: bool = False, zero_snr: bool = False) -> Family:
+def _family(network: Part, v_prediction: bool = False, zero_snr: bool = False, by_level: ByLevel | None = None) -> Family:
     try:
-        return family_of(network.config, v_prediction, zero_snr)
+        return family_of(network.config, v_prediction, zero_snr, by_level)
     except InputError as e:
         raise InputError(f"{network.where}: {e}") from None
 

@@ -2,6 +2,7 @@
 `diffusers_names`, `vae_names` and `scheduler`.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -12,9 +13,9 @@ from unnoise.checkpoints.foreign.scheduler import CURVES, TRAINED, Scheduled, re
 from unnoise.checkpoints.foreign.vae_names import DC_TABLE, KL_TABLE, TINY_TABLE
 from unnoise.control.sampling import Sampling
 from unnoise.core.errors import InputError
-from unnoise.core.preconditioning import AtTimestep, Data, Noise, Preconditioner, V
+from unnoise.core.preconditioning import AtLogSigma, AtTimestep, Data, Noise, Preconditioner, V
 from unnoise.core.processes import Gaussian, Process
-from unnoise.core.schedules import DiscreteCosine, DiscreteVP, RectifiedFlow, ZeroTerminal
+from unnoise.core.schedules import EDM, DiscreteCosine, DiscreteVP, RectifiedFlow, ZeroTerminal
 from unnoise.modalities.image.latents import Latents
 from unnoise.networks.dc_autoencoder import DCAutoencoderConfig
 from unnoise.networks.flux import FluxConfig
@@ -22,7 +23,7 @@ from unnoise.networks.kl_autoencoder import KLAutoencoderConfig
 from unnoise.networks.sd3 import SD3Config
 from unnoise.networks.sd_unet import SDUNetConfig
 from unnoise.networks.tiny_autoencoder import TinyAutoencoderConfig
-from unnoise.samplers.grids import Grid
+from unnoise.samplers.grids import Grid, Karras, LogSNR
 from unnoise.samplers.timesteps import Angles, Between, ByTokens, Distilled, FlowBetween, FlowSteps, Leading, Linspace, Trailing
 
 
@@ -234,6 +235,15 @@ _SPACED_BY_ITSELF = "DPMSolverSinglestepScheduler"
 def _candidates(process: Process, preconditioner: Preconditioner, grid: Grid) -> Iterator[dict[str, Any]]:
     """What any of their classes could say of such a model. InputError for a training that none of them knows."""
     schedule = process.schedule if isinstance(process, Gaussian) else None
+    if isinstance(schedule, EDM) and isinstance(preconditioner, AtLogSigma):
+        spread = _levels(grid)
+        data = {"sigma_data": preconditioner.data_std, "prediction_type": "v_prediction" if preconditioner.negated else "epsilon"}
+        yield {"_class_name": "EDMEulerScheduler", **data, **spread}
+        for kind in ("dpmsolver++", "sde-dpmsolver++"):
+            for order in (1, 2, 3):
+                solver = {"algorithm_type": kind, "solver_order": order}
+                yield {"_class_name": "EDMDPMSolverMultistepScheduler", **data, **spread, **solver}
+        return
     if isinstance(schedule, RectifiedFlow):
         if isinstance(grid, Angles):
             yield {"_class_name": "SCMScheduler", "prediction_type": "trigflow"}
@@ -248,6 +258,15 @@ def _candidates(process: Process, preconditioner: Preconditioner, grid: Grid) ->
             yield {"_class_name": kind, **_betas(schedule), **_predicted(preconditioner), **told, **_spaced(kind, grid)}
     else:
         raise InputError(f"{process} with {preconditioner}: no scheduler of diffusers is trained so; {KNOWN}")
+
+
+def _levels(grid: Grid) -> dict[str, Any]:
+    if isinstance(grid, Karras):
+        return {"sigma_schedule": "karras", "rho": grid.rho, "sigma_min": grid.sigma_min, "sigma_max": grid.sigma_max}
+    if isinstance(grid, LogSNR):
+        low, high = (float(f"{math.exp(-log_snr / 2):.12g}") for log_snr in (grid.high, grid.low))  # as they were written
+        return {"sigma_schedule": "exponential", "sigma_min": low, "sigma_max": high}
+    return {}
 
 
 def _read(config: Mapping[str, Any], pipeline: str) -> Scheduled | None:

@@ -1,6 +1,7 @@
 """Pictures to be changed as the words say, by networks that see them: InstructPix2Pix (Brooks et al. 2023, 2211.09800).
 
     picture = mu + std E(x)     E the codec's `encode`: the codes as the autoencoder makes them, not brought to the states' scale
+    picture = E(x)              CosXL Edit
 
 Such a network is guided twice, towards the picture and towards the words (`guidance.classifier_free_twice`).
 """
@@ -19,9 +20,10 @@ from unnoise.modalities.words.emphasis import EmphaticConfig
 
 @dataclass(frozen=True)
 class EditingConfig(EmphaticConfig):
-    """inner: of words."""
+    """inner: of words. scaled: whether the picture's codes are of the states' scale."""
 
     inner: EmphaticConfig
+    scaled: bool = False
 
     def build(self) -> "Editing":
         return Editing(self)
@@ -38,7 +40,8 @@ class Editing(WithPicture):
         Raises InputError for pictures of another shape, and for a codec without codes.
         """
         coded = coding(codec)
-        return {"picture": coded.encode(pictures) * coded.std[:, None, None] + coded.mean[:, None, None]}
+        codes = coded.encode(pictures)
+        return {"picture": codes if self.config.scaled else codes * coded.std[:, None, None] + coded.mean[:, None, None]}
 
     def alone(self) -> None:
         raise InputError(
