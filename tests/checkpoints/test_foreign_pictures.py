@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import unnoise
+from unnoise.checkpoints.foreign.lora import low_rank
 from unnoise.cli.again import command
 from unnoise.cli.main import main
 from unnoise.control.budget import Precision, Way
@@ -116,6 +117,50 @@ def test_sdxl(tmp_path: Path) -> None:
     x = noise(model, (4, 8, 12))
     wide = pipeline(PROMPTS, latents=x, output_type="latent", **how, **told).images
     same(model, pipeline, wide, steps=5, guidance=3.0, height=16, width=24, original=(40, 24))
+
+
+DISTILLED: Mapping[str, Callable[[Path], Any]] = {
+    "BK-SDM and tiny-sd": lambda folder: tiny.stable_diffusion(folder, mid_block_type=None),
+    "SSD-1B": lambda folder: students(
+        folder, mid_block_type="UNetMidBlock2D", transformer_layers_per_block=[1, [1, 2]], layers_per_block=2,
+        reverse_transformer_layers_per_block=[[3, 2, 1], [1, 2, 1]],
+    ),
+    "Vega": lambda folder: students(
+        folder, mid_block_type="UNetMidBlock2D", layers_per_block=2, reverse_transformer_layers_per_block=[[2, 2, 2], 1]
+    ),
+    "KOALA": lambda folder: students(folder, mid_block_type=None),
+}  # fmt: skip
+
+
+def students(folder: Path, **how: Any) -> Any:
+    """Of SDXL, with transformers at both levels."""
+    pipeline = tiny.sdxl(folder)
+    kinds = {f"{way.lower()}_block_types": (f"CrossAttn{way}Block2D",) * 2 for way in ("Down", "Up")}
+    pipeline.register_modules(unet=tiny.xl_unet(40, 20, 6, **kinds, **how))
+    return pipeline
+
+
+@pytest.mark.parametrize("name", DISTILLED)
+def test_u_nets_that_were_made_smaller(name: str, tmp_path: Path) -> None:
+    """Without a middle, or with transformers of several depths at one level; LoRAs have their places, and they are written back."""
+    pipeline = DISTILLED[name](tmp_path / "parts")
+    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    how = {"num_inference_steps": 4, "guidance_scale": 3.0}
+    same(model, pipeline, latents(pipeline, model, **how), steps=4, guidance=3.0)
+    model.export(tmp_path / "again")
+    again = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "again")
+    again.set_progress_bar_config(disable=True)
+    assert float((latents(again, model, **how) - latents(pipeline, model, **how)).abs().max()) < 1e-5
+    assert unnoise.load(tmp_path / "again").hash() == model.hash()
+    model.save(tmp_path / "own")
+    assert unnoise.load(tmp_path / "own").config.network == model.config.network
+    layers = [n for n, m in pipeline.unet.named_modules() if n.endswith("attn1.to_q")]
+    width = {n: pipeline.unet.get_submodule(n).in_features for n in layers}
+    down = {f"lora_unet_{n.replace('.', '_')}.lora_down.weight": torch.ones(1, width[n]) for n in layers}
+    up = {f"lora_unet_{n.replace('.', '_')}.lora_up.weight": torch.ones(width[n], 1) for n in layers}
+    save_file(down | up, tmp_path / "lora.safetensors")
+    adapted = low_rank(model, {tmp_path / "lora.safetensors": 1.0})
+    assert len(next(iter(adapted.parts[0].adapters.values()))[0].places) == len(layers)
 
 
 @pytest.mark.parametrize("steps", [1, 4])

@@ -74,7 +74,21 @@ UNETS: dict[str, dict] = {
         "projection_class_embeddings_input_dim": 1344,
     },
 }
+UNETS |= {
+    "BK-SDM": {"mid_block_type": None},
+    "KOALA": UNETS["SDXL"] | {"mid_block_type": None},
+    "SSD-1B": UNETS["SDXL"]
+    | {
+        "mid_block_type": "UNetMidBlock2D",
+        "layers_per_block": 2,
+        "transformer_layers_per_block": [1, 1, [2, 1]],
+        "reverse_transformer_layers_per_block": [[1, 1, 3], [2, 1, 1], 1],
+    },
+}
 PIPELINES = {
+    "BK-SDM": "StableDiffusionPipeline",
+    "KOALA": "StableDiffusionXLPipeline",
+    "SSD-1B": "StableDiffusionXLPipeline",
     "SD 1": "StableDiffusionPipeline",
     "SD 1 for inpainting": "StableDiffusionInpaintPipeline",
     "SD 1 for instructions": "StableDiffusionInstructPix2PixPipeline",
@@ -119,7 +133,7 @@ def test_u_nets(name: str, tmp_path: Path) -> None:
     """The same tensors and configuration, and our network takes them."""
     theirs = unet(name)
     state = randomised(theirs)
-    found = open_single(written(tmp_path / "model.safetensors", originals.unet(state, 1)))
+    found = open_single(written(tmp_path / "model.safetensors", originals.unet(state, theirs.config.layers_per_block)))
     part = found.parts["unet"]
     assert found.pipeline == PIPELINES[name]
     same(part, state)

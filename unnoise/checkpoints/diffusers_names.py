@@ -250,7 +250,6 @@ _UNET_FIXED: Mapping[str, Any] = {
     "resnet_out_scale_factor": 1.0,
     "resnet_skip_time_act": False,
     "resnet_time_scale_shift": "default",
-    "reverse_transformer_layers_per_block": None,
     "time_embedding_act_fn": None,
     "time_embedding_dim": None,
     "time_embedding_type": "positional",
@@ -272,22 +271,37 @@ def unet_config(theirs: Mapping[str, Any]) -> SDUNetConfig:
     mirrored = tuple(kind.replace("Up", "Down") for kind in reversed(theirs["up_block_types"]))
     if mirrored != kinds or not set(kinds) <= {"CrossAttnDownBlock2D", "DownBlock2D"}:
         raise InputError(f"blocks {kinds} down and {tuple(theirs['up_block_types'])} up are not those of Stable Diffusion")
-    if (middle := theirs.get("mid_block_type", _MIDDLES[0])) not in _MIDDLES:
-        raise InputError(f"mid_block_type {middle!r}: a U-Net of Stable Diffusion has one of {', '.join(_MIDDLES)} there")
-    depths = _per_level(theirs.get("transformer_layers_per_block", 1), len(widths))
+    if (middle := theirs.get("mid_block_type", _MIDDLES[0])) not in (*_MIDDLES, None):
+        raise InputError(f"mid_block_type {middle!r}: a U-Net of Stable Diffusion has one of {', '.join(_MIDDLES)} there, or none")
+    down = _depths(theirs.get("transformer_layers_per_block", 1), len(widths))
+    depths = tuple(d if kind == "CrossAttnDownBlock2D" else 0 for d, kind in zip(down, kinds))
+    up_depths = None
+    if (upwards := theirs.get("reverse_transformer_layers_per_block")) is not None:
+        up = reversed(_depths(upwards, len(widths)))
+        up_depths = tuple(d if kind == "CrossAttnDownBlock2D" else 0 for d, kind in zip(up, kinds))
+    in_middle = down[-1] if isinstance(down[-1], int) else down[-1][0]
     return SDUNetConfig(
         channels=theirs["out_channels"],
         widths=widths,
         blocks=_the_one("layers_per_block", theirs["layers_per_block"]),
-        depths=tuple(d if kind == "CrossAttnDownBlock2D" else 0 for d, kind in zip(depths, kinds)),
-        middle=depths[-1] if middle == _MIDDLES[0] else 0,
+        depths=depths,
+        middle=None if middle is None else in_middle if middle == _MIDDLES[0] else 0,
         heads=_per_level(theirs["attention_head_dim"], len(widths)),  # named wrongly there: it is the number of heads
         vector_dim=theirs["projection_class_embeddings_input_dim"] if theirs.get("addition_embed_type") else 0,
         token_dim=_the_one("cross_attention_dim", theirs["cross_attention_dim"]),
         groups=theirs["norm_num_groups"],
         picture_channels=theirs["in_channels"] - theirs["out_channels"],
         guidance_dim=theirs.get("time_cond_proj_dim") or 0,
+        up_depths=None if up_depths == depths else up_depths,
     )
+
+
+def _depths(value: Any, levels: int) -> tuple[int | tuple[int, ...], ...]:
+    """Of every level: one number, or one for each of its transformers, which are one where they are the same."""
+    each = [value] * levels if isinstance(value, int) else list(value)
+    if len(each) != levels or not all(isinstance(d, int) or (isinstance(d, list | tuple) and d) for d in each):
+        raise InputError(f"transformers of depths {value!r}: one number for each of {levels} levels, or several, are meant")
+    return tuple(d if isinstance(d, int) else d[0] if len({*d}) == 1 else tuple(d) for d in each)
 
 
 def _the_one(name: str, value: Any) -> Any:

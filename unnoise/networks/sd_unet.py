@@ -35,15 +35,17 @@ class SDUNetConfig:
 
     For every level, the finest first, widths: channels; depths: blocks of its transformers, 0 for none; heads: of their attention.
     blocks: residual blocks a level. middle: blocks of the transformer between the middle's two residual blocks; 0 for one residual
-    block alone. guidance_dim: features of the guidance scale that consistency students are told (`embedding.guidance_features`), an
-    even number above 2; 0 for none.
+    block alone, None for no middle. Depths may be several, one for each transformer of a level in their order, on the way down and,
+    with one more, on the way up (up_depths; the same as depths unless given): SSD-1B (Gupta et al. 2024, 2401.02677).
+    guidance_dim: features of the guidance scale that consistency students are told (`embedding.guidance_features`), an even number
+    above 2; 0 for none.
     """
 
     channels: int = 4
     widths: tuple[int, ...] = (320, 640, 1280, 1280)
     blocks: int = 2
-    depths: tuple[int, ...] = (1, 1, 1, 0)
-    middle: int = 1
+    depths: tuple[int | tuple[int, ...], ...] = (1, 1, 1, 0)
+    middle: int | None = 1
     heads: tuple[int, ...] = (8, 8, 8, 8)
     vector_dim: int = 0
     token_dim: int = 768
@@ -52,8 +54,16 @@ class SDUNetConfig:
     picture_channels: int = 0
     guidance_dim: int = 0
     features: NoiseFeatures = Timesteps()
+    up_depths: tuple[int | tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
+        for each, n in ((self.depths, self.blocks), (self.up_depths or (), self.blocks + 1)):
+            if any(isinstance(depth, tuple) and len(depth) != n for depth in each):
+                raise ValueError(f"depths {each}: one number for a level, or {n} of its transformers")
+        if self.up_depths is not None and len(self.up_depths) != len(self.depths):
+            raise ValueError(f"depths {self.depths} down and {self.up_depths} up must be of as many levels")
+        if self.up_depths is None and any(isinstance(depth, tuple) for depth in self.depths):
+            raise ValueError(f"depths {self.depths} down: those on the way up (up_depths) are one more a level, and are to be said")
         if not len(self.widths) == len(self.depths) == len(self.heads) > 0:
             raise ValueError(f"widths {self.widths}, depths {self.depths} and heads {self.heads} must be one for every level")
         for width, heads in zip(self.widths, self.heads):
@@ -155,13 +165,14 @@ class Told(NamedTuple):
 class Level(nn.Module, ABC):
     """Residual blocks of one level on the way down or up, with a transformer behind each if depth is not 0."""
 
-    def __init__(self, inputs: list[int], level: int, config: SDUNetConfig, resample: nn.Module | None) -> None:
+    def __init__(
+        self, inputs: list[int], level: int, depth: int | tuple[int, ...], config: SDUNetConfig, resample: nn.Module | None
+    ) -> None:
         super().__init__()
-        dim, heads, depth = config.widths[level], config.heads[level], config.depths[level]
+        dim, heads = config.widths[level], config.heads[level]
+        depths = (depth,) * len(inputs) if isinstance(depth, int) else depth
         self.residuals = nn.ModuleList(_residual(c, dim, config) for c in inputs)
-        self.transformers = nn.ModuleList(
-            Transformer(dim, heads, depth, config.token_dim, config.groups) for _ in inputs if depth > 0
-        )
+        self.transformers = nn.ModuleList(Transformer(dim, heads, d, config.token_dim, config.groups) for d in depths if depth != 0)
         self.resample = resample
 
     def block(self, i: int, h: Tensor, told: Told, checkpointing: bool) -> Tensor:
@@ -194,15 +205,15 @@ class UpLevel(Level):
 class Middle(nn.Module):
     def __init__(self, config: SDUNetConfig) -> None:
         super().__init__()
-        dim = config.widths[-1]
-        transformers = 1 if config.middle else 0
-        self.residuals = nn.ModuleList(_residual(dim, dim, config) for _ in range(1 + transformers))
+        dim, depth = config.widths[-1], config.middle
+        self.residuals = nn.ModuleList(_residual(dim, dim, config) for _ in range(0 if depth is None else 2 if depth else 1))
         self.transformers = nn.ModuleList(
-            Transformer(dim, config.heads[-1], config.middle, config.token_dim, config.groups) for _ in range(transformers)
+            Transformer(dim, config.heads[-1], depth, config.token_dim, config.groups) for _ in range(1) if depth
         )
 
     def forward(self, h: Tensor, told: Told, checkpointing: bool) -> Tensor:
-        h = run(self.residuals[0], checkpointing, h, told.emb)
+        for residual in self.residuals[:1]:
+            h = run(residual, checkpointing, h, told.emb)
         for transformer, residual in zip(self.transformers, self.residuals[1:]):
             h = run(transformer, checkpointing, h, told.heard)
             h = run(residual, checkpointing, h, told.emb)
@@ -227,7 +238,8 @@ class SDEncoder(nn.Module, ABC):
         for level, w in enumerate(widths):
             last = level == len(widths) - 1
             inputs = [self.skip_widths[-1]] + [w] * (n - 1)
-            self.down.append(DownLevel(inputs, level, config, None if last else nn.Conv2d(w, w, 3, stride=2, padding=1)))
+            halving = None if last else nn.Conv2d(w, w, 3, stride=2, padding=1)
+            self.down.append(DownLevel(inputs, level, config.depths[level], config, halving))
             self.skip_widths += [w] * (n if last else n + 1)
         self.middle = Middle(config)
 
@@ -298,7 +310,8 @@ class SDUNet(SDEncoder):
         self.up, c = nn.ModuleList(), widths[-1]
         for level, w in reversed(list(enumerate(widths))):
             inputs = [before + skips.pop() for before in [c] + [w] * config.blocks]
-            self.up.append(UpLevel(inputs, level, config, Upsample(w) if level else None))
+            depth = (config.up_depths or config.depths)[level]
+            self.up.append(UpLevel(inputs, level, depth, config, Upsample(w) if level else None))
             c = w
         self.norm = GroupNorm(config.groups, widths[0])
         self.last = zeroed(nn.Conv2d(widths[0], config.channels, 3, padding=1))

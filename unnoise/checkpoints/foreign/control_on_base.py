@@ -47,7 +47,7 @@ def on_base(store: Store, network: nn.Module | None, where: str) -> Part:
     shapes = Shapes({n: s for n, s in store.shapes.below(prefix).items() if n not in (LOW_RANK, DIFFERENCE)})
     base = exported(Adapted.of(network).plain_state(_goes_down), UNET_TABLE)
     tensors = dict(base)
-    table = controlnet_table(tuple((network.config.blocks, depth > 0) for depth in network.config.depths))
+    table = controlnet_table(tuple((network.config.blocks, depth != 0) for depth in network.config.depths))
     try:
         _check_pairs(shapes)
         own = Cut(store, pieces(shapes, Layout(table), prefix))

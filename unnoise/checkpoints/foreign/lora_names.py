@@ -185,7 +185,7 @@ NAMINGS: Mapping[type[nn.Module], Naming] = {
         "Stable Diffusion",
         "unet",
         lambda net: UNET_TABLE,
-        lambda net: (unet_table(tuple((net.config.blocks, d > 0) for d in net.config.depths)),),
+        lambda net: (unet_table(tuple((net.config.blocks, d != 0) for d in net.config.depths)),),
     ),
     SD3: Naming(
         "Stable Diffusion 3",

@@ -45,11 +45,12 @@ def unet(shapes: Shapes) -> tuple[Config, Layout]:
     if "label_emb.weight" in shapes:  # levels of noise, as classes
         raise InputError("Stable Diffusion's x4 upscaler: known, but not run here")
     config, levels = _way_down(shapes)
-    depths = [count(shapes, f"input_blocks.{1 + (blocks + 1) * i}.1.transformer_blocks.") for i, (blocks, _) in enumerate(levels)]
-    mirrored = [count(shapes, f"output_blocks.{(blocks + 1) * i}.1.transformer_blocks.") for i, (blocks, _) in enumerate(levels)]
-    if mirrored != depths[::-1]:
-        raise InputError(f"its transformers are {depths} deep down, {mirrored} up: not Stable Diffusion's")
-    more = {
+    down = [_depths(shapes, "input_blocks", 1 + (blocks + 1) * i, blocks) for i, (blocks, _) in enumerate(levels)]
+    up = [_depths(shapes, "output_blocks", (blocks + 1) * i, blocks + 1) for i, (blocks, _) in enumerate(levels)]
+    if [depth != 0 for depth in up] != [depth != 0 for depth in down[::-1]]:
+        raise InputError(f"its transformers are {down} deep down, {up} up: not Stable Diffusion's")
+    more: dict[str, Any] = {} if up == down[::-1] else {"reverse_transformer_layers_per_block": [depth or 1 for depth in up]}
+    more |= {
         "_class_name": "UNet2DConditionModel",
         "out_channels": shapes["out.2.weight"][0],
         "up_block_types": ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for _, attends in reversed(levels)],
@@ -69,6 +70,12 @@ def controlnet(shapes: Shapes) -> tuple[Config, Layout]:
     return {**config, **more}, Layout(table, flat=_flat(config, table))
 
 
+def _depths(shapes: Shapes, where: str, start: int, blocks: int) -> int | list[int]:
+    """Of a level's transformers: one number where they are alike."""
+    each = [count(shapes, f"{where}.{start + i}.1.transformer_blocks.") for i in range(blocks)]
+    return each[0] if len({*each}) == 1 else each
+
+
 def _flat(config: Config, table: Table) -> tuple[str, ...]:
     """Modules that are linear layers, even where a tool wrote them as 1 x 1 convolutions (stable-diffusion.cpp does)."""
     return (
@@ -86,11 +93,12 @@ def _way_down(shapes: Shapes) -> tuple[Config, tuple[tuple[int, bool], ...]]:
         raise InputError(f"its levels have {sorted(blocks)} blocks: a U-Net of Stable Diffusion has as many in each")
     per_level = blocks.pop()
     widths = [shapes[f"input_blocks.{start}.0.out_layers.3.weight"][0] for start in starts]
-    depths = [count(shapes, f"input_blocks.{start}.1.transformer_blocks.") for start in starts]
-    attention = "middle_block.1"
-    middle = count(shapes, f"{attention}.transformer_blocks.")
-    if middle == 0:
-        raise InputError("it has no transformer in the middle: not Stable Diffusion's")
+    depths = [_depths(shapes, "input_blocks", start, per_level) for start in starts]
+    middle = count(shapes, "middle_block.1.transformer_blocks.")
+    places = ["middle_block.1", *(f"input_blocks.{i}.1" for i in range(inputs))]
+    attention = next((place for place in places if f"{place}.transformer_blocks.0.attn2.to_k.weight" in shapes), None)
+    if attention is None:
+        raise InputError("it has no transformers: not Stable Diffusion's")
     words = shapes[f"{attention}.transformer_blocks.0.attn2.to_k.weight"][1]
     told = shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else 0
     config: dict[str, Any] = {
@@ -98,11 +106,12 @@ def _way_down(shapes: Shapes) -> tuple[Config, tuple[tuple[int, bool], ...]]:
         "block_out_channels": widths,
         "layers_per_block": per_level,
         "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
-        "transformer_layers_per_block": [d or 1 for d in depths[:-1]] + [middle],
+        "transformer_layers_per_block": [d or 1 for d in depths[:-1]] + [middle or depths[-1] or 1],
+        **({} if middle else {"mid_block_type": "UNetMidBlock2D" if "middle_block.0.in_layers.0.weight" in shapes else None}),
         "cross_attention_dim": words,
         **rules(widths, words, told, len(shapes[f"{attention}.proj_in.weight"]) == 2),
     }
-    return config, tuple((per_level, depth > 0) for depth in depths)
+    return config, tuple((per_level, depth != 0) for depth in depths)
 
 
 def rules(widths: list[int], words: int | None, told: int, linear: bool) -> dict[str, Any]:

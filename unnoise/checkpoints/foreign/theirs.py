@@ -32,10 +32,11 @@ def unet_theirs(ours: SDUNetConfig, side: tuple[int, int], harmonics: int) -> di
 
     InputError for a last level whose transformers have another depth than the middle's: theirs has one number for both.
     """
-    last = ours.depths[-1] or ours.middle
-    if ours.middle not in (0, last):
+    last = ours.depths[-1] or ours.middle or 1
+    if ours.middle and ours.middle != (last if isinstance(last, int) else last[0]):
         raise InputError(f"a U-Net with depths {ours.depths} and {ours.middle} in the middle: diffusers has no way to say so")
-    attending = [depth > 0 for depth in ours.depths]
+    attending, middle = [depth != 0 for depth in ours.depths], "UNetMidBlock2DCrossAttn" if ours.middle else "UNetMidBlock2D"
+    upwards = None if ours.up_depths is None else [d if isinstance(d, int) else list(d) for d in reversed(ours.up_depths)]
     told = {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": harmonics,
@@ -50,8 +51,9 @@ def unet_theirs(ours: SDUNetConfig, side: tuple[int, int], harmonics: int) -> di
         "layers_per_block": ours.blocks,
         "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attending],
         "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attending)],
-        "mid_block_type": "UNetMidBlock2DCrossAttn" if ours.middle else "UNetMidBlock2D",
-        "transformer_layers_per_block": [*(max(1, depth) for depth in ours.depths[:-1]), max(1, last)],
+        "mid_block_type": None if ours.middle is None else middle,
+        "transformer_layers_per_block": [d if isinstance(d, int) else list(d) for d in (*(d or 1 for d in ours.depths[:-1]), last)],
+        **({} if upwards is None else {"reverse_transformer_layers_per_block": [d or 1 for d in upwards]}),
         "attention_head_dim": list(ours.heads),  # named wrongly there
         "cross_attention_dim": ours.token_dim,
         "norm_num_groups": ours.groups,
