@@ -132,8 +132,8 @@ def test_what_is_said_of_a_u_net_is_read_as_the_same(name: str) -> None:
         ({"act_fn": "gelu"}, "act_fn 'gelu'"),
         ({"mid_block_type": "other"}, "mid_block_type 'other': .* UNetMidBlock2DCrossAttn, UNetMidBlock2D there, or none"),
         (
-            {"transformer_layers_per_block": [[1], [], 1]},
-            r"transformers of depths .*: one number for each of 3 levels",
+            {"transformer_layers_per_block": [1, 1, 1], "reverse_transformer_layers_per_block": [[1], [], 1]},
+            r"transformers of depths .*: one number for each of 3 levels, or 3, are meant",
         ),
         ({"transformer_layers_per_block": [1]}, r"transformers of depths \[1\]: one number for each of 3 levels"),
         ({"addition_embed_type": "image"}, "addition_embed_type 'image'"),

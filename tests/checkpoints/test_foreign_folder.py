@@ -278,6 +278,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "pickled": (pickled, "diffusion_pytorch_model.bin: a pickle, which can run code when it is opened; safetensors are read"),
     "video": (edit("unet/config.json", _class_name="UNetSpatioTemporalConditionModel"), "Stable Video Diffusion (UNetSpatio"),
     "depth": (edit("unet/config.json", in_channels=5), "unet: the checkpoint's 'conv_in.weight'"),
+    "several depths, one way": (
+        edit("unet/config.json", transformer_layers_per_block=[[1], [1]]),
+        "transformer_layers_per_block [[1], [1]]: those on the way up (reverse_ ...) are to be said beside several",
+    ),
     "unknown scheduler": (
         edit("scheduler/scheduler_config.json", _class_name="DDIMSchedular"),
         "unknown scheduler in scheduler_config.json 'DDIMSchedular'",
@@ -291,7 +295,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
             ("unet", "config", {"in_channels": None}),
             ("unet", "config", {"cross_attention_dim": -1}),
             ("vae", "config", {"latent_channels": 10**9}),
-            ("unet", "config", {"transformer_layers_per_block": [[1], [1]]}),
+            ("unet", "config", {"transformer_layers_per_block": None}),
             ("scheduler", "scheduler_config", {"beta_end": None}),
             ("scheduler", "scheduler_config", {"beta_start": "x"}),
             ("scheduler", "scheduler_config", {"beta_end": -1}),

@@ -273,17 +273,21 @@ def unet_config(theirs: Mapping[str, Any]) -> SDUNetConfig:
         raise InputError(f"blocks {kinds} down and {tuple(theirs['up_block_types'])} up are not those of Stable Diffusion")
     if (middle := theirs.get("mid_block_type", _MIDDLES[0])) not in (*_MIDDLES, None):
         raise InputError(f"mid_block_type {middle!r}: a U-Net of Stable Diffusion has one of {', '.join(_MIDDLES)} there, or none")
-    down = _depths(theirs.get("transformer_layers_per_block", 1), len(widths))
+    blocks = _the_one("layers_per_block", theirs["layers_per_block"])
+    told, upwards = theirs.get("transformer_layers_per_block", 1), theirs.get("reverse_transformer_layers_per_block")
+    if upwards is None and not isinstance(told, int) and any(not isinstance(depth, int) for depth in told):
+        raise InputError(f"transformer_layers_per_block {told!r}: those on the way up (reverse_ ...) are to be said beside several")
+    down = _depths(told, len(widths), blocks)
     depths = tuple(d if kind == "CrossAttnDownBlock2D" else 0 for d, kind in zip(down, kinds))
     up_depths = None
-    if (upwards := theirs.get("reverse_transformer_layers_per_block")) is not None:
-        up = reversed(_depths(upwards, len(widths)))
+    if upwards is not None:
+        up = reversed(_depths(upwards, len(widths), blocks + 1))
         up_depths = tuple(d if kind == "CrossAttnDownBlock2D" else 0 for d, kind in zip(up, kinds))
     in_middle = down[-1] if isinstance(down[-1], int) else down[-1][0]
     return SDUNetConfig(
         channels=theirs["out_channels"],
         widths=widths,
-        blocks=_the_one("layers_per_block", theirs["layers_per_block"]),
+        blocks=blocks,
         depths=depths,
         middle=None if middle is None else in_middle if middle == _MIDDLES[0] else 0,
         heads=_per_level(theirs["attention_head_dim"], len(widths)),  # named wrongly there: it is the number of heads
@@ -296,11 +300,11 @@ def unet_config(theirs: Mapping[str, Any]) -> SDUNetConfig:
     )
 
 
-def _depths(value: Any, levels: int) -> tuple[int | tuple[int, ...], ...]:
+def _depths(value: Any, levels: int, blocks: int) -> tuple[int | tuple[int, ...], ...]:
     """Of every level: one number, or one for each of its transformers, which are one where they are the same."""
     each = [value] * levels if isinstance(value, int) else list(value)
-    if len(each) != levels or not all(isinstance(d, int) or (isinstance(d, list | tuple) and d) for d in each):
-        raise InputError(f"transformers of depths {value!r}: one number for each of {levels} levels, or several, are meant")
+    if len(each) != levels or not all(isinstance(d, int) or (isinstance(d, list | tuple) and len(d) == blocks) for d in each):
+        raise InputError(f"transformers of depths {value!r}: one number for each of {levels} levels, or {blocks}, are meant")
     return tuple(d if isinstance(d, int) else d[0] if len({*d}) == 1 else tuple(d) for d in each)
 
 
