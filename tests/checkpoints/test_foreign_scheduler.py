@@ -147,6 +147,15 @@ def test_what_the_network_predicts(prediction):
     torch.testing.assert_close(ours.preconditioner.after(ours.process, out, x, t).x0, want, rtol=1e-4, atol=1e-4)
 
 
+def test_one_step_with_exponential_levels_begins_where_the_noise_is():
+    """Of the largest level; theirs tells the least of a state that has the most."""
+    config, pipeline, _ = SHIPPED["CosXL"]
+    ours, theirs = read_scheduler(config, pipeline), theirs_of(config)
+    theirs.set_timesteps(1)
+    assert theirs.timesteps.tolist() == pytest.approx([np.log(0.002) / 4])
+    assert (told_at(ours, 1) * 1000).tolist() == pytest.approx([np.log(120) / 4])
+
+
 @pytest.mark.parametrize("name", ["Playground v2.5", "CosXL"])
 def test_what_networks_of_levels_predict(name):
     config = SHIPPED[name][0]
