@@ -332,6 +332,9 @@ def test_the_command_line(stable_diffusion: tuple, tmp_path: Path, capsys: pytes
     again = next(shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith("  unnoise sample"))
     main([*again[1:-1], str(tmp_path / "again")])
     assert np.array_equal(np.asarray(Image.open(tmp_path / "again" / made.name)), expected.data[0].numpy())
+    SHOWN[0].resize((20, 12)).save(tmp_path / "wide.png")  # drawn in its shape: 16 x 16 pixels are 256, 12 x 20 are 240
+    main([*asked[:-2], "--control", f"{tmp_path}/canny:{tmp_path}/wide.png", "--out", str(tmp_path / "wide")])
+    assert Image.open(next((tmp_path / "wide").glob("000*.png"))).size == (20, 12)
     (tmp_path / "canny.pth").write_bytes(b"PK\x03\x04 and so on")
     for told, message in (
         ("canny", "--control 'canny': tell it as WHERE:PICTURE"),

@@ -69,7 +69,7 @@ def picture(file: Path) -> torch.Tensor:
 
 
 def test_pictures_to_begin_with(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One for both samples, cropped to the model's size."""
+    """One for both samples: its middle, where another shape than its own is asked for."""
     Image.linear_gradient("L").resize((20, 16)).convert("RGB").save(tmp_path / "a.png")
     how = [
         "sample",
@@ -79,6 +79,8 @@ def test_pictures_to_begin_with(whole: Path, tmp_path: Path, capsys: pytest.Capt
         "2",
         "--steps",
         "4",
+        "--height",
+        "16",
         "--start",
         str(tmp_path / "a.png"),
         "--out",
@@ -86,6 +88,7 @@ def test_pictures_to_begin_with(whole: Path, tmp_path: Path, capsys: pytest.Capt
     ]
     assert "strength 0.2 of 4 steps is less than one step" in refused([*how, "--strength", "0.2"], capsys)
     main([*how, "--strength", "0.5", "--seed", "7"])
+    assert "a.png: of its 16 x 20 (height x width) the middle, in the shape of 16 x 16" in capsys.readouterr().err
     made = [picture(f) for f in sorted((tmp_path / "out").glob("*.png"))[:2]]
     start = torch.tensor(list(Image.open(tmp_path / "a.png").crop((2, 0, 18, 16)).tobytes())).reshape(16, 16, 3).to(torch.uint8)
     samples = unnoise.load(whole).sample("cat", 2, 7, steps=4, start=Start(torch.stack([start, start]), 0.5))

@@ -57,6 +57,11 @@ def with_mode(picture: str) -> tuple[str, int | None]:
     return (file, int(mode)) if equals and mode.isdecimal() else (picture, None)
 
 
+def pictured(controls: Sequence[str]) -> list[Path]:
+    """The pictures of --control."""
+    return [Path(with_mode(picture)[0]) for told in controls for picture in parse_adapter("--control", told).pictures]
+
+
 def numbers_of(controls: Sequence[str], prompts: Sequence[str], encoder: str | None, bf16: bool) -> int:
     """How many weights those of --control and --picture-prompt have together, and the encoders of pictures, which stay in
     float32: in bfloat16 each of theirs counts for two. What the hub has is fetched; InputError where it is not there.

@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import tyro
 from tqdm import tqdm
@@ -22,25 +21,20 @@ from unnoise.cli.adapters import loras_of, numbers_of, read_adapters
 from unnoise.cli.again import own, told
 from unnoise.cli.arrange import arrange, arranges, check_arrange
 from unnoise.cli.budget import check_beside, fit
-from unnoise.cli.pictures import read_masks, read_pictures, sides
+from unnoise.cli.given import begun, check_given, filled, kept, shaped, side, sized
 from unnoise.cli.terminal import free_folder, parse, refuse_existing
 from unnoise.control.budget import Precision, Way, parse_seconds
-from unnoise.control.filling import Fill
 from unnoise.control.layout.arranged import counts_or_places, spelled
 from unnoise.control.layout.planner import check_signs
 from unnoise.control.rules import find_rule
 from unnoise.control.sampling import Samples, Start
 from unnoise.control.self_guidance import chosen
 from unnoise.control.step_caching import Every, StepCaching, Within
-from unnoise.core.codec import Codec, within
 from unnoise.core.errors import InputError, option
-from unnoise.core.state import Cond, State
+from unnoise.core.state import State
 from unnoise.loading import load, with_loras
-from unnoise.modalities.image.codec import resized
-from unnoise.modalities.image.in_context import InContext
-from unnoise.modalities.image.inpainting import Inpainting
 from unnoise.modalities.words.emoji_names import named_emoji
-from unnoise.model import DiffusionModel, Weaker, controlled, editing
+from unnoise.model import DiffusionModel, Weaker
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,8 @@ class Sample:
     original: tuple[int, int] | None = None
     """For models that are told sizes: draw pictures as if they had been of this height and width before they were resized."""
     start: tuple[Path, ...] = ()
-    """Pictures to begin with, in place of noise: one, or one a sample."""
+    """Pictures to begin with, in place of noise: one, or one a sample. Open checkpoints draw these, and those of the options below,
+    in their own shape, as large in all as the model's pictures, unless --height and --width say another: then their middle."""
     strength: float | None = None
     """Of --start and --fill: the share of the steps that is walked, 1 all. Not given: 0.5 of --start; of --fill 1, where nothing is
     seen of what lies under the mask."""
@@ -131,7 +126,7 @@ class Sample:
     """Of --fill: pictures that are white where something new is to be drawn, as many."""
     change: tuple[Path, ...] = ()
     """Pictures to change as the prompt says, with a model for that (InstructPix2Pix, FLUX.1 Kontext): one, or one a sample. Kontext
-    draws them in the shape of the first, unless --height and --width say another."""
+    sees the whole of them, whatever it draws."""
     follow: tuple[Path, ...] = ()
     """Pictures to follow, such as edges or depth, with a model that was trained for that (FLUX.1 Canny, Depth) or becomes so by
     a --lora: one, or one a sample. Other models follow pictures with a ControlNet beside them: --control."""
@@ -233,11 +228,9 @@ def run(argv: list[str]) -> None:
     args = replace(args, bf16=args.bf16 or args.int8)
     seconds = None if args.budget is None else parse_seconds(args.budget)
     rule, caching = None if args.rule is None else find_rule(args.rule), _caching(args)
-    for path in (*args.start, *args.fill, *args.mask, *args.change, *args.follow):  # what may take minutes to load comes after
-        if not path.is_file():
-            raise InputError(f"{path}: not readable as a picture: no such file")
+    check_given(args)  # what may take minutes to load comes after
     model = _opened(args, args.bf16)
-    args = _shaped(args, model)
+    args = shaped(args, model)
     dtype = torch.bfloat16 if args.bf16 else None
     device, away = _device(args), args.negative
     later = [load(path, dtype, wanted=Wanted(batch=_wanted(args).batch, device=str(device))).to(device) for path in args.then]
@@ -254,8 +247,8 @@ def run(argv: list[str]) -> None:
         Weaker(load(args.weaker, dtype, wanted=_wanted(args)).to(device), args.weaker_scale) if args.weaker is not None else None
     )
     prompts, n, total = args.prompts or None, _each(args), _total(args)
-    given, fill = _filled(args, model, total), _kept(args, model, total)
-    start = None if fill else _begun(args, model, total)
+    given, fill = filled(args, model, total), kept(args, model, total)
+    start = None if fill else begun(args, model, total)
     if seconds is not None or args.error is not None:
         settings: dict[str, Any] = {
             "grid": args.grid, "guidance": args.guidance, "interval": args.interval, "rescale": args.rescale, "rule": rule,
@@ -264,7 +257,7 @@ def run(argv: list[str]) -> None:
         usual = replace(model.config.sampling, **{k: v for k, v in settings.items() if v is not None})
         plain = Way(usual, Precision.BFLOAT16 if args.bf16 else Precision.OWN)
         way, model = fit(
-            model, lambda: _opened(args, True), plain, args.prompts, n, args.batch, _side(args), away, seconds, args.error,
+            model, lambda: _opened(args, True), plain, args.prompts, n, args.batch, side(args), away, seconds, args.error,
             args.trials,
         )  # fmt: skip
         args = replace(args, steps=way.sampling.steps, sampler=way.sampling.named()["sampler"], bf16=way.bf16)
@@ -272,7 +265,7 @@ def run(argv: list[str]) -> None:
     with tqdm(unit="step", desc=f"sampling {total}", disable=None, file=sys.stderr) as bar:
 
         def walk(
-            prompts: Sequence[str] | None, n: int, seeds: Sequence[int] | None, start: Start | None, side: tuple[int, int] | None
+            prompts: Sequence[str] | None, n: int, seeds: Sequence[int] | None, start: Start | None, drawn: tuple[int, int] | None
         ) -> Samples:
             walked, rows = bar.n, n * len(prompts or [None])
             batches = rows if args.exact else -(-rows // args.batch)
@@ -281,7 +274,7 @@ def run(argv: list[str]) -> None:
                 bar.total = walked + steps * batches
                 bar.update()
 
-            height, width = side or (None, None)
+            height, width = drawn or (None, None)
             return model.sample(
                 prompts, n, args.seed, sample_seeds=seeds, steps=args.steps, sampler=args.sampler, grid=args.grid,
                 guidance=args.guidance, interval=args.interval, rescale=args.rescale, rule=rule,
@@ -291,13 +284,13 @@ def run(argv: list[str]) -> None:
                 picture_guidance=args.picture_guidance, true_guidance=args.true_guidance,
             )  # fmt: skip
 
-        side = _side(args)
+        drawn = side(args)
         if args.arrange is None:
-            samples = walk(prompts, n, args.sample_seeds, start, side)
+            samples = walk(prompts, n, args.sample_seeds, start, drawn)
         else:
             steps = model.config.sampling.steps if args.steps is None else args.steps
-            sized = _sized(args, model)
-            samples = arrange(args, n, sized, steps, lambda p, s, begin: walk(p, 1, s, begin, side if begin else None))
+            codec = sized(args, model)
+            samples = arrange(args, n, codec, steps, lambda p, s, begin: walk(p, 1, s, begin, drawn if begin else None))
     if later:
         samples = go_on(samples, later, negative=args.negative, exact=args.exact, bf16=args.bf16, batch=args.batch)
     samples = replace(samples, settings={**samples.settings, **told(args), "negative": args.negative}, own=own(args, total))
@@ -350,7 +343,7 @@ def _opened(args: Sample, bf16: bool) -> DiffusionModel:
 
 
 def _wanted(args: Sample, beside: int = 0) -> Wanted:
-    height, width = _side(args) or (None, None)
+    height, width = side(args) or (None, None)
     batch = 1 if args.exact else min(args.batch, _total(args))
     true = 1.0 if args.true_guidance is None else args.true_guidance
     return Wanted(height, width, batch, args.guidance, beside, str(_device(args)), true, bool(args.change))
@@ -378,76 +371,3 @@ def _caching(args: Sample) -> StepCaching | None:
     if args.cache_within is not None:
         return StepCaching(Within(args.cache_within), 1 if args.cache_order is None else args.cache_order)
     return None if args.cache is None else StepCaching(Every(args.cache), args.cache_order or 0)
-
-
-def _sized(args: Sample, model: DiffusionModel) -> Codec:
-    """The codec for the pictures that are asked for."""
-    side = _side(args)
-    return model.codec if side is None else resized(model.codec, *side)
-
-
-def _side(args: Sample) -> tuple[int, int] | None:
-    """Height and width in pixels; None for the model's own."""
-    side = args.width if args.height is None else args.height
-    return None if side is None else (side, side if args.width is None else args.width)
-
-
-def _shaped(args: Sample, model: DiffusionModel) -> Sample:
-    """With the size at which a picture to change is best drawn, where none was said and the model has sizes for that."""
-    looking = within(model.conditioner, InContext)
-    if not args.change or _side(args) is not None or looking is None:
-        return args
-    height, width = looking.seen_at(model.codec, *sides(args.change[0]))
-    return replace(args, height=height, width=width)
-
-
-def _begun(args: Sample, model: DiffusionModel, n: int) -> Start | None:
-    """What is begun with: pictures of their own, or those that a model which was trained for it fills in."""
-    pictures = args.start or (args.fill if args.strength is not None else ())
-    strength = 0.5 if args.strength is None else args.strength
-    return Start(read_pictures(pictures, _sized(args, model), n), strength) if pictures else None
-
-
-def _kept(args: Sample, model: DiffusionModel, n: int) -> Fill | None:
-    """What a model that was not trained to fill in keeps, and draws anew."""
-    if not args.fill or within(model.conditioner, Inpainting) is not None:
-        return None
-    if args.start:
-        raise InputError("--start and --fill: what is filled in begins with its own pictures; --strength says how far")
-    if args.then:
-        raise InputError("--fill with --then: what comes after would draw all of it anew, what is to stay as well; leave one out")
-    pictures, masks = _masked(args, model, n)
-    return Fill(pictures, masks, 1.0 if args.strength is None else args.strength)
-
-
-def _masked(args: Sample, model: DiffusionModel, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures to fill in, and where."""
-    codec = _sized(args, model)
-    masks = read_masks(args.mask, codec, n)
-    if nothing := [path for path, mask in zip(args.mask * n, masks) if not mask.any()]:
-        raise InputError(f"{nothing[0]}: nothing of this mask is white, so nothing would be drawn anew")
-    return read_pictures(args.fill, codec, n), masks
-
-
-def _filled(args: Sample, model: DiffusionModel, n: int) -> Cond | None:
-    """What a model that fills in, changes or follows pictures is given."""
-    if len(args.fill) != len(args.mask):
-        raise InputError(f"{len(args.fill)} pictures to --fill and {len(args.mask)} of --mask: as many of each")
-    asked = {"--fill": args.fill, "--change": args.change, "--follow": args.follow}
-    if len(several := [option for option, pictures in asked.items() if pictures]) > 1:
-        raise InputError(f"{' and '.join(several)}: a model does one of them")
-    if args.change:
-        changing, codec = editing(model), _sized(args, model)
-        if not isinstance(changing, InContext):
-            return changing.of(codec, read_pictures(args.change, codec, n))
-        seen = {changing.seen_at(model.codec, *sides(path)): path for path in args.change}
-        if len(seen) > 1:
-            shapes = ", ".join(f"{path} at {h} x {w}" for (h, w), path in seen.items())
-            raise InputError(f"--change: pictures of several shapes ({shapes}, height x width): one run takes one shape")
-        codec = resized(codec, *next(iter(seen)))
-        return changing.of(codec, read_pictures(args.change, codec, n, whole=True))
-    if args.follow:
-        following, codec = controlled(model), _sized(args, model)
-        return following.of(codec, read_pictures(args.follow, codec, n))
-    filling = within(model.conditioner, Inpainting)
-    return filling.of(_sized(args, model), *_masked(args, model, n)) if args.fill and filling else None

@@ -28,8 +28,8 @@ from unnoise.modalities.image.decode import Target, fit
 from unnoise.modalities.image.latents import Latents
 from unnoise.networks.steering import Steerable, Steering, residual
 
-SAME_SHAPE = 0.02
-"""Pictures whose ratio of width to height differs by less are resized."""
+SAME_SHAPE = 0.04
+"""Pictures whose ratio of width to height differs by less are resized: whole steps of codes and tokens make as much of it."""
 
 
 class Step(NamedTuple):

@@ -20,6 +20,7 @@ from unnoise.core.denoisers import Denoise
 from unnoise.core.errors import InputError
 from unnoise.core.predictions import Mean, Prediction
 from unnoise.core.state import State
+from unnoise.modalities.image.codec import as_tensor
 from unnoise.modalities.image.latents import Latents
 from unnoise.networks.layers import pad_to_multiple
 
@@ -45,8 +46,8 @@ def known(codec: Codec, fill: Fill) -> tuple[Tensor, Tensor]:
 
     Raises InputError for masks of another size than the pictures, and for a codec of anything but pictures.
     """
-    shape, m = codec.shape(), torch.as_tensor(fill.masks)
-    data = torch.as_tensor(fill.data) if not isinstance(fill.data, dict) else fill.data
+    shape, m = codec.shape(), as_tensor(fill.masks)
+    data = as_tensor(fill.data) if not isinstance(fill.data, dict) else fill.data
     if not isinstance(shape, tuple) or len(shape) != 3 or not isinstance(data, Tensor) or data.ndim != 4:
         raise InputError("pictures are filled in, uint8 (B, H, W, C); this model, or what was given, has none")
     if m.dtype != torch.bool or m.shape != data.shape[:3]:

@@ -59,6 +59,11 @@ def resized(codec: Codec, height: int, width: int) -> Codec:
     return codec.resized(height, width)
 
 
+def as_tensor(data: Any) -> Tensor:
+    """torch.as_tensor; what may only be read, as PIL's arrays, is copied: torch would warn of it."""
+    return torch.as_tensor(np.require(data, requirements="W") if isinstance(data, np.ndarray) else data)
+
+
 class Pixels(Codec):
     bound = 1.0
 
@@ -74,7 +79,7 @@ class Pixels(Codec):
 
     def encode(self, data: np.ndarray | Tensor) -> Tensor:
         """uint8 (B, H, W, C) -> float32 (B, C, H, W) in [-1, 1], on the device of the data. InputError for another size or type."""
-        x = torch.as_tensor(data)
+        x = as_tensor(data)
         channels, height, width = self.shape()
         if x.dtype != torch.uint8 or tuple(x.shape[1:]) != (height, width, channels):
             wanted = f"(B, {height}, {width}, {channels}) of torch.uint8"

@@ -26,7 +26,7 @@ from unnoise.core.codec import Buildable, Codec, Conditioner, Following, Uncondi
 from unnoise.core.errors import InputError
 from unnoise.core.random import Streams
 from unnoise.core.state import Cond
-from unnoise.modalities.image.codec import Pixels, PixelsConfig
+from unnoise.modalities.image.codec import Pixels, PixelsConfig, as_tensor
 from unnoise.modalities.image.latents import Latents
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
 from unnoise.modalities.words.syntax import Said
@@ -89,7 +89,7 @@ class Enlarging(Following, ABC):
         return self._noised(self.shrunk(data), self.config.strongest * rng.uniform("strength"), rng)
 
     def from_made(self, made: np.ndarray | Tensor, rng: Streams) -> Cond:
-        made = torch.as_tensor(made)
+        made = as_tensor(made)
         self._fits(made.shape[-1] if made.ndim == 4 else 0)
         if made.shape[-1] < self.config.large.channels:
             made = torch.cat([made, torch.full_like(made[..., :1], 255)], -1)

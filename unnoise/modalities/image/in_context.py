@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond
+from unnoise.modalities.image.codec import as_tensor
 from unnoise.modalities.image.with_picture import WithPicture, coding
 from unnoise.modalities.words.emphasis import EmphaticConfig
 
@@ -59,7 +59,7 @@ class InContext(WithPicture):
 
         Raises InputError for pictures of another shape, and for a codec without codes.
         """
-        x = torch.as_tensor(pictures)
+        x = as_tensor(pictures)
         if x.ndim != 4:
             raise InputError(f"pictures {tuple(x.shape)}: (B, H, W, 3) of torch.uint8 are changed")
         return {"context": coding(codec).resized(*x.shape[1:3]).encode(x)}

@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate, pixel_unshuffle
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
 from unnoise.core.state import Cond
+from unnoise.modalities.image.codec import as_tensor
 from unnoise.modalities.image.with_picture import WithPicture, coding
 from unnoise.modalities.words.emphasis import EmphaticConfig
 
@@ -53,7 +54,7 @@ class Inpainting(WithPicture, ABC):
         pictures: uint8 (B, H, W, 3), as the codec encodes them; masks: bool (B, H, W), true where something new is to be drawn.
         Raises InputError for pictures and masks of different sizes.
         """
-        x, m = torch.as_tensor(pictures), torch.as_tensor(masks).bool()
+        x, m = as_tensor(pictures), as_tensor(masks).bool()
         if x.ndim != 4 or m.shape != x.shape[:3]:
             raise InputError(f"pictures {tuple(x.shape)} and masks {tuple(m.shape)}: (B, H, W, 3) and (B, H, W) are meant")
         coded = coding(codec)
