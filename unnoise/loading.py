@@ -35,35 +35,37 @@ MODEL_CLASSES = {**ALLOWED, **allow(ModelConfig, Sampling, About), "model.Sampli
 
 def load(
     source: str | Path, dtype: torch.dtype | None = None, variant: str | None = None, beside: Sequence[str | Path] = (),
-    wanted: Wanted = Wanted(), packed: bool = False,
+    wanted: Wanted = Wanted(), packed: bool = False, clip_skip: int | None = None,
 ) -> DiffusionModel:  # fmt: skip
     """The model in a model folder or a training run's, one that ships by its name (see `shipped`), or an open checkpoint: a folder
     of diffusers, a single file, or a name on the hub (OWNER/NAME, OWNER/NAME/FILE), of which what is needed is fetched once.
 
     The rest concerns open checkpoints. dtype: float32 or bfloat16, of the weights, text encoders' too; None for float32.
     variant, beside: see `open_foreign`. wanted: what it will be asked for, which must fit into memory. packed: the weights of GGUF
-    and float8 files stay as they are, and are unpacked at every call (`networks.packed`). Raises InputError for what
-    is not a model, was truncated or edited, comes from a later version, is of a family that is not run here, is not to be had from
-    the hub, or will not fit.
+    and float8 files stay as they are, and are unpacked at every call (`networks.packed`). clip_skip: the hidden layer, from the
+    end, that CLIP answers by (Stable Diffusion; 1 is usual, of XL and 3 it is 2). Raises InputError for what is not a model, was
+    truncated or edited, comes from a later version, is of a family that is not run here, is not to be had from the hub, or will not
+    fit.
     """
     try:
-        return _opened(source, dtype, variant, beside, wanted, packed)
+        return _opened(source, dtype, variant, beside, wanted, packed, clip_skip)
     finally:
         let_go()
 
 
 def _opened(
-    source: str | Path, dtype: torch.dtype | None, variant: str | None, beside: Sequence[str | Path], wanted: Wanted, packed: bool
-) -> DiffusionModel:
+    source: str | Path, dtype: torch.dtype | None, variant: str | None, beside: Sequence[str | Path], wanted: Wanted, packed: bool,
+    clip_skip: int | None,
+) -> DiffusionModel:  # fmt: skip
     """See `load`."""
     folder, own = Path(source), shipped_folder(str(source))
     if own is not None and not _holds_a_model(folder):  # a folder of samples or of data may be called so too
         folder = own
     if foreign := open_foreign(folder, variant, beside):
-        model = _imported(foreign, dtype or torch.float32, wanted, packed, [Path(b).name for b in beside])
+        model = _imported(foreign, dtype or torch.float32, wanted, packed, clip_skip, [Path(b).name for b in beside])
     elif folder.is_dir():
-        if beside or variant or packed:
-            given = "--beside" if beside else "--variant" if variant else "--packed"
+        asked = {"--beside": beside, "--variant": variant, "--packed": packed, "--clip-skip": clip_skip is not None}
+        if given := next((name for name, value in asked.items() if value), None):
             raise InputError(f"{folder}: a model of unnoise's own, whole and unpacked; {given} is for open checkpoints")
         model = _read(folder)
     else:
@@ -98,9 +100,11 @@ def _read(folder: Path) -> DiffusionModel:
     return model
 
 
-def _imported(foreign: Foreign, dtype: torch.dtype, wanted: Wanted, packed: bool, beside: Sequence[str]) -> DiffusionModel:
+def _imported(
+    foreign: Foreign, dtype: torch.dtype, wanted: Wanted, packed: bool, clip_skip: int | None, beside: Sequence[str]
+) -> DiffusionModel:
     """An open checkpoint on our own networks. beside: the names of what takes the place of a folder's own."""
-    built, where = build(foreign, dtype, wanted, packed), Path(foreign.where)
+    built, where = build(foreign, dtype, wanted, packed, clip_skip), Path(foreign.where)
     name = where.stem if where.is_file() else where.name
     other = beside if where.is_dir() else []
     about = About(

@@ -14,7 +14,7 @@ from command_line import refused
 from safetensors.torch import load_file, save_file
 
 import unnoise
-from unnoise.checkpoints.foreign.belonging import KIN, family_of_network, family_of_pipeline, is_known
+from unnoise.checkpoints.foreign.belonging import KIN, beyond, family_of_network, family_of_pipeline, is_known
 from unnoise.checkpoints.foreign.building import FAMILIES
 from unnoise.checkpoints.foreign.parts import Part
 from unnoise.checkpoints.foreign.recognise import class_family
@@ -67,6 +67,29 @@ def test_the_pipelines_that_are_known() -> None:
     assert len(using) > 50
     assert {name for name in using if not is_known(name)} == set()
     assert [n for n in ("FluxierPipeline", "StableDiffusionTrulyPipeline", "DiffusionPipeline", "Flux") if is_known(n)] == []
+
+
+BEYOND = {
+    "StableDiffusionControlNetPipeline": "is given by --control x/controlnet:PICTURE",
+    "StableDiffusionXLAdapterPipeline": "is given by --control x/adapter:PICTURE",
+    "StableDiffusionPAGPipeline": "--inner pag guides as it does",
+    "StableDiffusionAttendAndExcitePipeline": "which is what is run here",
+    "LEditsPPPipelineStableDiffusionXL": "which is what is run here",
+    "StableDiffusionInstructPix2PixPipeline": "its network sees no pictures",
+}
+
+
+def test_a_pipeline_that_does_more_than_its_network_is_said(folders: dict[str, Path], tmp_path: Path) -> None:
+    for name, said in BEYOND.items():
+        assert said in str(beyond(name, "x", 0))
+    plain = ("StableDiffusionXLImg2Img", "StableDiffusionInpaint", "FluxKontext", "FluxControl", "SanaSprint", "PixArtSigma")
+    assert [name for name in plain if beyond(f"{name}Pipeline", "x", 0)] == []
+    assert beyond("StableDiffusionInstructPix2PixPipeline", "x", 4) is None
+    folder = shutil.copytree(folders["SDXL"], tmp_path / "model")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionXLControlNetPipeline"}))
+    with pytest.warns(UserWarning, match=r"model: a StableDiffusionXLControlNetPipeline does more than its network alone"):
+        unnoise.load(folder)
 
 
 MIXED = [

@@ -11,14 +11,14 @@ from unnoise.cli.adapters import parse_adapter, with_mode
 from unnoise.core.errors import option
 from unnoise.core.random import derive
 
-_TOLD = ("variant", "packed", "beside", "lora", "embedding", "control", "guess", "picture_prompt", "picture_encoder")
+_TOLD = ("variant", "packed", "clip_skip", "beside", "lora", "embedding", "control", "guess", "picture_prompt", "picture_encoder")
 _SHOWN = ("control", "picture_prompt")
 _OWN = ("start", "fill", "mask", "change", "follow")
 
 _ONE = (
     "steps", "sampler", "grid", "guidance", "rescale", "rule", "threshold", "inner", "inner_scale", "cache", "cache_within",
     "cache_order", "weaker", "weaker_scale", "negative", "height", "width", "strength", "variant", "picture_encoder",
-    "picture_guidance", "true_guidance", "arrange",
+    "picture_guidance", "true_guidance", "arrange", "clip_skip",
 )  # fmt: skip
 _SEVERAL = ("interval", "inner_interval", "blocks", "original", "then", "beside")
 _REPEATED = ("lora", "embedding", "control", "picture_prompt")

@@ -148,6 +148,9 @@ class Sample:
     packed: bool = False
     """Weights of GGUF and float8 files, T5's too, stay as they are, and are unpacked at every call: the memory of the files, for
     some more time. With --int8 they are unpacked once."""
+    clip_skip: int | None = None
+    """Of Stable Diffusion: the hidden layer, from the end, that CLIP answers by, as in A1111: 2 for models that were trained so.
+    Not given: 1, of XL and 3 it is 2. diffusers counts from there: its clip_skip 1 is one more."""
     device: str | None = None
     """Where it is computed: cpu, cuda, cuda:1 ... Not given: a GPU where there is one."""
     variant: str | None = None
@@ -333,7 +336,7 @@ def _opened(args: Sample, bf16: bool) -> DiffusionModel:
     said = {one_name(file) for file in loras}
     loras |= {file: 1.0 for file in loras_of(args.picture_prompt) if one_name(file) not in said}
     device, wanted = _device(args), _wanted(args, numbers_of(args.control, args.picture_prompt, args.picture_encoder, bf16))
-    model = load(args.model, torch.bfloat16 if bf16 else None, args.variant, args.beside, wanted, args.packed)
+    model = load(args.model, torch.bfloat16 if bf16 else None, args.variant, args.beside, wanted, args.packed, args.clip_skip)
     for file in args.embedding:
         textual_inversion(model, file)
     if loras:

@@ -215,7 +215,7 @@ def _seeds(trials: int) -> list[int]:
 
 def _file(model: DiffusionModel, order: Order, trials: int) -> Path:
     """Where the errors of this model, drawn like this, are kept."""
-    words = [(encoder.opened.hash, sorted(encoder.taught.items())) for encoder in encoders_of(model.conditioner).values()]
+    words = [(encoder.identity, sorted(encoder.taught.items())) for encoder in encoders_of(model.conditioner).values()]
     prompts = _prompts(model, order, trials)
     what = (model.hash(), _loras(model), words, model.config.process, order.usual, order.side, prompts, order.negative, trials)
     return cache_folder() / f"errors-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.json"

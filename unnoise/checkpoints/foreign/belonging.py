@@ -76,6 +76,26 @@ def is_known(pipeline: str) -> bool:
     return _PIPELINE.fullmatch(pipeline) is not None
 
 
+_BEYOND = re.compile(
+    r"ControlNet|(?<!T2I)Adapter|PAG|SAG|Panorama|DiffEdit|AttendAndExcite|ModelEditing|Paradigms|Pix2PixZero|Video|Semantic|LEditsPP|"
+    "CycleDiffusion"
+)
+_GIVEN = {
+    "ControlNet": "; its ControlNet is given by --control {0}/controlnet:PICTURE",
+    "Adapter": "; its adapter is given by --control {0}/adapter:PICTURE",
+    "PAG": "; --inner pag guides as it does",
+}
+
+
+def beyond(pipeline: str, where: str, picture_channels: int) -> str | None:
+    """What to say of a pipeline that does more than its network, which is run here as it is; None of one that does not."""
+    found = _BEYOND.search(pipeline)
+    if found is None and not ("InstructPix2Pix" in pipeline and not picture_channels):
+        return None
+    how = _GIVEN.get(found[0], "").format(where) if found else "; its network sees no pictures"
+    return f"{where}: a {pipeline} does more than its network alone, which is what is run here{how}"
+
+
 def family_of_pipeline(pipeline: str) -> str | None:
     """None for a class that is not known."""
     starts = {start: name for name, kin in KIN.items() for start in kin.starts if pipeline.startswith(start)}

@@ -36,6 +36,7 @@ from unnoise.checkpoints.diffusers_names import (
 )
 from unnoise.checkpoints.foreign.belonging import (
     as_known,
+    beyond,
     check_belongs,
     family_of_network,
     is_known,
@@ -62,7 +63,7 @@ from unnoise.modalities.image.in_context import InContextConfig
 from unnoise.modalities.image.inpainting import CodedMaskConfig, WholeMaskConfig
 from unnoise.modalities.image.latents import Latents, LatentsConfig
 from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig
-from unnoise.modalities.words.frozen import CLIPTextConfig, T5TextConfig, clip_class
+from unnoise.modalities.words.frozen import CLIPTextConfig, T5TextConfig, answering, clip_class
 from unnoise.modalities.words.gemma import read_gemma
 from unnoise.modalities.words.joined import SilentConfig, ZeroedConfig, flux, pixart, sd3, sdxl
 from unnoise.modalities.words.settings import WithGuidanceConfig, WithShapeConfig, WithSizesConfig
@@ -121,9 +122,13 @@ class Family:
     unused: tuple[str, ...] = ()
 
 
-def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted = Wanted(), packed: bool = False) -> Built:
+def build(
+    foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted = Wanted(), packed: bool = False,
+    clip_skip: int | None = None,
+) -> Built:  # fmt: skip
     """dtype: of all weights, those of text encoders among them: float32 or bfloat16. wanted: what there must be memory for.
-    packed: matrices of the network and of T5 stay as GGUF and float8 files have them, see `networks.packed`.
+    packed: matrices of the network and of T5 stay as GGUF and float8 files have them, see `networks.packed`. clip_skip: the hidden
+    layer, from the end, that CLIP answers by, in place of the usual.
 
     Raises InputError for a family that is not known here, for parts that are missing, for those of different models, where memory
     is too small, and where no file is packed that should stay so.
@@ -157,13 +162,22 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
         check_fits(foreign, network_config, codec.config, dtype, wanted, sides, packed)
         network = _network(part, network_config, family, dtype, packed)
     with _sound(f"{foreign.where}: a text encoder or its tokenizer"):
-        conditioner_config = family.told(told)
+        conditioner_config = _skipping(family.told(told), clip_skip, told)
         conditioner = conditioner_config.build()
         _check_fit(conditioner, network_config, foreign)
+    if more := beyond(foreign.pipeline, foreign.where, getattr(network_config, "picture_channels", 0)):
+        warnings.warn(more, stacklevel=2)
     if not is_known(foreign.pipeline):
         near = f"{nearest_pipeline(foreign.pipeline)}; it is run by what its parts are, as {family_of_network(part) or family.name}"
         warnings.warn(f"{foreign.where}: a {foreign.pipeline} is not known here{near}", stacklevel=2)
     return Built(codec, conditioner, network, conditioner_config, network_config, process, preconditioner, usual)
+
+
+def _skipping(config: EmphaticConfig, layer: int | None, told: Told) -> EmphaticConfig:
+    """InputError where no CLIP tells more than a summary, which is of the last layer."""
+    if layer is not None and not isinstance(told.network, SDUNetConfig | SD3Config):
+        raise InputError(f"{told.foreign.where}: clip skip {layer}: the words of this model are not read by CLIP's layers")
+    return config if layer is None else answering(config, layer)
 
 
 @contextmanager

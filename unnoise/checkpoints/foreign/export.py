@@ -35,7 +35,7 @@ from unnoise.modalities.image.editing import Editing
 from unnoise.modalities.image.in_context import InContext
 from unnoise.modalities.image.inpainting import Inpainting
 from unnoise.modalities.image.latents import Latents
-from unnoise.modalities.words.frozen import Frozen, T5Text
+from unnoise.modalities.words.frozen import CLIPText, Frozen, T5Text
 from unnoise.modalities.words.settings import WithSizes
 from unnoise.networks.flux import FluxConfig
 from unnoise.networks.pixart import PixArtConfig
@@ -177,6 +177,8 @@ def _encoders(built: Built, target: Target) -> dict[str, Frozen]:
     frozen = [m for m in built.conditioner.modules() if isinstance(m, Frozen)]
     if isinstance(built.network_config, SanaConfig):
         frozen = frozen[:1]  # read with its instruction, and again without
+    if deep := [m for m in frozen if isinstance(m, CLIPText) and m.skip != (1 if m.normed else 2)]:
+        raise InputError(f"clip skip {deep[0].skip}: folders of diffusers do not say it; load the model without, and tell it there")
     if not frozen:
         raise InputError(f"a {type(built.conditioner).__name__} conditioner: a {target.pipeline} reads words by CLIP, T5 or Gemma")
     names = ["text_encoder", "text_encoder_2", "text_encoder_3"]

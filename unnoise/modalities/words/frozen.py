@@ -15,10 +15,10 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import Field, dataclass, field, replace
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from itertools import groupby
 from pathlib import PurePath
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ from unnoise.modalities.words.emphasis import Emphatic, EmphaticConfig, padded, 
 from unnoise.modalities.words.source import Opened, model_type, open_encoder
 from unnoise.modalities.words.syntax import Said, Span
 from unnoise.modalities.words.windows import BACK, Ids, Piece, windows
+
+T = TypeVar("T")
 
 REMEMBERED = 4096
 """Prompts whose embeddings stay in memory."""
@@ -223,6 +225,17 @@ class CLIPText(Frozen):
             network = self.opened.network
             tokens = getattr(network, "text_model", network).final_layer_norm(tokens)
         return Row(scaled_keeping_mean(tokens.float(), weights), out.text_embeds if self.projected else out.pooler_output)
+
+
+def answering(config: T, layer: int) -> T:
+    """A conditioner's configuration, all of whose CLIPs answer by that hidden layer from the end (`skip`)."""
+    if isinstance(config, CLIPTextConfig):
+        return replace(config, skip=layer)
+    if isinstance(config, tuple):
+        return cast(T, tuple(answering(item, layer) for item in config))
+    if not is_dataclass(config) or isinstance(config, type):
+        return config
+    return replace(config, **{f.name: answering(getattr(config, f.name), layer) for f in fields(config) if f.init})
 
 
 @dataclass(frozen=True)
