@@ -162,7 +162,7 @@ def test_a_negative_prompt_leads_away_where_nothing_else_is_said(model: Diffusio
         ({"width": 10**6}, "the sides are 4 to 4096"),
         ({"sample_seeds": [1, 2]}, "2 sample seeds for 1 samples"),
         ({"sample_seeds": [-1]}, "sample seed -1 is outside"),
-        ({"seed": -1}, "seed -1 is negative"),
+        ({"seed": -1}, "seed -1: a seed is an integer from 0"),
         ({"prompts": [""]}, "the prompt is empty"),
         ({"prompts": ["द्वि"]}, "no training caption has"),
         ({"prompts": ["one " * 2500]}, "bytes long|at most"),

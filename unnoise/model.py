@@ -435,6 +435,8 @@ class DiffusionModel:
     def _check_guidance(self, how: Sampling, negative: str | None) -> None:
         """InputError for a scale that there is none of here, and for what changes no guidance because there is none."""
         name = self.config.about.name
+        asked = ("interval", "rescale", "rule")
+        idle = " and ".join(what for what in asked if getattr(how, what) != getattr(self.config.sampling, what))
         if within(self.conditioner, ToldGuidance) is None:
             if how.true_guidance != 1:
                 raise InputError(f"true guidance {how.true_guidance}: {name} is told no scale; it is guided by --guidance")
@@ -442,15 +444,16 @@ class DiffusionModel:
                 raise InputError(
                     f"negative {negative!r}: at guidance 1 nothing is led away from; give a larger scale (--guidance 3)"
                 )
+            if idle and how.guidance == how.picture_guidance == 1:
+                raise InputError(f"{idle}: at guidance 1 there is none that this could change; give a larger scale (--guidance 3)")
         elif how.true_guidance == 1:
             besides = (
                 f"{name} is told the guidance scale, and led away from nothing but by true guidance besides (--true-guidance 2)"
             )
             if negative is not None:
                 raise InputError(f"negative {negative!r}: {besides}")
-            asked = ("interval", "rescale", "rule")
-            if idle := [what for what in asked if getattr(how, what) != getattr(self.config.sampling, what)]:
-                raise InputError(f"{' and '.join(idle)}: {besides}")
+            if idle:
+                raise InputError(f"{idle}: {besides}")
 
     def _check_size(self, codec: Codec, height: int, width: int) -> None:
         """InputError for pictures that the network has no positions for."""

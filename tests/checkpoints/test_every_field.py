@@ -145,6 +145,7 @@ NOT_WALKED: Mapping[str, set[str]] = {
     "HeunDiscreteScheduler": EVEN,
     "LMSDiscreteScheduler": EVEN,
     "KDPM2DiscreteScheduler": EVEN,
+    "KDPM2AncestralDiscreteScheduler": EVEN,
     "DPMSolverSDEScheduler": EVEN | {"noise_sampler_seed"},
     "DPMSolverMultistepScheduler": EVEN | LAST | {"variance_type"},
     "DPMSolverSinglestepScheduler": LAST | {"variance_type"},

@@ -247,7 +247,7 @@ LEFT = {
 
 
 @pytest.mark.parametrize("left", LEFT)
-@pytest.mark.parametrize("kind", sorted(set(SOLVERS) - {"DPMSolverSDEScheduler", "KDPM2DiscreteScheduler"}))
+@pytest.mark.parametrize("kind", sorted(k for k in SOLVERS if not k.startswith(("DPMSolverSDE", "KDPM2"))))
 def test_settings_that_another_class_left_in_the_file(kind, left):
     """Heeded where theirs heed them, and nowhere else: the timesteps of a walk and the noise at the last timestep but one."""
     config = {**LATENT, "_class_name": kind, "skip_prk_steps": True, **LEFT[left]}
@@ -280,6 +280,19 @@ def test_a_walk_that_would_end_where_it_begins_is_a_step_shorter():
     ours = read_scheduler(karras)
     times = ours.sampling.choice().grid.times(10, ours.process)
     assert (len(times), float(times[0]), float(times[-1])) == (10, 1.0, 0.001)
+
+
+def test_classes_that_walk_as_others_and_those_that_are_not_run():
+    for kind in ("DDIM", "DDPM"):
+        assert read_scheduler({**LATENT, "_class_name": f"{kind}ParallelScheduler"}) == read_scheduler(
+            {**LATENT, "_class_name": f"{kind}Scheduler"}
+        )
+    for kind, said in (
+        ("IPNDM", "a IPNDMScheduler is not run here; EulerDiscreteScheduler in its place"),
+        ("DIM", "DDIMScheduler"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read_scheduler({**LATENT, "_class_name": f"{kind}Scheduler"})
 
 
 def test_clipping_and_thresholding():

@@ -115,7 +115,7 @@ class Case:
         calls = 0
 
         def drawn(*args: Any, **kwargs: Any) -> Tensor:
-            return draws[calls]
+            return draws[calls // self.calls]
 
         def brownian(high: Tensor, low: Tensor) -> Tensor:
             """One path of W over a step: its first half alone at the trial, both halves at the step itself."""

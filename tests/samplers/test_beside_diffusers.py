@@ -45,6 +45,7 @@ SAME = [
     Case("HeunDiscreteScheduler", {**SD, "timestep_spacing": "trailing"}, calls=2),
     Case("LMSDiscreteScheduler", {**SD, "timestep_spacing": "trailing"}),
     Case("KDPM2DiscreteScheduler", {**SD, "timestep_spacing": "trailing"}, calls=2),
+    Case("KDPM2AncestralDiscreteScheduler", {**SD, "timestep_spacing": "trailing"}, calls=2),
     Case("DPMSolverSDEScheduler", {**SD, "timestep_spacing": "trailing"}, calls=2),
     Case("DPMSolverMultistepScheduler", {**SD, "solver_order": 1}),
     Case("DPMSolverMultistepScheduler", {}),

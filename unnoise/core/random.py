@@ -52,8 +52,8 @@ class Streams:
     @staticmethod
     def of(seed: int, n: int, first: int = 0) -> "Streams":
         """Samples first ... first+n-1 of run `seed`."""
-        if seed < 0:
-            raise InputError(f"seed {seed} is negative; a seed is an integer from 0 to 2^63 - 1")
+        if not 0 <= seed < 2**63:
+            raise InputError(f"seed {seed}: a seed is an integer from 0 to 2^63 - 1")
         places = range(first, first + n)
         return replace(Streams.each([derive(seed, i) for i in places]), places=tuple(places), run=derive(seed, "run"))
 

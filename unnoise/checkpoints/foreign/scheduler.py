@@ -72,7 +72,12 @@ def read_scheduler(config: Mapping[str, Any], pipeline: str = "") -> Scheduled:
 
     Raises InputError for schedulers, beta schedules and settings that are unknown or not supported, naming them.
     """
-    kind = str(config.get("_class_name", "none"))
+    kind = str(config.get("_class_name", "none")).replace("ParallelScheduler", "Scheduler")  # which walk alike
+    config = {**config, "_class_name": kind}
+    if kind in UNRUN:
+        flow = config.get("prediction_type") == "flow_prediction"
+        usual = "FlowMatchEulerDiscreteScheduler" if flow else "EulerDiscreteScheduler"
+        raise InputError(f"{WHERE}: a {kind} is not run here; {usual} in its place (_class_name) walks the same noise otherwise")
     find(f"scheduler in {WHERE}", kind, {**SOLVERS, **FLOWS, **OF_SIGMA, "SCMScheduler": None})
     if kind in SOLVERS:
         config = {name: value for name, value in config.items() if name not in SOLVERS[kind].deaf_to}
@@ -87,6 +92,16 @@ def read_scheduler(config: Mapping[str, Any], pipeline: str = "") -> Scheduled:
         return _flow(kind, config, pipeline)
     return _discrete(kind, SOLVERS[kind], config, pipeline)
 
+
+UNRUN = frozenset(
+    f"{name}Scheduler"
+    for name in (
+        "Amused", "CMStochasticIterative", "CogVideoXDDIM", "CogVideoXDPM", "CosineDPMSolverMultistep", "DDIMInverse",
+        "DDPMWuerstchen", "DPMSolverMultistepInverse", "IPNDM", "KarrasVe", "LTXEulerAncestralRF", "RePaint", "SASolver",
+        "ScoreSdeVe", "UnCLIP", "VQDiffusion",
+    )
+)  # fmt: skip
+"""Classes of diffusers that there is nothing like here."""
 
 TRAINED = 1000
 """Timesteps: the networks here are told t as 1000 t, so that of another number of them they would be told others than theirs."""
@@ -135,7 +150,7 @@ def _schedule(config: Mapping[str, Any]) -> Schedule:
     # where the file says nothing, some classes take Stable Diffusion's betas, not all of them spaced as it spaces them
     kind = config.get("_class_name")
     latent = kind in ("LCMScheduler", "TCDScheduler")
-    narrow = latent or kind in ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "DPMSolverSDEScheduler")
+    narrow = latent or str(kind).startswith(("HeunDiscrete", "KDPM2", "DPMSolverSDE"))
     first = float(config.get("beta_start", 0.00085 if narrow else 0.0001))
     last = float(config.get("beta_end", 0.012 if narrow else 0.02))
     named: Mapping[str, Discrete] = {
@@ -287,6 +302,7 @@ SOLVERS: Mapping[str, Solver] = MappingProxyType(
         "HeunDiscreteScheduler": _in_ratios("heun"),
         "LMSDiscreteScheduler": _in_ratios("lms"),
         "KDPM2DiscreteScheduler": _in_ratios("dpm-2"),
+        "KDPM2AncestralDiscreteScheduler": _in_ratios("dpm-2-ancestral"),
         "DPMSolverSDEScheduler": _in_ratios("dpmpp-sde"),
         "DPMSolverMultistepScheduler": Solver(_dpm, "linspace", spare=1, to_data=_final_zero),
         "DPMSolverSinglestepScheduler": Solver(

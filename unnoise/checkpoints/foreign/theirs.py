@@ -210,6 +210,7 @@ _TRAINED_AS_NOISE: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("HeunDiscreteScheduler", {}),
     ("LMSDiscreteScheduler", {}),
     ("KDPM2DiscreteScheduler", {}),
+    ("KDPM2AncestralDiscreteScheduler", {}),
     ("DPMSolverSDEScheduler", {}),
     *(("DPMSolverMultistepScheduler", {"algorithm_type": kind, "solver_order": order})
       for kind in ("dpmsolver++", "sde-dpmsolver++") for order in (1, 2, 3)),
