@@ -168,6 +168,8 @@ def test_a_negative_prompt_leads_away_where_nothing_else_is_said(model: Diffusio
         ({"prompts": ["one " * 2500]}, "bytes long|at most"),
         ({"negative": "नहीं", "guidance": 3.0}, "no training caption has"),
         ({"negative": "two", "guidance": 1.0}, "negative 'two': at guidance 1 nothing is led away from; give a larger scale"),
+        ({"rescale": 0.5, "guidance": 1.0}, "rescale: at guidance 1 there is none that this could change"),
+        ({"rescale": 0.5, "interval": (0.1, 0.9), "guidance": 1.0}, "interval and rescale: at guidance 1 there is none"),
     ],
 )
 def test_bad_settings_are_one_clear_line(model: DiffusionModel, settings: dict, message: str) -> None:

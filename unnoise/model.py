@@ -215,8 +215,11 @@ class DiffusionModel:
         other.attachments.to(self.device, next(self.denoiser.parameters()).dtype)
         return other
 
-    def export(self, folder: str | Path) -> None:
-        """Write a folder in the layout of the diffusers library. InputError for a model that it has no pipeline for."""
+    def export(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write a folder in the layout of the diffusers library. dtype: of the weights; None for their own.
+
+        InputError for a model that it has no pipeline for, and for weights beyond float16.
+        """
         self._check_whole("exporting")
         c = self.config
         if not isinstance(self.codec, Latents) or not isinstance(self.conditioner, Emphatic):
@@ -225,7 +228,7 @@ class DiffusionModel:
         built = Built(
             self.codec, self.conditioner, network, c.conditioner, c.network, c.process, c.preconditioner, c.sampling,
         )  # fmt: skip
-        write_diffusers(built, Path(folder))
+        write_diffusers(built, Path(folder), dtype)
 
     # -- sampling ----------------------------------------------------------------------------------------------------------
 

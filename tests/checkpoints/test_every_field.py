@@ -71,15 +71,15 @@ SCHEDULES: Config = {"lambda_min_clipped": -5.1, "solver_type": "bh1"}
 
 NOTHING = {
     "UNet2DConditionModel": {
-        "dropout", "upcast_attention", "use_linear_projection", "cross_attention_norm", "mid_block_only_cross_attention",
+        "dropout", "use_linear_projection", "cross_attention_norm", "mid_block_only_cross_attention",
         "addition_embed_type_num_heads",
     },
     "PixArtTransformer2DModel": {"dropout", "upcast_attention", "norm_num_groups", "num_embeds_ada_norm"},
     "SanaTransformer2DModel": {"dropout"},
-    "AutoencoderKL": {"sample_size", "force_upcast"},
+    "AutoencoderKL": {"sample_size"},
     "AutoencoderTiny": {"latent_magnitude", "latent_shift", "force_upcast"},
-    "ControlNetModel": {"upcast_attention", "use_linear_projection", "addition_embed_type_num_heads"},
-    "ControlNetUnionModel": {"upcast_attention", "use_linear_projection", "addition_embed_type_num_heads", "num_trans_head"},
+    "ControlNetModel": {"use_linear_projection", "addition_embed_type_num_heads"},
+    "ControlNetUnionModel": {"use_linear_projection", "addition_embed_type_num_heads", "num_trans_head"},
     "SD3ControlNetModel": {"pos_embed_type"},
 }  # fmt: skip
 """What computes nothing in the networks that are read: dropout at rest; precisions that float32 has; parts of other blocks; the

@@ -1,5 +1,6 @@
 """What is written for diffusers, loaded by diffusers itself: the same pictures as the pipeline that it was read from."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from beside_diffusers import randomised
 from command_line import refused
+from safetensors.torch import load_file
 from tiny import tiny_model
 
 import unnoise
@@ -120,6 +122,40 @@ def test_what_lies_beside_and_a_variant_are_written(tmp_path: Path) -> None:
         main(["export", str(base), *given, "--out", str(tmp_path / f"one {given}")])
         again = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / f"one {given}" / "unet")
         assert flat(again) == flat(expected)
+
+
+def test_what_others_compute_in_float16_is_said_to_them(tmp_path: Path) -> None:
+    """Where a network says that it overflows, and where it says that it does not."""
+    for said in (True, False):
+        pipeline = tiny.sdxl(tmp_path / f"parts-{said}")
+        pipeline.unet.register_to_config(upcast_attention=said)
+        pipeline.vae.register_to_config(force_upcast=said)
+        unnoise.load(tiny.save(pipeline, tmp_path / f"model-{said}")).export(tmp_path / f"again-{said}")
+        again = diffusers.DiffusionPipeline.from_pretrained(tmp_path / f"again-{said}")
+        assert again.unet.config.upcast_attention is again.vae.config.force_upcast is said
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_in_half(dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder comes back as it was, but for the last block's queries of words, which nothing reads; what float16 cannot hold is
+    refused, with nothing left behind."""
+    pipeline = tiny.sd3(tmp_path / "parts").to(getattr(torch, dtype))
+    base = tiny.save(pipeline, tmp_path / "model")
+    main(["export", str(base), "--dtype", dtype, "--out", str(tmp_path / "again")])
+    files = sorted(f.relative_to(base) for f in base.rglob("*.safetensors"))
+    assert sorted(f.relative_to(tmp_path / "again") for f in (tmp_path / "again").rglob("*.safetensors")) == files
+    for file in files:
+        own, new = load_file(base / file), load_file(tmp_path / "again" / file)
+        assert own.keys() == new.keys()
+        assert {t.dtype for t in new.values() if t.is_floating_point()} == {getattr(torch, dtype)}
+        assert all(torch.equal(new[name], own[name]) for name in own if "1.attn.add_q" not in name and "added_q" not in name)
+    assert json.loads((tmp_path / "again" / "text_encoder_3" / "config.json").read_text())["dtype"] == dtype
+    if dtype == "float16":
+        pipeline.to(torch.float32).vae.decoder.conv_in.bias.data[0] = 1e6
+        large = tiny.save(pipeline, tmp_path / "large")
+        told = refused(["export", str(large), "--dtype", dtype, "--out", str(tmp_path / "no")], capsys)
+        assert "vae: decoder.conv_in.bias: has weights beyond torch.float16's range; bfloat16 has float32's" in told
+        assert not [f for f in tmp_path.iterdir() if "no" in f.name]
 
 
 def test_a_folder_that_exists_is_refused_before_the_model_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -297,6 +297,7 @@ def unet_config(theirs: Mapping[str, Any]) -> SDUNetConfig:
         picture_channels=theirs["in_channels"] - theirs["out_channels"],
         guidance_dim=theirs.get("time_cond_proj_dim") or 0,
         up_depths=None if up_depths == depths else up_depths,
+        upcast_attention=bool(theirs.get("upcast_attention")),
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 import tyro
 
 from unnoise.checkpoints.foreign.export import refuse_taken
@@ -24,6 +25,8 @@ class Export:
     """Which weights of an open checkpoint, such as fp16, where it has several. Not given: the plain ones."""
     beside: tuple[Path, ...] = ()
     """What an open checkpoint lacks, or networks in place of its own; as `unnoise sample` takes it."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights that are written."""
     format: Literal["diffusers"] = "diffusers"
     """The library that is to read it."""
 
@@ -31,7 +34,7 @@ class Export:
 def run(argv: list[str]) -> None:
     args = parse(Export, argv, "unnoise export")
     refuse_taken(args.out)  # before minutes of loading
-    load(args.model, None, args.variant, args.beside).export(args.out)
+    load(args.model, None, args.variant, args.beside).export(args.out, getattr(torch, args.dtype))
     index = read_index(args.out / INDEX)
     lacks_t5 = str(index["_class_name"]).startswith("StableDiffusion3") and not named(index, "text_encoder_3")
     told = repr(str(args.out)) + (", text_encoder_3=None, tokenizer_3=None" if lacks_t5 else "")

@@ -27,6 +27,7 @@ class KLAutoencoderConfig(PictureAutoencoderConfig):
     """widths: channels of every level, the finest first; blocks: residual blocks of each in the encoder, one more in the decoder.
 
     attention: in the middle. mixed_moments, mixed_codes: whether a 1 x 1 convolution stands before and behind the code.
+    force_upcast: that it overflows float16, in which nothing is computed here: for those who read what is exported.
     """
 
     channels: int = 3
@@ -37,6 +38,7 @@ class KLAutoencoderConfig(PictureAutoencoderConfig):
     attention: bool = True
     mixed_moments: bool = True
     mixed_codes: bool = True
+    force_upcast: bool = True
 
     def __post_init__(self) -> None:
         if min(self.channels, self.latent_channels, self.blocks, self.groups) < 1 or not self.widths:

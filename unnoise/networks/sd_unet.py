@@ -38,7 +38,8 @@ class SDUNetConfig:
     block alone, None for no middle. Depths may be several, one for each transformer of a level in their order, on the way down and,
     with one more, on the way up (up_depths; the same as depths unless given): SSD-1B (Gupta et al. 2024, 2401.02677).
     guidance_dim: features of the guidance scale that consistency students are told (`embedding.guidance_features`), an even number
-    above 2; 0 for none.
+    above 2; 0 for none. upcast_attention: that scores of attention overflow float16, in which nothing is computed here: for those
+    who read what is exported.
     """
 
     channels: int = 4
@@ -55,6 +56,7 @@ class SDUNetConfig:
     guidance_dim: int = 0
     features: NoiseFeatures = Timesteps()
     up_depths: tuple[int | tuple[int, ...], ...] | None = None
+    upcast_attention: bool = False
 
     def __post_init__(self) -> None:
         for each, n in ((self.depths, self.blocks), (self.up_depths or (), self.blocks + 1)):

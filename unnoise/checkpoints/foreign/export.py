@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unnoise.checkpoints.diffusers_names import FLUX_TABLE, SD3_TABLE, UNET_TABLE, Table, sources_of
 from unnoise.checkpoints.foreign.building import ALPHA_WORDS, Built
 from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, pixart_theirs, sana_table, sana_theirs
+from unnoise.checkpoints.foreign.folder import read_config
 from unnoise.checkpoints.foreign.theirs import (
     Statistics,
     autoencoder_theirs,
@@ -61,10 +62,11 @@ class Target:
     settings: Mapping[str, Any]
 
 
-def write_diffusers(built: Built, folder: Path) -> None:
-    """Write the folder, which must not exist yet.
+def write_diffusers(built: Built, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write the folder, which must not exist yet. dtype: of all weights; None for their own.
 
-    Raises InputError for a network, codec or scheduler that diffusers does not have, and, with nothing left behind, on a full disk.
+    Raises InputError for a network, codec or scheduler that diffusers does not have, and, with nothing left behind, for weights
+    beyond float16 and on a full disk.
     """
     refuse_taken(folder)
     target, codec = _target(built), built.codec
@@ -77,8 +79,9 @@ def write_diffusers(built: Built, folder: Path) -> None:
     try:
         index: dict[str, Any] = {"_class_name": target.pipeline, "_diffusers_version": VERSION, **target.settings}
         network = {**exported(built.network.state_dict(), target.table), **target.unused}
-        index[target.network] = _write_part(partial / target.network, target.config, _convolved(network, target.config))
-        index["vae"] = _write_part(partial / "vae", vae, _convolved(exported(codec.autoencoder.state_dict(), vae_table), vae))
+        index[target.network] = _write_part(partial / target.network, target.config, _convolved(network, target.config), dtype)
+        codes = _convolved(exported(codec.autoencoder.state_dict(), vae_table), vae)
+        index["vae"] = _write_part(partial / "vae", vae, codes, dtype)
         _write_json(partial / "scheduler" / "scheduler_config.json", scheduler)
         index["scheduler"] = ["diffusers", scheduler["_class_name"]]
         for name, encoder in encoders.items():
@@ -86,6 +89,7 @@ def write_diffusers(built: Built, folder: Path) -> None:
             for part, value in ((name, encoder.opened.network), (tokenizer, encoder.opened.tokenizer)):
                 value.save_pretrained(partial / part)
                 index[part] = ["transformers", type(value).__name__]
+            _rounded(partial / name, dtype)
         _write_json(partial / "model_index.json", index)
         partial.rename(folder)
     except (OSError, SafetensorError) as e:
@@ -185,11 +189,31 @@ def _encoders(built: Built, target: Target) -> dict[str, Frozen]:
     return dict(zip(names[1:] if "requires_aesthetics_score" in target.settings else names, frozen))
 
 
-def _write_part(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> list[str]:
+def _write_part(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> list[str]:
     _write_json(folder / "config.json", {**config, "_diffusers_version": VERSION})
-    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    plain = {name: _as(t.detach().cpu(), dtype, f"{folder.name}: {name}").contiguous() for name, t in tensors.items()}
     save_file(plain, str(folder / "diffusion_pytorch_model.safetensors"), metadata={"format": "pt"})
     return ["diffusers", str(config["_class_name"])]
+
+
+def _rounded(folder: Path, dtype: torch.dtype | None) -> None:
+    """A text encoder's folder, its weights of that type."""
+    if dtype is None:
+        return
+    for file in folder.glob("*.safetensors"):
+        tensors = {name: _as(t, dtype, f"{folder.name}: {name}") for name, t in load_file(file).items()}
+        save_file(tensors, file, metadata={"format": "pt"})
+    told = dict(read_config(folder / "config.json"))
+    name = next((name for name in ("torch_dtype", "dtype") if name in told), "dtype")
+    _write_json(folder / "config.json", {**told, name: str(dtype).removeprefix("torch.")})
+
+
+def _as(tensor: Tensor, dtype: torch.dtype | None, what: str) -> Tensor:
+    if dtype is None or not tensor.is_floating_point():
+        return tensor
+    if float((new := tensor.to(dtype)).abs().max()) == float("inf") and bool(tensor.isfinite().all()):
+        raise InputError(f"{what}: has weights beyond {dtype}'s range; bfloat16 has float32's")
+    return new
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

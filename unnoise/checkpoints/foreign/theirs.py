@@ -60,6 +60,7 @@ def unet_theirs(ours: SDUNetConfig, side: tuple[int, int], harmonics: int) -> di
         "use_linear_projection": len(set(ours.heads)) > 1,  # Stable Diffusion 1, alone, has convolutions there
         **(told if ours.vector_dim else {}),
         **({"time_cond_proj_dim": ours.guidance_dim} if ours.guidance_dim else {}),
+        **({"upcast_attention": True} if ours.upcast_attention else {}),
     }
 
 
@@ -146,6 +147,7 @@ def _kl(ours: KLAutoencoderConfig) -> dict[str, Any]:
         "mid_block_add_attention": ours.attention,
         "use_quant_conv": ours.mixed_moments,
         "use_post_quant_conv": ours.mixed_codes,
+        "force_upcast": ours.force_upcast,
     }
 
 

@@ -124,6 +124,7 @@ def kl_config(theirs: Mapping[str, Any]) -> KLAutoencoderConfig:
         attention=theirs.get("mid_block_add_attention", True),
         mixed_moments=theirs.get("use_quant_conv", True),
         mixed_codes=theirs.get("use_post_quant_conv", True),
+        force_upcast=bool(theirs.get("force_upcast", True)),
     )
 
 
