@@ -13,7 +13,7 @@ from unnoise.checkpoints.folder import load_weights, read_folder
 from unnoise.checkpoints.foreign.building import build, lend_again
 from unnoise.checkpoints.foreign.control_lora import follows_pictures, with_room
 from unnoise.checkpoints.foreign.folder import INDEX, licence
-from unnoise.checkpoints.foreign.hub import SINGLE
+from unnoise.checkpoints.foreign.hub import SINGLE, refuse_address
 from unnoise.checkpoints.foreign.lora import Weight, low_rank, network_of
 from unnoise.checkpoints.foreign.memory import Wanted
 from unnoise.checkpoints.foreign.opening import open_foreign
@@ -70,6 +70,7 @@ def _opened(
         model = _read(folder)
     else:
         what = "file" if folder.suffix.lower() in SINGLE else "folder"
+        refuse_address(str(source))
         raise InputError(
             f"{folder}: no such {what}; a model is a folder with config.json and model.safetensors, a run has one in model/, and "
             f"these ship with unnoise: {', '.join(shipped())}"

@@ -189,6 +189,20 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert said == f"unnoise: {NAME}/x.gguf: no such file, not in the cache of the hub, and HF_HUB_OFFLINE is set"
 
 
+@pytest.mark.parametrize(
+    ("address", "called"),
+    [
+        ("https://huggingface.co/some/model", "some/model"),
+        ("hf.co/some/model/tree/main", "some/model"),
+        ("https://huggingface.co/some/model/blob/main/a/x.safetensors?download=true", "some/model/a/x.safetensors"),
+    ],
+)
+def test_an_address_is_told_by_its_name(address: str, called: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["sample", address, "a cat"], ["sample", str(tmp_path), "a cat", "--lora", address]):
+        said = refused([*argv, "--out", str(tmp_path / "out")], capsys)
+        assert said.endswith(f"an address; on the hub this is called {called}")
+
+
 @pytest.mark.usefixtures("cache")
 def test_what_lies_here_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of that path; and where there is such a folder, what it lacks is not looked for elsewhere."""

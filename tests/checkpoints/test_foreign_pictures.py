@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -168,7 +169,13 @@ def test_the_few_steps_of_sdxl_turbo(steps: int, tmp_path: Path, monkeypatch: py
     """Given the noise that ours draws."""
     scheduler = diffusers.EulerAncestralDiscreteScheduler(**tiny.BETAS, timestep_spacing="trailing")
     pipeline = tiny.sdxl(tmp_path / "parts", scheduler)
-    model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    with pytest.warns(
+        UserWarning, match=r"model: its scheduler is that of models for few steps \(Turbo\), so 4 steps at guidance 1"
+    ):
+        model = unnoise.load(tiny.save(pipeline, tmp_path / "model"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        unnoise.load((tmp_path / "model").rename(tmp_path / "sdxl-turbo"))  # called so
     usual = model.config.sampling
     assert (usual.sampler, usual.steps, usual.guidance) == ("euler-ancestral", 4, 1.0)
     drawn = iter([Streams.each(SEEDS).scoped("sampler").at(i).normal("bridge", (4, 8, 8)) for i in range(steps)])

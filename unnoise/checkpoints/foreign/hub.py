@@ -24,6 +24,9 @@ SINGLE = (".safetensors", ".gguf")
 """Files that hold weights by themselves."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE = re.compile(rf"({_NAME.pattern})/((?:(?!\.\.?/)[^/\\]+/)*[^/\\]+)")
+_ADDRESS = re.compile(
+    rf"(?:https?:/+)?(?:www\.)?(?:huggingface\.co|hf\.co)/({_NAME.pattern})(?:/(?:blob|resolve|tree)/[^/]+(/[^?]+)?)?"
+)
 _LISTED = 12
 _READ = (".json", ".txt", ".model")
 """Configurations and tokenizers."""
@@ -36,6 +39,12 @@ _ASKED: dict[tuple[object, ...], Path] = {}
 def is_hub_name(source: str) -> bool:
     """OWNER/NAME, and not the path of a file of weights."""
     return _NAME.fullmatch(source) is not None and not source.endswith(SINGLE)
+
+
+def refuse_address(source: str) -> None:
+    """InputError for an address of the hub's, as browsers show it, with the name that is meant."""
+    if found := _ADDRESS.match(source):
+        raise InputError(f"{source}: an address; on the hub this is called {found[1]}{found[2] or ''}")
 
 
 def is_hub_file(source: str) -> bool:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unnoise.checkpoints.foreign.control_lora import roomy
+from unnoise.checkpoints.foreign.hub import refuse_address
 from unnoise.checkpoints.foreign.lora_file import Alpha, Group, LoraFile, change_of
 from unnoise.checkpoints.foreign.lora_names import (
     NETWORK,
@@ -233,7 +234,9 @@ def _written(adapter: Adapter, names: Mapping[str, Place], convolved: tuple[str,
 
 
 def parse_lora(text: str) -> tuple[Path, Weight]:
-    """FILE, FILE:WEIGHT or FILE:NETWORK:WORDS, as the command line takes it. InputError for weights that are no numbers."""
+    """FILE, FILE:WEIGHT or FILE:NETWORK:WORDS, as the command line takes it. InputError for weights that are no numbers, and for
+    an address."""
+    refuse_address(text)
     file, *told = [text] if text and Path(text).exists() else text.split(":")
     try:
         weights = [float(w) for w in told]
