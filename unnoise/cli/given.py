@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unnoise.checkpoints.foreign.building import NetworkConfig
 from unnoise.cli.adapters import pictured
 from unnoise.cli.pictures import read_masks, read_pictures, sides
 from unnoise.control.filling import Fill
@@ -20,6 +21,7 @@ from unnoise.modalities.image.codec import resized
 from unnoise.modalities.image.in_context import InContext
 from unnoise.modalities.image.inpainting import Inpainting
 from unnoise.modalities.image.latents import Latents
+from unnoise.modalities.words.frozen import encoders_of
 from unnoise.model import DiffusionModel, controlled, editing
 
 if TYPE_CHECKING:
@@ -59,7 +61,8 @@ def sized(args: "Sample", model: DiffusionModel) -> Codec:
 
 def shaped(args: "Sample", model: DiffusionModel) -> "Sample":
     """With the size at which the pictures that are given are drawn, where none was said: of their shape, and as large in all as
-    the model's own. A model of pixels keeps to its own, to which they are cut. InputError for pictures of several shapes.
+    the model's own. A model that is no open checkpoint, nor like one, was taught one shape and keeps to it: they are cut.
+    InputError for pictures of several shapes.
     """
     given = {option(name): getattr(args, name) for name in _PICTURES} | {"--control": pictured(args.control)}
     name, paths = next((item for item in given.items() if item[1]), ("", ()))
@@ -68,7 +71,7 @@ def shaped(args: "Sample", model: DiffusionModel) -> "Sample":
     looking = within(model.conditioner, InContext)
     if looking is not None and args.change:
         fit: Callable[[int, int], tuple[int, int]] = lambda h, w: looking.seen_at(model.codec, h, w)  # noqa: E731
-    elif isinstance(model.codec, Latents):
+    elif isinstance(model.codec, Latents) and isinstance(model.config.network, NetworkConfig) and encoders_of(model.conditioner):
         own, step = model.codec.config, model.codec.config.autoencoder.factor * getattr(model.config.network, "patch", 1)
         fit = lambda h, w: in_shape((own.height, own.width), step, h, w)  # noqa: E731
     else:
