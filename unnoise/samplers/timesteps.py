@@ -194,6 +194,9 @@ class FlowSteps(Grid):
     last: float = 0.0
     spare: int = 1
 
+    def respaced(self, walk: Walk) -> Grid:
+        return FlowBetween(KarrasBetween(self))
+
     def spread(self, steps: int, process: Process) -> Tensor:
         u = torch.linspace(self.first, self.last, steps + self.spare, dtype=torch.float64)[:steps]
         return torch.cat([self.shift * u / (1 + (self.shift - 1) * u), u.new_zeros(1)])
@@ -248,6 +251,9 @@ class ByTokens(Grid):
     fewest: int = 256
     many: int = 4096
     patch: int = 2
+
+    def respaced(self, walk: Walk) -> Grid:
+        return FlowBetween(KarrasBetween(self))
 
     def of(self, shape: Shape) -> Grid:
         if not isinstance(shape, tuple) or len(shape) != 3:

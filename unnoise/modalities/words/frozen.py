@@ -186,7 +186,8 @@ class CLIPTextConfig(EmphaticConfig):
     the end: 1 the last, 2 the one before ("clip skip 2"). normed: with the final normalisation after it. projected: the vector is
     the end token's projection into the space shared with pictures; otherwise the end token itself. most: windows a prompt.
     half: the weights are held in bfloat16, of which the hash is then; embeddings are float32 all the same. variant: which of the
-    weights at the source, such as fp16; empty for the plain ones, or those there are.
+    weights at the source, such as fp16; empty for the plain ones, or those there are. commas: a full window ends behind one, see
+    `windows`.
     """
 
     source: str
@@ -198,6 +199,7 @@ class CLIPTextConfig(EmphaticConfig):
     most: int = 10
     half: bool = field(default=False, repr=False)  # no part of `identity`: the hash tells embeddings in bfloat16 apart
     variant: str = field(default="", repr=False)
+    commas: bool = field(default=True, repr=False)  # nor is this: `BACK` is
 
     def build(self) -> "CLIPText":
         return CLIPText(self)
@@ -214,7 +216,7 @@ class CLIPText(Frozen):
         told = opened.network.config
         super().__init__(config, opened, told.hidden_size, told.max_position_embeddings, padded=True)
         self.skip, self.normed, self.projected = config.skip, config.normed, config.projected
-        self._comma = self._ids(",")[0]
+        self._comma = self._ids(",")[0] if config.commas else None
         if not 1 <= config.skip <= told.num_hidden_layers:
             raise InputError(f"{config.source}: skip {config.skip}, but the encoder has {told.num_hidden_layers} layers")
 

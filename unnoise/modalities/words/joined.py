@@ -244,14 +244,16 @@ def sdxl(first: CLIPTextConfig, second: CLIPTextConfig) -> ZeroedConfig:
 
 
 def sd3(first: CLIPTextConfig, second: CLIPTextConfig, t5: T5TextConfig | SilentConfig) -> EndToEndConfig:
-    """CLIP-L beside CLIP-G, both projected, then T5, which may be left out."""
-    clips = [replace(c, skip=2, normed=False, projected=True) for c in (first, second)]
+    """CLIP-L beside CLIP-G, both projected, then T5, which may be left out. The vector is of the first 75 tokens."""
+    clips = [replace(c, skip=2, normed=False, projected=True, commas=False) for c in (first, second)]
     return EndToEndConfig((BesideConfig(tuple(clips)), t5 if isinstance(t5, SilentConfig) else replace(t5, padded=True)))
 
 
 def flux(clip: CLIPTextConfig, t5: T5TextConfig) -> EndToEndConfig:
-    """T5's tokens (512 places) and CLIP-L's end token, not projected."""
-    return EndToEndConfig((OnlyConfig(replace(clip, projected=False), ("vector",)), replace(t5, padded=True, length=512)))
+    """T5's tokens (512 places) and CLIP-L's end token, not projected, of the first 75 tokens."""
+    return EndToEndConfig(
+        (OnlyConfig(replace(clip, projected=False, commas=False), ("vector",)), replace(t5, padded=True, length=512))
+    )
 
 
 def pixart(t5: T5TextConfig, length: int = 300) -> CleanedConfig:
