@@ -193,12 +193,16 @@ class DiffusionModel:
         text = card(c.about, c.sampling, c.network, c.process, digest, sheet is not None, follows)
         return write_folder(Path(folder), c, stored, text, None if sheet is None else sheet.read_bytes())
 
+    def _networks(self) -> list[nn.Module]:
+        """The one that denoises, and its text encoders'."""
+        encoders = encoders_of(self.conditioner).values() if isinstance(self.conditioner, nn.Module) else ()
+        return [*self.denoiser.children(), *(encoder.opened.network for encoder in encoders)]
+
     def _not_saved(self) -> list[str]:
         """What lies beside the weights."""
-        encoders = list(encoders_of(self.conditioner).values()) if isinstance(self.conditioner, nn.Module) else []
+        encoders = encoders_of(self.conditioner).values() if isinstance(self.conditioner, nn.Module) else ()
         words = sorted({word for encoder in encoders for word in encoder.taught})
-        networks = [*self.denoiser.children(), *(encoder.opened.network for encoder in encoders)]
-        on = [Adapted.of(network) for network in networks]
+        on = [Adapted.of(network) for network in self._networks()]
         loras = {name for i, a in enumerate(on) if i or not a.merged for name, (_, weight) in a.adapters.items() if weight}
         return [f"the learnt words {', '.join(words)}"] * bool(words) + [f"the LoRAs {', '.join(sorted(loras))}"] * bool(loras)
 
@@ -216,7 +220,7 @@ class DiffusionModel:
         return other
 
     def export(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a folder in the layout of the diffusers library. dtype: of the weights; None for their own.
+        """Write a folder in the layout of the diffusers library, its LoRAs in the weights. dtype: of these; None for their own.
 
         InputError for a model that it has no pipeline for, and for weights beyond float16.
         """
@@ -228,7 +232,14 @@ class DiffusionModel:
         built = Built(
             self.codec, self.conditioner, network, c.conditioner, c.network, c.process, c.preconditioner, c.sampling,
         )  # fmt: skip
-        write_diffusers(built, Path(folder), dtype)
+        apart = [a for a in map(Adapted.of, self._networks()) if a.adapters and not a.merged]
+        try:
+            for adapted in apart:
+                adapted.merge()
+            write_diffusers(built, Path(folder), dtype)
+        finally:
+            for adapted in apart:
+                adapted.unmerge()
 
     # -- sampling ----------------------------------------------------------------------------------------------------------
 

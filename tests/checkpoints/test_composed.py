@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import unnoise
@@ -90,6 +90,35 @@ def test_all_at_once(kind: str, tmp_path: Path) -> None:
     ])  # fmt: skip
     drawn = [torch.tensor(np.asarray(Image.open(f))) for f in sorted((tmp_path / "out").glob("0*.png"))]
     assert torch.equal(torch.stack(drawn), made.data)
+
+
+@pytest.mark.parametrize("kind", ["sd", "xl"])
+def test_what_is_exported_draws_as_they_do(kind: str, tmp_path: Path) -> None:
+    """LoRAs, of text encoders too, in the weights, and learnt words among the others; the model itself stays as it was."""
+    plain = (tiny.stable_diffusion if kind == "sd" else tiny.sdxl)(tmp_path / "parts")
+    folder = tiny.save(plain, tmp_path / "model")
+    style, toy, _, _ = adapters(plain, kind, tmp_path)
+    model = unnoise.load(folder)
+    usual = model.sample("a <toy>", 1, 3, steps=2).data
+    textual_inversion(model, toy)
+    low_rank(model, {style: (0.7, 0.4)})
+    made, own = model.sample("a <toy>", 1, 3, steps=2).data, model.hash()
+    model.export(tmp_path / "again")
+    assert torch.equal(model.sample("a <toy>", 1, 3, steps=2).data, made)
+    assert model.hash() == own
+    again = unnoise.load(tmp_path / "again").sample("a <toy>", 1, 3, steps=2).data
+    assert float((again.float() - made.float()).abs().max()) <= 1
+    assert float((usual.float() - made.float()).abs().max()) > 1
+    theirs = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "again")
+    ids = theirs.tokenizer("a <toy>").input_ids
+    assert theirs.tokenizer.convert_ids_to_tokens(ids[2]) == "<toy>"
+    vector = theirs.text_encoder.get_input_embeddings().weight[ids[2]]
+    assert torch.equal(vector, load_file(toy)["clip_l" if kind == "xl" else "<toy>"].flatten()[: len(vector)])
+
+    main(["export", str(folder), "--lora", f"{style}:0.7:0.4", "--out", str(tmp_path / "by-command")])
+    for part in ("unet", "text_encoder"):
+        first, second = (load_file(next((tmp_path / n / part).glob("*.safetensors"))) for n in ("again", "by-command"))
+        assert all(torch.equal(first[name][: len(w)], w) for name, w in second.items() if w.ndim)
 
 
 def test_info_tells_what_each_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,9 @@ import tyro
 
 from unnoise.checkpoints.foreign.export import refuse_taken
 from unnoise.checkpoints.foreign.folder import INDEX, named, read_index
+from unnoise.checkpoints.foreign.lora import parse_loras
 from unnoise.cli.terminal import parse
-from unnoise.loading import load
+from unnoise.loading import load, with_loras
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Export:
     """Which weights of an open checkpoint, such as fp16, where it has several. Not given: the plain ones."""
     beside: tuple[Path, ...] = ()
     """What an open checkpoint lacks, or networks in place of its own; as `unnoise sample` takes it."""
+    lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A LoRA to be written into the weights, as `unnoise sample` takes it; may be repeated."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights that are written."""
     format: Literal["diffusers"] = "diffusers"
@@ -34,7 +37,9 @@ class Export:
 def run(argv: list[str]) -> None:
     args = parse(Export, argv, "unnoise export")
     refuse_taken(args.out)  # before minutes of loading
-    load(args.model, None, args.variant, args.beside).export(args.out, getattr(torch, args.dtype))
+    loras, model = parse_loras(args.lora), load(args.model, None, args.variant, args.beside)
+    model = with_loras(model, loras) if loras else model
+    model.export(args.out, getattr(torch, args.dtype))
     index = read_index(args.out / INDEX)
     lacks_t5 = str(index["_class_name"]).startswith("StableDiffusion3") and not named(index, "text_encoder_3")
     told = repr(str(args.out)) + (", text_encoder_3=None, tokenizer_3=None" if lacks_t5 else "")
