@@ -335,6 +335,9 @@ def test_the_command_line(stable_diffusion: tuple, tmp_path: Path, capsys: pytes
     SHOWN[0].resize((20, 12)).save(tmp_path / "wide.png")  # drawn in its shape: 16 x 16 pixels are 256, 12 x 20 are 240
     main([*asked[:-2], "--control", f"{tmp_path}/canny:{tmp_path}/wide.png", "--out", str(tmp_path / "wide")])
     assert Image.open(next((tmp_path / "wide").glob("000*.png"))).size == (20, 12)
+    SHOWN[0].resize((45, 20)).save(tmp_path / "wide.png")  # whose shape two pixels to a code cannot quite have
+    main([*asked[:-2], "--control", f"{tmp_path}/canny:{tmp_path}/wide.png", "--out", str(tmp_path / "wider")])
+    assert Image.open(next((tmp_path / "wider").glob("000*.png"))).size == (24, 10)
     (tmp_path / "canny.pth").write_bytes(b"PK\x03\x04 and so on")
     for told, message in (
         ("canny", "--control 'canny': tell it as WHERE:PICTURE"),

@@ -28,8 +28,8 @@ from unnoise.modalities.image.decode import Target, fit
 from unnoise.modalities.image.latents import Latents
 from unnoise.networks.steering import Steerable, Steering, residual
 
-SAME_SHAPE = 0.04
-"""Pictures whose ratio of width to height differs by less are resized: whole steps of codes and tokens make as much of it."""
+SAME_SHAPE = 0.02
+"""Pictures whose ratio of width to height differs by less, or by what whole codes and tokens make of it, are resized."""
 
 
 class Step(NamedTuple):
@@ -255,7 +255,8 @@ def _sized(picture: np.ndarray, codec: Codec, name: str) -> np.ndarray:
     if not height or not width:
         raise InputError(f"{name}: a {type(codec).__name__} codec makes no pictures that could be steered by one")
     h, w = picture.shape[:2]
-    if abs(h * width / (w * height) - 1) > SAME_SHAPE:
+    rounding = codec.config.autoencoder.factor / min(height, width) if isinstance(codec, Latents) else 0.0
+    if abs(h * width / (w * height) - 1) > max(SAME_SHAPE, rounding):
         raise InputError(
             f"{name}: its control picture is {h} x {w} (height x width), and {height} x {width} is drawn: cut it to that shape, or "
             "ask for pictures of its own (height, width)"

@@ -61,7 +61,7 @@ class Grid(ABC):
                 f"{steps} sampling steps: the only timestep of this walk is where it ends; say more --steps, or a --sampler"
             )
         if not bool((times[1:] < times[:-1]).all()):
-            raise InputError(f"{self} cannot tell {steps} times apart on {process}: use fewer steps, or Uniform()")
+            raise InputError(f"{steps} sampling steps: on this time grid ({type(self).__name__}) some fall together; take fewer")
         return times
 
 
