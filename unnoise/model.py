@@ -325,7 +325,7 @@ class DiffusionModel:
                 raise InputError("a start and a fill: what is filled in begins with its own pictures (its strength)")
             start, kept = Start(fill.data, fill.strength), known(codec, fill)
         if start is not None:
-            times, begin = start.times(times), codec.encode(start.data) if kept is None else kept[0]
+            times, begin = start.times(times, self.config.process), codec.encode(start.data) if kept is None else kept[0]
             rows_of("the start", batch_size(begin), len(wanted))
         if kept is not None and fill is not None and fill.strength == 1:
             begin = kept[0].masked_fill(kept[1], 0.0)  # of what lies under the mask nothing is seen

@@ -44,7 +44,7 @@ def masked() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("kind", PIPELINES)
 def test_the_picture_is_that_of_diffusers(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the picture with the same noise, which keeps its part of every step."""
+    """From the picture with the same noise, which keeps its part of every step; of 4.5 steps 4, of FLUX.1 5."""
     name, make = PIPELINES[kind]
     plain = make(tmp_path / "parts")
     model = unnoise.load(tiny.save(plain, tmp_path / "model"))
@@ -57,12 +57,12 @@ def test_the_picture_is_that_of_diffusers(kind: str, tmp_path: Path, monkeypatch
     monkeypatch.setattr(import_module(type(pipeline).__module__), "randn_tensor", lambda *args, **kwargs: drawn)
     distribution = import_module("diffusers.models.autoencoders.vae").DiagonalGaussianDistribution
     monkeypatch.setattr(distribution, "sample", lambda self, generator=None: self.mode())
-    how: dict[str, Any] = {"num_inference_steps": 10, "strength": 0.5, "guidance_scale": 3.0, "height": 16, "width": 16}
+    how: dict[str, Any] = {"num_inference_steps": 9, "strength": 0.5, "guidance_scale": 3.0, "height": 16, "width": 16}
     shown = {"image": pictures.permute(0, 3, 1, 2) / 127.5 - 1, "mask_image": masks[:, None].float()}
     expected = pipeline(PROMPTS, **shown, output_type="latent", **how).images
     if kind == "flux":
         expected = unpatchify(expected, 4, 4, 2)
-    fill: dict[str, Any] = {"steps": 10, "guidance": 3.0, "height": 16, "width": 16, "fill": Fill(pictures, masks, 0.5)}
+    fill: dict[str, Any] = {"steps": 9, "guidance": 3.0, "height": 16, "width": 16, "fill": Fill(pictures, masks, 0.5)}
     state, _ = ours(model, **fill)
     anew = torch.nn.functional.max_pool2d(masks[:, None].float(), 2).bool().expand_as(state)
     assert float((state - expected)[anew].abs().max() / expected.std()) < 1e-3

@@ -356,7 +356,7 @@ def test_refusals():
     with pytest.raises(InputError, match="distilled for 50 timesteps"):
         ours.sampling.choice().grid.times(51, ours.process)
     ours = read_scheduler({**LATENT, "_class_name": "EulerDiscreteScheduler"})
-    with pytest.raises(InputError, match="1001 sampling steps: .* take fewer"):
+    with pytest.raises(InputError, match=r"1001 sampling steps: .* take fewer"):
         read_scheduler({**LATENT, "_class_name": "DDIMScheduler"}).sampling.choice().grid.times(1001, ours.process)
     beyond = {**LATENT, "_class_name": "DDIMScheduler", "steps_offset": 1}  # timestep 1000, which their table has not
     with pytest.raises(InputError, match="1000 sampling steps: on this time grid"):

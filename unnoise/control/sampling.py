@@ -14,6 +14,8 @@ from unnoise.control.self_guidance import SelfGuidance
 from unnoise.control.step_caching import StepCaching
 from unnoise.core.codec import Codec
 from unnoise.core.errors import InputError
+from unnoise.core.processes import Gaussian, Process
+from unnoise.core.schedules import RectifiedFlow
 from unnoise.core.state import State
 from unnoise.samplers.grids import Grid, Walk
 from unnoise.samplers.loop import Sampler
@@ -105,9 +107,12 @@ class Start:
         if not 0 < self.strength <= 1:
             raise InputError(f"strength {self.strength}: the share of the steps that is walked lies above 0 and up to 1")
 
-    def times(self, times: Tensor) -> Tensor:
-        """Of the times (N + 1,) of all steps, those that are walked. InputError where that is no step."""
-        steps = int((len(times) - 1) * self.strength)
+    def times(self, times: Tensor, process: Process | None = None) -> Tensor:
+        """Of the times (N + 1,) of all steps, those that are walked: rounded down, on a rectified flow up, as diffusers' pipelines
+        of these have it. InputError where that is no step."""
+        n = len(times) - 1
+        up = isinstance(process, Gaussian) and isinstance(process.schedule, RectifiedFlow)
+        steps = n - int(n - n * self.strength) if up else int(n * self.strength)
         if steps < 1:
             raise InputError(f"strength {self.strength} of {len(times) - 1} steps is less than one step: use more of either")
         return times[-1 - steps :]
