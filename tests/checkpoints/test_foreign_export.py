@@ -149,6 +149,10 @@ def test_weights_in_half(dtype: str, tmp_path: Path, capsys: pytest.CaptureFixtu
         assert own.keys() == new.keys()
         assert {t.dtype for t in new.values() if t.is_floating_point()} == {getattr(torch, dtype)}
         assert all(torch.equal(new[name], own[name]) for name in own if "1.attn.add_q" not in name and "added_q" not in name)
+    if dtype == "bfloat16":
+        unnoise.load(base, torch.bfloat16).export(tmp_path / "held", torch.bfloat16)
+        same = [load_file(tmp_path / n / "text_encoder_3" / "model.safetensors") for n in ("again", "held")]
+        assert all(torch.equal(same[0][name], same[1][name]) for name in same[0])
     assert json.loads((tmp_path / "again" / "text_encoder_3" / "config.json").read_text())["dtype"] == dtype
     if dtype == "float16":
         pipeline.to(torch.float32).vae.decoder.conv_in.bias.data[0] = 1e6

@@ -226,7 +226,7 @@ def _usual(told: Told, sampling: Sampling) -> Sampling:
     theirs = told.foreign.scheduler
     trailing = theirs.get("timestep_spacing") == "trailing" and theirs.get("prediction_type", "epsilon") == "epsilon"
     if trailing and str(theirs.get("_class_name")).startswith("Euler"):  # SD-Turbo and SDXL-Turbo
-        if not _FAST.search(told.foreign.where):
+        if not _FAST.search(Path(told.foreign.where).name):
             fast = "its scheduler is that of models for few steps (Turbo), so 4 steps at guidance 1 are usual here"
             warnings.warn(f"{told.foreign.where}: {fast}; of another model say --steps and --guidance", stacklevel=2)
         return replace(sampling, steps=4, guidance=1.0)

@@ -202,7 +202,8 @@ def _rounded(folder: Path, dtype: torch.dtype | None) -> None:
         return
     for file in folder.glob("*.safetensors"):
         tensors = {name: _as(t, dtype, f"{folder.name}: {name}") for name, t in load_file(file).items()}
-        save_file(tensors, file, metadata={"format": "pt"})
+        save_file(tensors, new := file.with_suffix(".new"), metadata={"format": "pt"})
+        new.replace(file)  # which the tensors may be mapped from
     told = dict(read_config(folder / "config.json"))
     name = next((name for name in ("torch_dtype", "dtype") if name in told), "dtype")
     _write_json(folder / "config.json", {**told, name: str(dtype).removeprefix("torch.")})
