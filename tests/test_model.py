@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from tiny import tiny_model
 
 from unnoise.control.guidance import classifier_free
@@ -47,9 +48,9 @@ def test_exact_is_bitwise_in_any_company(model: DiffusionModel, sampler: str) ->
     assert len({x.numpy().tobytes() for x in together}) == 8, "different seeds make different samples"
 
 
-@pytest.mark.parametrize(("strength", "walked"), [(1.0, 10), (0.77, 7), (0.5, 5), (0.19, 1)])
+@pytest.mark.parametrize(("strength", "walked"), [(1.0, 10), (0.77, 8), (0.5, 5), (0.19, 2)])
 def test_a_start_is_walked_from_as_many_steps_as_its_strength_leaves(model: DiffusionModel, strength: float, walked: int) -> None:
-    """Whole steps, those that fit, as diffusers' int(steps * strength); x_t = (1 - t) x_0 + t noise, in this flow."""
+    """Whole steps, in this flow rounded up, as diffusers' pipelines of flows; x_t = (1 - t) x_0 + t noise."""
     begun: list[torch.Tensor] = []
     pictures = torch.full((2, 8, 8, 1), 255, dtype=torch.uint8)
     how = {"sample_seeds": [3, 4], "steps": 10, "sampler": "ddim", "grid": "uniform", "guidance": 1.0}
@@ -151,7 +152,7 @@ def test_a_negative_prompt_leads_away_where_nothing_else_is_said(model: Diffusio
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0}, "steps 0: a sampler takes at least 1 step"),
+        ({"steps": 0}, "steps 0: a sampler takes whole steps, at least 1"),
         ({"guidance": float("nan")}, "guidance nan is not a usable scale"),
         ({"sampler": "dpmpp2m"}, "unknown sampler 'dpmpp2m'; did you mean 'dpmpp-2m'"),
         ({"grid": "karas"}, "unknown time grid 'karas'; did you mean 'karras'"),
@@ -164,6 +165,13 @@ def test_a_negative_prompt_leads_away_where_nothing_else_is_said(model: Diffusio
         ({"sample_seeds": [-1]}, "sample seed -1 is outside"),
         ({"seed": -1}, "seed -1: a seed is an integer from 0"),
         ({"prompts": [""]}, "the prompt is empty"),
+        ({"prompts": 5}, "5: no prompt; a prompt is text"),
+        ({"prompts": ["one", 5]}, "5: no prompt; a prompt is text"),
+        ({"steps": 2.5}, "steps 2.5: a sampler takes whole steps"),
+        ({"batch": 0}, "batch 0: at least 1 sample"),
+        ({"negative": ["two"], "guidance": 3.0}, "one prompt for all samples is meant"),
+        ({"start": Start("a.png")}, "'a.png': no pictures; they are uint8"),
+        ({"start": Start([Image.new("L", (8, 8)), Image.new("L", (9, 8))])}, "pictures of one size are meant"),
         ({"prompts": ["द्वि"]}, "no training caption has"),
         ({"prompts": ["one " * 2500]}, "bytes long|at most"),
         ({"negative": "नहीं", "guidance": 3.0}, "no training caption has"),

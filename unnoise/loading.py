@@ -127,6 +127,8 @@ def with_loras(model: DiffusionModel, files: Mapping[str | Path, Weight]) -> Dif
 
     InputError as `low_rank`, and for several that follow pictures.
     """
+    if not isinstance(files, Mapping):
+        raise InputError(f"{files!r}: LoRA files with their weights are meant, {{'style.safetensors': 0.7}}")
     network = network_of(model.denoiser)
     if has_packed(network) and any(follows_pictures(network, Path(path)) for path in files):
         raise InputError("a LoRA that follows pictures makes the network wider: load its weights unpacked (without --packed)")

@@ -1,7 +1,7 @@
 """DiffusionModel: codec, conditioner, denoiser and how to sample it, put together, sampled and saved."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
@@ -304,6 +304,10 @@ class DiffusionModel:
         )  # fmt: skip
         self._check(how, negative, exact, bf16, weaker)
         wanted = _per_sample(prompts, n)
+        if batch < 1:
+            raise InputError(f"batch {batch}: at least 1 sample goes through the network at a time")
+        if not isinstance(negative, str | None):
+            raise InputError(f"negative {negative!r}: one prompt for all samples is meant")
         Streams.of(seed, 0)  # refuses a seed that is none
         seeds = tuple(sample_seeds) if sample_seeds is not None else tuple(derive(seed, i) for i in range(len(wanted)))
         if len(seeds) != len(wanted):
@@ -533,7 +537,11 @@ def _per_sample(prompts: Sequence[str | None] | str | None, n: int) -> list[str 
         raise InputError(f"n {n}: ask for at least 1 sample")
     if prompts is None:
         return [None] * n
-    each: list[str | None] = [prompts] if isinstance(prompts, str) else list(prompts)
+    each: list[str | None] = (
+        [prompts] if isinstance(prompts, str) else list(prompts) if isinstance(prompts, Iterable) else [prompts]
+    )
+    if odd := [p for p in each if p is not None and not isinstance(p, str)]:
+        raise InputError(f"{odd[0]!r}: no prompt; a prompt is text, and several are a list of them")
     return [p for p in each for _ in range(n)] or [None] * n
 
 

@@ -19,6 +19,7 @@ from unnoise.checkpoints.foreign.adapters import controlnet, face_prompt, pictur
 from unnoise.cli.main import main
 from unnoise.control.self_guidance import PerturbedAttention
 from unnoise.core.errors import InputError
+from unnoise.loading import with_loras
 from unnoise.model import DiffusionModel
 from unnoise.networks.layers import patchify, unpatchify
 
@@ -348,6 +349,23 @@ def test_the_command_line(stable_diffusion: tuple, tmp_path: Path, capsys: pytes
         with pytest.raises(SystemExit):
             main([*asked, "--overwrite", "--control", told])
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_pictures_as_a_newcomer_gives_them(stable_diffusion: tuple, tmp_path: Path) -> None:
+    """One alone, by its name, as an array or as PIL opens it; what is no adapter is told how to make one."""
+    plain, model = stable_diffusion
+    control_net(plain, tmp_path / "canny")
+    file = ip_adapter(plain.unet, tmp_path)
+    SHOWN[0].save(tmp_path / "0.png")
+    made = [
+        model.attached(controlnet(tmp_path / "canny", shown), picture_prompt(file, shown)).sample("a cat", steps=2).data
+        for shown in (PICTURES[0], str(tmp_path / "0.png"), SHOWN[0], [SHOWN[0]])
+    ]
+    assert all(torch.equal(made[0], other) for other in made[1:])
+    with pytest.raises(InputError, match=r"'canny' is attached as controlnet\(...\) and picture_prompt\(...\) make it"):
+        model.attached("canny")
+    with pytest.raises(InputError, match="LoRA files with their weights are meant"):
+        with_loras(model, [file])
 
 
 @pytest.mark.parametrize("prefix", ["control_model.", ""])

@@ -158,6 +158,8 @@ class Attachments(nn.Module):
 
     def __init__(self, attached: Sequence[Attachment] = ()) -> None:
         super().__init__()
+        if odd := [a for a in attached if not isinstance(a, Attachment)]:
+            raise InputError(f"{odd[0]!r} is attached as controlnet(...) and picture_prompt(...) make it")
         self.each = nn.ModuleList(attached)
 
     def __iter__(self) -> Iterator[Attachment]:

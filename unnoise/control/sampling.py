@@ -49,8 +49,8 @@ class Sampling:
     true_guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f"steps {self.steps}: a sampler takes at least 1 step; 20 to 50 are usual")
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise InputError(f"steps {self.steps}: a sampler takes whole steps, at least 1; 20 to 50 are usual")
         if not -100 <= self.guidance <= 100:  # false for nan too
             raise InputError(f"guidance {self.guidance} is not a usable scale; 1 is plain conditional, 2 to 7 are usual")
         if not -100 <= self.picture_guidance <= 100:

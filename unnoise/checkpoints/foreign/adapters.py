@@ -7,10 +7,12 @@ model = load("stable-diffusion").attached(edges, cat)
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from unnoise.checkpoints.foreign.adapter_names import image_prompt, redux, steering, timed_prompt
@@ -35,8 +37,8 @@ from unnoise.modalities.image.preparation import Preparation
 from unnoise.networks.image_prompt import FaceConfig, ImagePrompt, Redux, with_faces
 from unnoise.networks.timed_prompt import TimedPrompt
 
-Picture = str | Path | np.ndarray
-"""A file, or uint8 (H, W, 1 or 3)."""
+Picture = str | Path | np.ndarray | Image.Image
+"""A file, uint8 (H, W, 1 or 3), or PIL's."""
 ENCODER = "image_encoder"
 """The folder beside an IP-Adapter, or beside the folder it lies in, that holds the encoder of pictures it was trained with."""
 EMBEDDER, FEATURES = "image_embedder", "feature_extractor"
@@ -130,11 +132,11 @@ def _steering_part(path: Path, beside: nn.Module | None) -> Part:
 
 
 def picture_prompt(
-    file: str | Path, pictures: Sequence[Picture], encoder: str | Path | None = None, scale: float = 1.0,
+    file: str | Path, pictures: Picture | Sequence[Picture], encoder: str | Path | None = None, scale: float = 1.0,
     interval: Interval = (0.0, 1.0),
 ) -> PicturePrompt | PictureWords | TimedPicturePrompt:  # fmt: skip
     """An IP-Adapter (plain, plus, plus face, full face; XLabs' for FLUX, InstantX' for Stable Diffusion 3.5), or FLUX.1 Redux, with
-    the pictures that prompt it, all of them together.
+    the picture or pictures that prompt it, all of them together.
 
     file: or its name on the hub; of Redux a file, a folder in diffusers' layout, or the folder's name on the hub. encoder: the CLIP
     or SigLIP that it was trained with, a folder or a name on the hub; by default the folder image_encoder near the file. Raises
@@ -142,10 +144,11 @@ def picture_prompt(
     """
     named, file = Path(file).name, prompt_at_hand(Path(file), encoder)
     network = _picture_network(file)
-    if not pictures:
+    shown = [pictures] if isinstance(pictures, Picture) else pictures
+    if not shown:
         raise InputError(f"{file}: prompts with pictures; give at least one")
     look = PictureEncoder(encoder_near(file) if encoder is None else encoder)
-    seen = look([read_picture(p) for p in pictures])
+    seen = look([read_picture(p) for p in shown])
     if not isinstance(network, ImagePrompt):
         _check_siglip(file, look)
         if isinstance(network, Redux):
@@ -208,6 +211,10 @@ def read_picture(picture: Picture, channels: int = 3) -> np.ndarray:
             takes = f"uint8 (height, width, {' or '.join(map(str, known))})"
             raise InputError(f"a picture is {takes}, not {picture.dtype} {picture.shape}")
         return picture.repeat(3, -1) if picture.shape[-1] == 1 else picture
+    if isinstance(picture, Image.Image):
+        picture.convert("RGBA").save(png := BytesIO(), "PNG")
+        png.seek(0)
+        return decode(png, Target(picture.height, picture.width, channels, (0, 0, 0), pad=False))
     path = Path(picture)
     if not path.is_file():
         raise InputError(f"{path}: no such picture")

@@ -60,8 +60,19 @@ def resized(codec: Codec, height: int, width: int) -> Codec:
 
 
 def as_tensor(data: Any) -> Tensor:
-    """torch.as_tensor; what may only be read, as PIL's arrays, is copied: torch would warn of it."""
-    return torch.as_tensor(np.require(data, requirements="W") if isinstance(data, np.ndarray) else data)
+    """torch.as_tensor, also of PIL's pictures of one size. What may only be read, as these, is copied: torch would warn of it.
+
+    InputError for what holds no numbers.
+    """
+    if isinstance(data, Tensor):
+        return data
+    try:
+        x = np.require(data, requirements="W")
+    except ValueError as e:  # pictures of several sizes
+        raise InputError(f"pictures of one size are meant, (B, H, W, C): {e}") from None
+    if x.dtype.kind not in "biuf":
+        raise InputError(f"{data!r}: no pictures; they are uint8 (B, H, W, C)")
+    return torch.as_tensor(x)
 
 
 class Pixels(Codec):
