@@ -388,3 +388,17 @@ def test_a_reader_that_goes_early_sees_no_traceback(argv: list[str]) -> None:
     finally:
         os.close(write)
     assert (ended.returncode, ended.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(("said", "line"), [("", "interrupted"), ("saved in runs/a", "saved in runs/a")])
+def test_an_interrupt_is_one_line(
+    said: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(argv: list[str]) -> None:
+        raise KeyboardInterrupt(*[said] * bool(said))
+
+    monkeypatch.setattr("unnoise.cli.main._run", interrupted)
+    with pytest.raises(SystemExit) as e:
+        main(["sample"])
+    assert e.value.code == 130
+    assert capsys.readouterr().err == f"\nunnoise: {line}\n"

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"unnoise: the GPU's memory is full: {str(e).splitlines()[0]} Fewer at once (--batch) need less.", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as e:
-        print(f"\nunnoise: {e or 'interrupted'}", file=sys.stderr)
+        print(f"\nunnoise: {str(e) or 'interrupted'}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
