@@ -402,3 +402,23 @@ def test_an_interrupt_is_one_line(
         main(["sample"])
     assert e.value.code == 130
     assert capsys.readouterr().err == f"\nunnoise: {line}\n"
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what cannot be written after all is one line, too."""
+    (tmp_path / "file").write_text("mine")
+    for argv in (["sample", "scenes", "one"], ["export", "scenes"]):
+        told = refused([*argv, "--out", str(tmp_path / "file" / "x")], capsys)
+        assert told == f"unnoise: --out {tmp_path}/file/x: no folder can be made there, as {tmp_path}/file is a file"
+    monkeypatch.setattr("unnoise.cli.terminal.os.access", lambda place, mode: False)
+    assert "may not be written into" in refused(["sample", "scenes", "one", "--out", str(tmp_path / "x")], capsys)
+    monkeypatch.undo()
+
+    def full(self: object, out: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("unnoise.control.sampling.Samples.save", full)
+    told = refused(["sample", "scenes", "a red circle", "-n", "1", "--steps", "1", "--out", str(tmp_path / "x")], capsys)
+    assert told.endswith("x: No space left on device: the samples could not be written")

@@ -10,7 +10,7 @@ import tyro
 from unnoise.checkpoints.foreign.export import refuse_taken
 from unnoise.checkpoints.foreign.folder import INDEX, named, read_index
 from unnoise.checkpoints.foreign.lora import parse_loras
-from unnoise.cli.terminal import parse
+from unnoise.cli.terminal import parse, refuse_existing
 from unnoise.loading import load, with_loras
 
 
@@ -37,6 +37,7 @@ class Export:
 def run(argv: list[str]) -> None:
     args = parse(Export, argv, "unnoise export")
     refuse_taken(args.out)  # before minutes of loading
+    refuse_existing(args.out, overwrite=False)
     loras, model = parse_loras(args.lora), load(args.model, None, args.variant, args.beside)
     model = with_loras(model, loras) if loras else model
     model.export(args.out, getattr(torch, args.dtype))

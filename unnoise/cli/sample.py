@@ -297,7 +297,10 @@ def run(argv: list[str]) -> None:
     if later:
         samples = go_on(samples, later, negative=args.negative, exact=args.exact, bf16=args.bf16, batch=args.batch)
     samples = replace(samples, settings={**samples.settings, **told(args), "negative": args.negative}, own=own(args, total))
-    files = samples.save(out)
+    try:
+        files = samples.save(out)
+    except OSError as e:
+        raise InputError(f"--out {out}: {e.strerror or e}: the samples could not be written") from e
     shown = f"{files[-1].name} shows them; " if files[-1].suffix == ".png" else ""
     print(f"{len(samples)} sample{'s' * (len(samples) != 1)} in {out}/ ({shown}unnoise info {files[0]} tells how they were made)")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -84,8 +85,12 @@ def free_folder(name: Path, overwrite: bool) -> Path:
 
 
 def refuse_existing(out: Path, overwrite: bool) -> None:
-    """InputError if `out` exists with something in it and may not be written over."""
+    """InputError if `out` exists with something in it and may not be written over, and where no folder can be made."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; --out wants a folder")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise InputError(f"{out} exists and is not empty: choose another --out, or say --overwrite")
+    near = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
+        why = "may not be written into" if near.is_dir() else "is a file"
+        raise InputError(f"--out {out}: no folder can be made there, as {near} {why}")
