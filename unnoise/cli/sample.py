@@ -158,7 +158,8 @@ class Sample:
     variant: str | None = None
     """Which weights of an open checkpoint, such as fp16, where it has several. Not given: the plain ones."""
     beside: tuple[Path, ...] = ()
-    """For an open checkpoint in a single file: files and folders with what it lacks: text encoders, tokenizers, an autoencoder. For
+    """For an open checkpoint in a single file: files and folders with what it lacks: text encoders, tokenizers, an autoencoder; for
+    a network alone, a whole model in a single file that has them. For
     one in a folder: networks in place of its own, such as the U-Net of SDXL-Lightning or of LCM, a tuned transformer, TAESD. Here
     and below, OWNER/NAME/FILE may stand for a file that lies on the hub."""
     lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()

@@ -21,12 +21,11 @@ from unnoise.checkpoints.foreign.folder import (
     read_diffusers,
     read_part,
 )
-from unnoise.checkpoints.foreign.gguf import GGUFStore
 from unnoise.checkpoints.foreign.hub import at_hand, fetch, fetch_part, is_hub_file, is_hub_name
 from unnoise.checkpoints.foreign.parts import Foreign, Part
-from unnoise.checkpoints.foreign.pieces import SafetensorsStore, as_they_are
-from unnoise.checkpoints.foreign.recognise import is_network_of_diffusers, refuse_pickle
-from unnoise.checkpoints.foreign.single import Says, open_single, retold, says, together
+from unnoise.checkpoints.foreign.pieces import as_they_are
+from unnoise.checkpoints.foreign.recognise import is_network_of_diffusers
+from unnoise.checkpoints.foreign.single import Says, open_single, retold, says, store_of, together
 from unnoise.core.errors import InputError
 
 _VAE = "vae"
@@ -41,7 +40,7 @@ def open_foreign(source: str | Path, variant: str | None = None, beside: Sequenc
     diffusers folder.
 
     variant: which of its weights, such as "fp16". beside: for a single file, files and folders that hold what it lacks: text
-    encoders, their tokenizers, an autoencoder; or such a network's name on the hub. For a folder, networks in place of its own: a
+    encoders, their tokenizers, an autoencoder; a whole model's file that has these; or such a network's name on the hub. For a folder, networks in place of its own: a
     U-Net or transformer, an autoencoder, each a file, a folder with its config.json, or a name on the hub; the folder's own
     weights of these are not read, nor fetched. So for a single file with those under diffusers' names.
     Raises InputError for what is missing, truncated, pickled or not known here.
@@ -102,7 +101,7 @@ def _alone(path: Path, variant: str | None) -> _Alone:
     if path.is_dir():
         part = _of_variant(path, variant)
         return _Alone(_places(part.kind, str(path)), part, str(path))
-    store = _store(path)
+    store = store_of(path)
     tensors, said = as_they_are(store), says(store)
     if is_network_of_diffusers(tensors):
         if (beside := path.parent / "config.json").is_file() and "_class_name" in read_config(beside):
@@ -119,14 +118,6 @@ def _alone(path: Path, variant: str | None) -> _Alone:
         raise InputError(f"{path}: holds more than one network ({', '.join(parts)}): give it as the model, not beside another")
     (part,) = parts.values()
     return _Alone(_places(part.kind, str(path)), part, str(path), told=False, says=said)
-
-
-def _store(path: Path) -> GGUFStore | SafetensorsStore:
-    """InputError for a file that is broken, packed in a way that is not read, or a pickle."""
-    if path.suffix.lower() == ".gguf":
-        return GGUFStore(path)
-    refuse_pickle(path)
-    return SafetensorsStore(path)
 
 
 def _here(path: Path) -> Path:
@@ -205,6 +196,6 @@ def _is_instead(path: Path, foreign: Foreign) -> bool:
     """Whether it is a network alone, in a folder or under diffusers' names, or an autoencoder's file where the other has one."""
     if path.is_dir():
         return (path / "config.json").is_file()
-    if is_network_of_diffusers(_store(path).shapes):
+    if is_network_of_diffusers(store_of(path).shapes):
         return True
-    return _VAE in foreign.parts and path.suffix.lower() != ".gguf" and list(open_single(path).parts) == [_VAE]
+    return _VAE in foreign.parts and list(open_single(path).parts) == [_VAE]
