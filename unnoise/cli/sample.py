@@ -159,9 +159,9 @@ class Sample:
     """Which weights of an open checkpoint, such as fp16, where it has several. Not given: the plain ones."""
     beside: tuple[Path, ...] = ()
     """For an open checkpoint in a single file: files and folders with what it lacks: text encoders, tokenizers, an autoencoder; for
-    a network alone, a whole model in a single file that has them. For
-    one in a folder: networks in place of its own, such as the U-Net of SDXL-Lightning or of LCM, a tuned transformer, TAESD. Here
-    and below, OWNER/NAME/FILE may stand for a file that lies on the hub."""
+    a network alone, a whole model's file that has them. For one in a folder: networks in place of its own, such as the U-Net of
+    SDXL-Lightning or of LCM, a tuned transformer, TAESD; a folder with parts that it lacks. Here and below, OWNER/NAME/FILE may
+    stand for a file that lies on the hub."""
     lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A LoRA for an open checkpoint: FILE, FILE:0.7 (its weight), FILE:0.7:0.3 (the network's and the words'). A
     folder of one, or its name on the hub, may stand for FILE. May be repeated."""

@@ -40,10 +40,12 @@ from unnoise.checkpoints.foreign.belonging import (
     family_of_network,
     is_known,
     nearest_pipeline,
+    network_of_pipeline,
     unknown_network,
 )
 from unnoise.checkpoints.foreign.corrected import network_as_run, scheduler_as_run
 from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_TABLE, pixart_config, sana_config, sana_table
+from unnoise.checkpoints.foreign.folder import COMPLETE
 from unnoise.checkpoints.foreign.memory import Wanted, check_fits, spared
 from unnoise.checkpoints.foreign.parts import AsType, Foreign, Part
 from unnoise.checkpoints.foreign.pieces import packed_rows
@@ -229,6 +231,8 @@ def denoiser_of(foreign: Foreign) -> Part:
     if not foreign.pipeline:
         held = " and ".join("an autoencoder" if name == "vae" else f"a {p.kind}" for name, p in foreign.parts.items())
         raise InputError(f"{foreign.where}: holds {held} and no network that draws: give it beside a model (--beside)")
+    if part is None and (name := network_of_pipeline(foreign.pipeline)):
+        raise InputError(f"{foreign.where}: no {name}, which a {foreign.pipeline} draws with; {COMPLETE}")
     kind = foreign.pipeline if part is None else f"{part.kind} of a {foreign.pipeline}"
     family = class_family(foreign.pipeline) or (part and class_family(part.kind))
     known = ", ".join(f.name for f in FAMILIES.values())
@@ -243,7 +247,7 @@ def needed(foreign: Foreign, name: str) -> Part:
     """The part of that name. InputError where there is none."""
     if name not in foreign.parts:
         single = "give a file or folder that has it beside this one (--beside)"
-        how = "fetch the model again, with this part" if Path(foreign.where).is_dir() else single
+        how = COMPLETE if Path(foreign.where).is_dir() else single
         raise InputError(f"{foreign.where}: no {name}, which a {foreign.pipeline} needs; {how}")
     return foreign.parts[name]
 
