@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from unnoise.checkpoints.foreign.ggml import UNPACK
+from unnoise.checkpoints.foreign.mapped import refuse_pointer
 from unnoise.checkpoints.foreign.pieces import Shapes
 from unnoise.core.errors import InputError
 from unnoise.networks.packed import Rows
@@ -84,6 +85,7 @@ class GGUFStore:
                 raise InputError(f"{path}: {e.strerror or e}") from e
             raise InputError(f"{path}: more than memory and swap together; a smaller quantisation would fit") from e
         except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as e:
+            refuse_pointer(path)
             raise InputError(f"{path}: not whole as GGUF ({e}); it was truncated or is something else: fetch it again") from e
         self.shapes = Shapes({name: tuple(fields.get(name) or _shape(name, t.shape)) for name, t in self._tensors.items()})
         self._blocks = {kind: size for kind, (size, _) in gguf.GGML_QUANT_SIZES.items()}
