@@ -10,7 +10,7 @@ from unnoise.checkpoints.allowed import ALLOWED
 from unnoise.checkpoints.card import About
 from unnoise.checkpoints.config import allow
 from unnoise.checkpoints.folder import load_weights, read_folder
-from unnoise.checkpoints.foreign.building import build, lend_again
+from unnoise.checkpoints.foreign.building import Built, build, lend_again
 from unnoise.checkpoints.foreign.control_lora import follows_pictures, with_room
 from unnoise.checkpoints.foreign.folder import INDEX, licence
 from unnoise.checkpoints.foreign.hub import SINGLE
@@ -52,15 +52,26 @@ def load(
         let_go()
 
 
+def outline(source: str | Path) -> DiffusionModel:
+    """As `load`, to be described and not sampled: an open checkpoint's text encoders and tokenizers are not read, and need not be
+    there."""
+    try:
+        return _opened(source, None, None, (), Wanted(), packed=False, words=False)
+    finally:
+        let_go()
+
+
 def _opened(
-    source: str | Path, dtype: torch.dtype | None, variant: str | None, beside: Sequence[str | Path], wanted: Wanted, packed: bool
-) -> DiffusionModel:
+    source: str | Path, dtype: torch.dtype | None, variant: str | None, beside: Sequence[str | Path], wanted: Wanted,
+    packed: bool, words: bool = True,
+) -> DiffusionModel:  # fmt: skip
     """See `load`."""
     folder, own = Path(source), shipped_folder(str(source))
     if own is not None and not _holds_a_model(folder):  # a folder of samples or of data may be called so too
         folder = own
     if foreign := open_foreign(folder, variant, beside):
-        model = _imported(foreign, dtype or torch.float32, wanted, packed, [Path(b).name for b in beside])
+        built = build(foreign, dtype or torch.float32, wanted, packed, words)
+        model = _imported(foreign, built, [Path(b).name for b in beside])
     elif folder.is_dir():
         if beside or variant or packed:
             given = "--beside" if beside else "--variant" if variant else "--packed"
@@ -98,9 +109,9 @@ def _read(folder: Path) -> DiffusionModel:
     return model
 
 
-def _imported(foreign: Foreign, dtype: torch.dtype, wanted: Wanted, packed: bool, beside: Sequence[str]) -> DiffusionModel:
+def _imported(foreign: Foreign, built: Built, beside: Sequence[str]) -> DiffusionModel:
     """An open checkpoint on our own networks. beside: the names of what takes the place of a folder's own."""
-    built, where = build(foreign, dtype, wanted, packed), Path(foreign.where)
+    where = Path(foreign.where)
     name = where.stem if where.is_file() else where.name
     other = beside if where.is_dir() else []
     about = About(

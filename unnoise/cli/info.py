@@ -16,7 +16,7 @@ from unnoise.checkpoints.shipped import shipped, shipped_folder
 from unnoise.cli.again import command, files, missing, unsaid
 from unnoise.cli.terminal import parse
 from unnoise.core.errors import InputError
-from unnoise.loading import load
+from unnoise.loading import outline
 from unnoise.modalities.image.show import read_meta
 
 
@@ -96,7 +96,7 @@ def _folder(folder: Path) -> None:
 
 
 def _model(place: Path) -> None:
-    model = load(place)
+    model = outline(place)
     about, how = model.config.about, model.config.sampling
     parameters = sum(p.numel() for p in model.parts.parameters())
     print(f"{place}: {about.name}, {parameters / 1e6:.1f}M parameters, weights {model.hash()}")

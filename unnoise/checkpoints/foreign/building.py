@@ -54,7 +54,7 @@ from unnoise.checkpoints.foreign.scheduler import OF_SIGMA, PIPELINES, read_sche
 from unnoise.checkpoints.foreign.single import open_single, unprojected
 from unnoise.checkpoints.foreign.vae_names import read_autoencoder
 from unnoise.control.sampling import Sampling
-from unnoise.core.codec import Buildable
+from unnoise.core.codec import Buildable, Conditioner, Unconditional, UnconditionalConfig
 from unnoise.core.errors import UNSOUND, InputError
 from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.processes import Process
@@ -68,7 +68,7 @@ from unnoise.modalities.words.frozen import CLIPTextConfig, T5TextConfig, clip_c
 from unnoise.modalities.words.gemma import read_gemma
 from unnoise.modalities.words.joined import SilentConfig, ZeroedConfig, flux, pixart, sd3, sdxl
 from unnoise.modalities.words.settings import WithGuidanceConfig, WithShapeConfig, WithSizesConfig
-from unnoise.modalities.words.source import Opened, lend, open_encoder
+from unnoise.modalities.words.source import NoTokenizer, Opened, lend, open_encoder
 from unnoise.networks.flux import FluxConfig
 from unnoise.networks.packed import Rows, pack
 from unnoise.networks.pixart import PixArtConfig
@@ -92,7 +92,7 @@ class Built:
     """What makes a `DiffusionModel`: modules that hold the checkpoint's weights, and their configurations."""
 
     codec: Latents
-    conditioner: Emphatic
+    conditioner: Conditioner
     network: nn.Module
     conditioner_config: Buildable
     network_config: Buildable
@@ -123,9 +123,12 @@ class Family:
     unused: tuple[str, ...] = ()
 
 
-def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted = Wanted(), packed: bool = False) -> Built:
+def build(
+    foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted = Wanted(), packed: bool = False, words: bool = True
+) -> Built:
     """dtype: of all weights, those of text encoders among them: float32 or bfloat16. wanted: what there must be memory for.
-    packed: matrices of the network and of T5 stay as GGUF and float8 files have them, see `networks.packed`.
+    packed: matrices of the network and of T5 stay as GGUF and float8 files have them, see `networks.packed`. words: whether text
+    encoders and tokenizers are read; without, they need not be there, and the model is told nothing.
 
     Raises InputError for a family that is not known here, for parts that are missing, for those of different models, where memory
     is too small, and where no file is packed that should stay so.
@@ -158,10 +161,11 @@ def build(foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted =
     with _sound(part.where):
         check_fits(foreign, network_config, codec.config, dtype, wanted, sides, packed)
         network = _network(part, network_config, family, dtype, packed)
-    with _sound(f"{foreign.where}: a text encoder or its tokenizer"):
-        conditioner_config = family.told(told)
-        conditioner = conditioner_config.build()
-        _check_fit(conditioner, network_config, foreign)
+    conditioner_config: Buildable = UnconditionalConfig()
+    conditioner: Conditioner = Unconditional()
+    if words:
+        with _sound(f"{foreign.where}: a text encoder or its tokenizer"):
+            conditioner_config, conditioner = _words(family.told(told), network_config, foreign)
     if not is_known(foreign.pipeline):
         near = f"{nearest_pipeline(foreign.pipeline)}; it is run by what its parts are, as {family_of_network(part) or family.name}"
         warnings.warn(f"{foreign.where}: a {foreign.pipeline} is not known here{near}", stacklevel=2)
@@ -323,8 +327,9 @@ def _filled(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     return module.eval()
 
 
-def _check_fit(conditioner: Emphatic, network: NetworkConfig, foreign: Foreign) -> None:
+def _words(config: EmphaticConfig, network: NetworkConfig, foreign: Foreign) -> tuple[EmphaticConfig, Emphatic]:
     """InputError where the text encoders are another model's. What nothing is told as is remembered, and needed in any case."""
+    conditioner = config.build()
     with torch.no_grad():
         said = conditioner(conditioner.prepare_said([None]))
     summary = 0 if isinstance(network, PixArtConfig | SanaConfig) else network.vector_dim
@@ -332,6 +337,7 @@ def _check_fit(conditioner: Emphatic, network: NetworkConfig, foreign: Foreign) 
         if entry in said and wanted and said[entry].shape[-1] != wanted:
             both = f"the text encoders' {entry} have a width of {said[entry].shape[-1]:,}, the network reads {wanted:,}"
             raise InputError(f"{foreign.where}: parts of different models: {both}")
+    return config, conditioner
 
 
 # -- what each family is told ----------------------------------------------------------------------------------------------
@@ -372,7 +378,11 @@ def _lent(
     unpacked = part.where.lower().endswith(".gguf")  # all at once, T5-XXL would be 19 GB of float32
     tensors = AsType(part.tensors, torch.bfloat16) if half and unpacked else part.tensors
     packed = partial(packed_rows, part.tensors) if keep and spared(part) else None
-    opened = lend(source, architecture, part.config, tensors, str(beside or tokenizer), half, packed)
+    try:
+        opened = lend(source, architecture, part.config, tensors, str(beside or tokenizer), half, packed)
+    except NoTokenizer as e:
+        needs = f"a folder {near.name} beside the file would do, or one with {near.name}/ in it (--beside FOLDER)"
+        raise InputError(f"{file}: of its {name} only the tokenizer is missing: {e}; {needs}") from e
     if beside is None and part.config.get("hidden_act") == "gelu":  # OpenCLIP's pad with their first token
         opened.tokenizer.pad_token = "!"
     return opened
