@@ -31,6 +31,7 @@ gguf = pytest.importorskip("gguf", reason="writes the files that are read")
 diffusers = pytest.importorskip("diffusers", reason="the networks to compare with are diffusers'")
 transformers = pytest.importorskip("transformers", reason="the text encoders to compare with are transformers'")
 import checkpoints.foreign_pipelines as tiny  # noqa: E402
+from checkpoints.test_foreign_forms import t5_named  # noqa: E402
 from checkpoints.test_foreign_pictures import PROMPTS, noise, same  # noqa: E402
 from checkpoints.test_foreign_single import clip_names, flux, kl, sd3, text_config, unet  # noqa: E402
 
@@ -216,6 +217,16 @@ def test_other_families(name: str, joined: bool, tmp_path: Path) -> None:
     ours, theirs = open_single(tmp_path / "whole.gguf"), open_single(tmp_path / "whole.safetensors")
     assert len(ours.parts) == {"SDXL": 4, "SD3": 5, "FLUX": 4}.get(name, 3)
     equal(ours, theirs)
+
+
+def test_t5_under_llama_cpps_names(tmp_path: Path) -> None:
+    """In a whole file as it came, when it was GGUF before."""
+    tensors, prefix = others("FLUX"), "text_encoders.t5xxl.transformer."
+    t5 = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    rest = {k: v.contiguous() for k, v in tensors.items() if not k.startswith(prefix)}
+    convert(rest | {f"{prefix}{k}": v for k, v in t5_named(t5, 1).items()}, "F32", tmp_path / "whole.gguf")
+    save_file(rest | {f"{prefix}{k}": v for k, v in t5.items()}, tmp_path / "whole.safetensors")
+    equal(open_single(tmp_path / "whole.gguf"), open_single(tmp_path / "whole.safetensors"))
 
 
 def test_the_last_layer_of_stable_diffusion_2s_words() -> None:
