@@ -10,7 +10,7 @@ from unnoise.checkpoints.allowed import ALLOWED
 from unnoise.checkpoints.card import About
 from unnoise.checkpoints.config import allow
 from unnoise.checkpoints.folder import load_weights, read_folder
-from unnoise.checkpoints.foreign.building import build, lend_again
+from unnoise.checkpoints.foreign.building import Built, build, lend_again
 from unnoise.checkpoints.foreign.control_lora import follows_pictures, with_room
 from unnoise.checkpoints.foreign.folder import INDEX, licence
 from unnoise.checkpoints.foreign.hub import SINGLE, refuse_address
@@ -53,16 +53,26 @@ def load(
         let_go()
 
 
+def outline(source: str | Path) -> DiffusionModel:
+    """As `load`, to be described and not sampled: an open checkpoint's text encoders and tokenizers are not read, and need not be
+    there."""
+    try:
+        return _opened(source, None, None, (), Wanted(), packed=False, clip_skip=None, words=False)
+    finally:
+        let_go()
+
+
 def _opened(
     source: str | Path, dtype: torch.dtype | None, variant: str | None, beside: Sequence[str | Path], wanted: Wanted, packed: bool,
-    clip_skip: int | None,
+    clip_skip: int | None, words: bool = True,
 ) -> DiffusionModel:  # fmt: skip
     """See `load`."""
     folder, own = Path(source), shipped_folder(str(source))
     if own is not None and not _holds_a_model(folder):  # a folder of samples or of data may be called so too
         folder = own
     if foreign := open_foreign(folder, variant, beside):
-        model = _imported(foreign, dtype or torch.float32, wanted, packed, clip_skip, [Path(b).name for b in beside])
+        built = build(foreign, dtype or torch.float32, wanted, packed, clip_skip, words)
+        model = _imported(foreign, built, [Path(b).name for b in beside])
     elif folder.is_dir():
         asked = {"--beside": beside, "--variant": variant, "--packed": packed, "--clip-skip": clip_skip is not None}
         if given := next((name for name, value in asked.items() if value), None):
@@ -101,11 +111,9 @@ def _read(folder: Path) -> DiffusionModel:
     return model
 
 
-def _imported(
-    foreign: Foreign, dtype: torch.dtype, wanted: Wanted, packed: bool, clip_skip: int | None, beside: Sequence[str]
-) -> DiffusionModel:
+def _imported(foreign: Foreign, built: Built, beside: Sequence[str]) -> DiffusionModel:
     """An open checkpoint on our own networks. beside: the names of what takes the place of a folder's own."""
-    built, where = build(foreign, dtype, wanted, packed, clip_skip), Path(foreign.where)
+    where = Path(foreign.where)
     name = where.stem if where.is_file() else where.name
     other = beside if where.is_dir() else []
     about = About(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unnoise.checkpoints.foreign.ggml import UNPACK
-from unnoise.checkpoints.foreign.gguf import open_gguf
+from unnoise.checkpoints.foreign.parts import Part
 from unnoise.checkpoints.foreign.single import open_single
 from unnoise.core.errors import InputError
 
@@ -114,6 +114,12 @@ def q6_k(b: bytes) -> list[float]:
         nibble = low[64 * k + r % 64] >> 4 * (r // 64) & 15
         out.append(d * scales[i // 16] * ((nibble | (high[32 * k + r % 32] >> 2 * (r // 32) & 3) << 4) - 32))
     return out
+
+
+def open_gguf(path: Path) -> Part:
+    """The one part of a file."""
+    (part,) = open_single(path).parts.values()
+    return part
 
 
 PACKINGS: dict[str, Callable[[bytes], list[float]]] = {

@@ -3,7 +3,9 @@
 import inspect
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import foreign_originals as originals
 import numpy as np
@@ -12,9 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import unnoise
-from unnoise.checkpoints.foreign.adapters import picture_prompt
+from unnoise.checkpoints.foreign.adapters import controlnet, face_prompt, picture_prompt
+from unnoise.checkpoints.foreign.folder import read_part
+from unnoise.checkpoints.foreign.lora_file import read_tensors
 from unnoise.checkpoints.foreign.recognise import OTHERS, class_family, other_family
 from unnoise.checkpoints.foreign.single import open_single
+from unnoise.cli.main import main
 from unnoise.core.errors import InputError
 
 diffusers = pytest.importorskip("diffusers", reason="the families to recognise are diffusers'")
@@ -280,11 +285,30 @@ def test_a_pickle_is_refused_and_the_way_to_convert_it_works(name: str, tmp_path
         assert torch.equal(converted["a.weight"], weights["a.weight"])
 
 
-def test_a_pointer_of_git_lfs(tmp_path: Path) -> None:
-    text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4265146304\n"
-    (tmp_path / "m.safetensors").write_text(text)
-    with pytest.raises(InputError, match=r"m.safetensors: only points to the file, .*: git lfs pull"):
-        open_single(tmp_path / "m.safetensors")
+@pytest.mark.parametrize(
+    ("name", "opened"),
+    [
+        ("m.safetensors", open_single),
+        ("m.gguf", open_single),
+        ("m.ckpt", open_single),
+        ("lora.safetensors", read_tensors),
+        ("unet/diffusion_pytorch_model.safetensors", lambda file: read_part(file.parent)),
+        ("text_encoder/model.safetensors", lambda file: read_part(file.parent)),
+        ("controlnet.safetensors", lambda file: controlnet(file, np.zeros((8, 8, 3), np.uint8))),
+        ("ip-adapter.safetensors", lambda file: face_prompt(file, torch.zeros(1, 8))),
+        ("info.safetensors", lambda file: main(["info", str(file)])),
+    ],
+)
+def test_a_pointer_of_git_lfs(name: str, opened: Callable[[Path], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever it stands for, in one line."""
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.with_name("config.json").write_text("{}")
+    file.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4265146304\n")
+    with pytest.raises((InputError, SystemExit)) as refused:
+        opened(file)
+    said = str(refused.value) if isinstance(refused.value, InputError) else capsys.readouterr().err.strip()
+    assert said.removeprefix("unnoise: ") == f"{file}: only points to the file, which git-lfs has not fetched: git lfs pull"
 
 
 def test_every_message_is_one_line() -> None:

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from safetensors import SafetensorError, safe_open
 
 from unnoise.checkpoints.folder import read_json
+from unnoise.checkpoints.foreign.mapped import MappedFile
 from unnoise.checkpoints.foreign.recognise import other_family
 from unnoise.checkpoints.kinds import MODEL, kind_at
 from unnoise.checkpoints.shipped import shipped, shipped_folder
 from unnoise.cli.again import command, files, missing, unsaid
 from unnoise.cli.terminal import parse
 from unnoise.core.errors import InputError
-from unnoise.loading import load
+from unnoise.loading import outline
 from unnoise.modalities.image.show import read_meta
 
 
@@ -53,11 +53,11 @@ def run(argv: list[str]) -> None:
 
 def _weights(file: Path) -> None:
     """Embeddings that a prior made, with the first one's row; what goes with an open checkpoint; or one in a file."""
+    told = MappedFile(file)
     try:
-        with safe_open(file, "pt") as f:
-            rows, names = json.loads((f.metadata() or {}).get("rows", "[]")), list(f.keys())
-    except (OSError, ValueError, SafetensorError) as e:
-        raise InputError(f"{file} is not readable as safetensors ({e})") from None
+        rows, names = json.loads(told.metadata.get("rows", "[]")), list(told)
+    except ValueError as e:
+        raise InputError(f"{file} says what its rows are in a way that is not readable as JSON ({e})") from None
     if isinstance(rows, list) and rows and isinstance(rows[0], dict):
         _show(rows[0])
     elif other := other_family(names):
@@ -96,7 +96,7 @@ def _folder(folder: Path) -> None:
 
 
 def _model(place: Path) -> None:
-    model = load(place)
+    model = outline(place)
     about, how = model.config.about, model.config.sampling
     parameters = sum(p.numel() for p in model.parts.parameters())
     print(f"{place}: {about.name}, {parameters / 1e6:.1f}M parameters, weights {model.hash()}")

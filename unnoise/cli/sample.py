@@ -156,9 +156,10 @@ class Sample:
     variant: str | None = None
     """Which weights of an open checkpoint, such as fp16, where it has several. Not given: the plain ones."""
     beside: tuple[Path, ...] = ()
-    """For an open checkpoint in a single file: files and folders with what it lacks: text encoders, tokenizers, an autoencoder. For
-    one in a folder: networks in place of its own, such as the U-Net of SDXL-Lightning or of LCM, a tuned transformer, TAESD. Here
-    and below, OWNER/NAME/FILE may stand for a file that lies on the hub."""
+    """For an open checkpoint in a single file: files and folders with what it lacks: text encoders, tokenizers, an autoencoder; for
+    a network alone, a whole model's file that has them. For one in a folder: networks in place of its own, such as the U-Net of
+    SDXL-Lightning or of LCM, a tuned transformer, TAESD; a folder with parts that it lacks. Here and below, OWNER/NAME/FILE may
+    stand for a file that lies on the hub."""
     lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A LoRA for an open checkpoint: FILE, FILE:0.7 (its weight), FILE:0.7:0.3 (the network's and the words'). A
     folder of one, or its name on the hub, may stand for FILE. May be repeated."""

@@ -102,6 +102,12 @@ def family_of_pipeline(pipeline: str) -> str | None:
     return starts[max(starts, key=len)] if starts and is_known(pipeline) else None
 
 
+def network_of_pipeline(pipeline: str) -> str | None:
+    """What its network is called in a folder; None for a class that is not known."""
+    family = family_of_pipeline(pipeline)
+    return None if family is None else "unet" if family in (_SD, _XL) else "transformer"
+
+
 def family_of_network(network: Part) -> str | None:
     """By its tensors, under diffusers' names: a file that takes another's place may have had that one's configuration lent. None
     for one that has no sign of a family."""

@@ -41,10 +41,12 @@ from unnoise.checkpoints.foreign.belonging import (
     family_of_network,
     is_known,
     nearest_pipeline,
+    network_of_pipeline,
     unknown_network,
 )
 from unnoise.checkpoints.foreign.corrected import network_as_run, scheduler_as_run
 from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, SANA_TABLE, pixart_config, sana_config, sana_table
+from unnoise.checkpoints.foreign.folder import COMPLETE
 from unnoise.checkpoints.foreign.memory import Wanted, check_fits, spared
 from unnoise.checkpoints.foreign.parts import AsType, Foreign, Part
 from unnoise.checkpoints.foreign.pieces import packed_rows
@@ -53,7 +55,7 @@ from unnoise.checkpoints.foreign.scheduler import OF_SIGMA, PIPELINES, read_sche
 from unnoise.checkpoints.foreign.single import open_single, unprojected
 from unnoise.checkpoints.foreign.vae_names import read_autoencoder
 from unnoise.control.sampling import Sampling
-from unnoise.core.codec import Buildable
+from unnoise.core.codec import Buildable, Conditioner, Unconditional, UnconditionalConfig
 from unnoise.core.errors import UNSOUND, InputError
 from unnoise.core.preconditioning import Preconditioner
 from unnoise.core.processes import Process
@@ -67,7 +69,7 @@ from unnoise.modalities.words.frozen import CLIPTextConfig, T5TextConfig, answer
 from unnoise.modalities.words.gemma import read_gemma
 from unnoise.modalities.words.joined import SilentConfig, ZeroedConfig, flux, pixart, sd3, sdxl
 from unnoise.modalities.words.settings import WithGuidanceConfig, WithShapeConfig, WithSizesConfig
-from unnoise.modalities.words.source import Opened, lend, open_encoder
+from unnoise.modalities.words.source import NoTokenizer, Opened, lend, open_encoder
 from unnoise.networks.flux import FluxConfig
 from unnoise.networks.packed import Rows, pack
 from unnoise.networks.pixart import PixArtConfig
@@ -91,7 +93,7 @@ class Built:
     """What makes a `DiffusionModel`: modules that hold the checkpoint's weights, and their configurations."""
 
     codec: Latents
-    conditioner: Emphatic
+    conditioner: Conditioner
     network: nn.Module
     conditioner_config: Buildable
     network_config: Buildable
@@ -124,11 +126,12 @@ class Family:
 
 def build(
     foreign: Foreign, dtype: torch.dtype = torch.float32, wanted: Wanted = Wanted(), packed: bool = False,
-    clip_skip: int | None = None,
+    clip_skip: int | None = None, words: bool = True,
 ) -> Built:  # fmt: skip
     """dtype: of all weights, those of text encoders among them: float32 or bfloat16. wanted: what there must be memory for.
     packed: matrices of the network and of T5 stay as GGUF and float8 files have them, see `networks.packed`. clip_skip: the hidden
-    layer, from the end, that CLIP answers by, in place of the usual.
+    layer, from the end, that CLIP answers by, in place of the usual. words: whether text encoders and tokenizers are read; without,
+    they need not be there, and the model is told nothing.
 
     Raises InputError for a family that is not known here, for parts that are missing, for those of different models, where memory
     is too small, and where no file is packed that should stay so.
@@ -161,10 +164,11 @@ def build(
     with _sound(part.where):
         check_fits(foreign, network_config, codec.config, dtype, wanted, sides, packed)
         network = _network(part, network_config, family, dtype, packed)
-    with _sound(f"{foreign.where}: a text encoder or its tokenizer"):
-        conditioner_config = _skipping(family.told(told), clip_skip, told)
-        conditioner = conditioner_config.build()
-        _check_fit(conditioner, network_config, foreign)
+    conditioner_config: Buildable = UnconditionalConfig()
+    conditioner: Conditioner = Unconditional()
+    if words:
+        with _sound(f"{foreign.where}: a text encoder or its tokenizer"):
+            conditioner_config, conditioner = _words(_skipping(family.told(told), clip_skip, told), network_config, foreign)
     if more := beyond(foreign.pipeline, foreign.where, getattr(network_config, "picture_channels", 0)):
         warnings.warn(more, stacklevel=2)
     if not is_known(foreign.pipeline):
@@ -250,6 +254,8 @@ def denoiser_of(foreign: Foreign) -> Part:
     if not foreign.pipeline:
         held = " and ".join("an autoencoder" if name == "vae" else f"a {p.kind}" for name, p in foreign.parts.items())
         raise InputError(f"{foreign.where}: holds {held} and no network that draws: give it beside a model (--beside)")
+    if part is None and (name := network_of_pipeline(foreign.pipeline)):
+        raise InputError(f"{foreign.where}: no {name}, which a {foreign.pipeline} draws with; {COMPLETE}")
     kind = foreign.pipeline if part is None else f"{part.kind} of a {foreign.pipeline}"
     family = class_family(foreign.pipeline) or (part and class_family(part.kind))
     known = ", ".join(f.name for f in FAMILIES.values())
@@ -264,7 +270,7 @@ def needed(foreign: Foreign, name: str) -> Part:
     """The part of that name. InputError where there is none."""
     if name not in foreign.parts:
         single = "give a file or folder that has it beside this one (--beside)"
-        how = "fetch the model again, with this part" if Path(foreign.where).is_dir() else single
+        how = COMPLETE if Path(foreign.where).is_dir() else single
         raise InputError(f"{foreign.where}: no {name}, which a {foreign.pipeline} needs; {how}")
     return foreign.parts[name]
 
@@ -340,8 +346,9 @@ def _filled(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     return module.eval()
 
 
-def _check_fit(conditioner: Emphatic, network: NetworkConfig, foreign: Foreign) -> None:
+def _words(config: EmphaticConfig, network: NetworkConfig, foreign: Foreign) -> tuple[EmphaticConfig, Emphatic]:
     """InputError where the text encoders are another model's. What nothing is told as is remembered, and needed in any case."""
+    conditioner = config.build()
     with torch.no_grad():
         said = conditioner(conditioner.prepare_said([None]))
     summary = 0 if isinstance(network, PixArtConfig | SanaConfig) else network.vector_dim
@@ -349,6 +356,7 @@ def _check_fit(conditioner: Emphatic, network: NetworkConfig, foreign: Foreign) 
         if entry in said and wanted and said[entry].shape[-1] != wanted:
             both = f"the text encoders' {entry} have a width of {said[entry].shape[-1]:,}, the network reads {wanted:,}"
             raise InputError(f"{foreign.where}: parts of different models: {both}")
+    return config, conditioner
 
 
 # -- what each family is told ----------------------------------------------------------------------------------------------
@@ -389,7 +397,11 @@ def _lent(
     unpacked = part.where.lower().endswith(".gguf")  # all at once, T5-XXL would be 19 GB of float32
     tensors = AsType(part.tensors, torch.bfloat16) if half and unpacked else part.tensors
     packed = partial(packed_rows, part.tensors) if keep and spared(part) else None
-    opened = lend(source, architecture, part.config, tensors, str(beside or tokenizer), half, packed)
+    try:
+        opened = lend(source, architecture, part.config, tensors, str(beside or tokenizer), half, packed)
+    except NoTokenizer as e:
+        needs = f"a folder {near.name} beside the file would do, or one with {near.name}/ in it (--beside FOLDER)"
+        raise InputError(f"{file}: of its {name} only the tokenizer is missing: {e}; {needs}") from e
     if beside is None and part.config.get("hidden_act") == "gelu":  # OpenCLIP's pad with their first token
         opened.tokenizer.pad_token = "!"
     return opened

@@ -25,6 +25,7 @@ NETWORKS = ("unet", "transformer")
 PARTS = (*NETWORKS, "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder")
 """What is read; other parts (a safety checker, a feature extractor) are not needed to sample."""
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
+COMPLETE = "fetch the model again, with this part, or give a folder that has it (--beside FOLDER)"
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _NAME = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(?:-(\d+)-of-(\d+))?(?:\.(\w+))?\.safetensors")
 
@@ -46,18 +47,19 @@ def read_diffusers(folder: Path, variant: str | None = None, without: Collection
     """All parts that the folder's model_index.json names, their weights unread.
 
     variant: such as "fp16", of the parts that have it, the plain weights of the others; None takes the plain weights, and where
-    there are none those there are. without: parts whose weights are not needed, and need not be there. Raises InputError for a part
-    that is missing, truncated or pickled, and for a variant that none has.
+    there are none those there are. without: parts whose weights are not needed, nor they themselves: what is there is told without
+    weights. Raises InputError for a part that is missing, truncated or pickled, and for a variant that none has.
     """
     index = read_index(folder / INDEX)
-    names = [name for name in PARTS if named(index, name)]
+    names = [name for name in PARTS if named(index, name) and (name not in without or (folder / name).is_dir())]
     having = [name for name in names if variant and has_variant(folder / name, variant)]
     parts = {
         name: _empty(folder / name) if name in without
         else read_part(folder / name, variant if name in having or not having else None)
         for name in names
     }  # fmt: skip
-    tokenizers = {name: folder / name for name in TOKENIZERS if named(index, name)}
+    words = [name for name in TOKENIZERS if name.replace("tokenizer", "text_encoder") not in without]
+    tokenizers = {name: folder / name for name in words if named(index, name)}
     for name, place in tokenizers.items():
         if not place.is_dir():
             raise InputError(f"{place}: no such folder, though {INDEX} names a {name}; fetch the model again")
@@ -72,6 +74,14 @@ def read_index(path: Path) -> Mapping[str, Any]:
     if not isinstance(index.get("_class_name"), str):
         raise InputError(f"{path}: names no pipeline (_class_name); it is no {INDEX} of diffusers")
     return index
+
+
+def lacking(folder: Path) -> set[str]:
+    """The parts that a model in a folder needs, or names, and that are not there; of a network that denoises either name."""
+    index = read_index(folder / INDEX)
+    names = {name for name in PARTS if named(index, name)}
+    there = {name for name in names if (folder / name).is_dir()}
+    return ({"vae", *names} if there & {*NETWORKS} else {"vae", *names, *NETWORKS}) - there
 
 
 def named(index: Mapping[str, Any], name: str) -> bool:
@@ -144,7 +154,7 @@ def _empty(folder: Path) -> Part:
 def config_of(folder: Path) -> Mapping[str, Any]:
     """What the config.json of a network says, and what its class takes beside. InputError where there is none."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder, though {INDEX} names a {folder.name}; fetch the model again, with this part")
+        raise InputError(f"{folder}: no such folder, though {INDEX} names a {folder.name}; {COMPLETE}")
     said = read_config(folder / "config.json")
     return {**DEFAULTS.get(str(said.get("_class_name")), {}), **said}
 

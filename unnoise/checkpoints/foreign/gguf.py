@@ -1,8 +1,9 @@
-"""Quantised networks in GGUF files, read tensor by tensor: a transformer or U-Net under its original names, T5 under llama.cpp's.
+"""Quantised tensors in GGUF files, read one by one: of whole models and their parts under their original names, T5's under
+llama.cpp's (`single` knows them by these).
 
 Blocks of 32 or 256 weights share a scale (and an offset) of few bits (`ggml`); the `gguf` package of llama.cpp reads the file, and
 unpacks what is rare. Unpacked tensors are float32, as exact as they get; F16 and BF16 stay as they are.
-Rows are unpacked alone where they are made of whole blocks.
+Rows are unpacked alone where they are made of whole blocks. ggml drops the first sizes of a shape that are 1 (its last).
 """
 
 import errno
@@ -18,39 +19,20 @@ import torch
 from torch import Tensor
 
 from unnoise.checkpoints.foreign.ggml import UNPACK
-from unnoise.checkpoints.foreign.original_configs import NETWORK_PREFIXES, NETWORKS, part, t5_of_gguf
-from unnoise.checkpoints.foreign.parts import Part
+from unnoise.checkpoints.foreign.mapped import refuse_pointer
 from unnoise.checkpoints.foreign.pieces import Shapes
-from unnoise.checkpoints.foreign.recognise import refuse_other, unknown
 from unnoise.core.errors import InputError
 from unnoise.networks.packed import Rows
 
 _SHAPE = "comfy.gguf.orig_shape."  # ComfyUI stores some tensors flat, and their shapes apart
 
 
-def open_gguf(path: Path) -> Part:
-    """The network of a GGUF file: FLUX, SD3, a U-Net of Stable Diffusion, or T5's encoder.
-
-    Raises InputError for a file that is missing, truncated or none, of a family that is not run here, and without the extra `gguf`.
-    """
-    return network_of(GGUFStore(path), path)
-
-
-def network_of(store: "GGUFStore", path: Path) -> Part:
-    """`open_gguf`, of a file that is open already."""
-    for prefix in NETWORK_PREFIXES:
-        for _, sign, reading in NETWORKS:
-            if prefix + sign in store.shapes:
-                return part(store, prefix, reading, str(path))
-    if _T5 in store.shapes:
-        return part(store, "", t5_of_gguf, str(path))
+def refuse_text(store: "GGUFStore", path: Path) -> None:
+    """InputError for a text encoder of llama.cpp's that is not read."""
     if store.architecture in _TEXT:
         raise InputError(f"{path}: a {store.architecture} text encoder as GGUF; take it as safetensors")
-    refuse_other(store.shapes, path)
-    raise unknown(store.shapes, path)
 
 
-_T5 = "enc.blk.0.attn_q.weight"
 _TEXT = ("t5", "t5encoder", "clip", "llama", "qwen2", "qwen2vl", "qwen3", "gemma2", "gemma3")
 
 
@@ -103,10 +85,9 @@ class GGUFStore:
                 raise InputError(f"{path}: {e.strerror or e}") from e
             raise InputError(f"{path}: more than memory and swap together; a smaller quantisation would fit") from e
         except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as e:
+            refuse_pointer(path)
             raise InputError(f"{path}: not whole as GGUF ({e}); it was truncated or is something else: fetch it again") from e
-        self.shapes = Shapes(
-            {name: tuple(fields.get(name, [int(n) for n in reversed(t.shape)])) for name, t in self._tensors.items()}
-        )
+        self.shapes = Shapes({name: tuple(fields.get(name) or _shape(name, t.shape)) for name, t in self._tensors.items()})
         self._blocks = {kind: size for kind, (size, _) in gguf.GGML_QUANT_SIZES.items()}
         self._lengths = {kind: length for kind, (_, length) in gguf.GGML_QUANT_SIZES.items()}
         self._plain = {gguf.GGMLQuantizationType.BF16: torch.bfloat16}
@@ -138,3 +119,9 @@ class GGUFStore:
             return unpacked(kind.name, torch.from_numpy(data), self._lengths[kind])
         except InputError as e:
             raise InputError(f"{self._where}: {name!r} is {e}") from e
+
+
+def _shape(name: str, sizes: Sequence[Any]) -> list[int]:
+    """What a shape was, of ggml's sizes: of all networks here SD3's positions alone begin with 1, and have three."""
+    left = [int(n) for n in reversed(sizes)]
+    return [1, *left] if name.rpartition(".")[2] == "pos_embed" and len(left) == 2 else left

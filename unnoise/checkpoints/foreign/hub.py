@@ -103,16 +103,19 @@ def fetch(name: str, variant: str | None = None, without: Collection[str] = ()) 
     return _fetched(name, [INDEX], (variant, *without), lambda names: needed_files(names, variant, name, without))
 
 
-def fetch_part(name: str) -> Path:
-    """As `fetch`, of a single network, such as a ControlNet: its config.json, and one variant of its weights."""
+def fetch_part(name: str, inside: Sequence[str] = ()) -> Path:
+    """As `fetch`, of a single network, such as a ControlNet: its config.json, and one variant of its weights. inside: folders, of
+    which the first that is there is fetched where the network is not there by itself."""
+    signs = [CONFIG, *(f"{folder}/{CONFIG}" for folder in inside)]
 
     def needed(names: list[str]) -> list[str]:
-        here = [n for n in names if "/" not in n]
-        if CONFIG not in here:
+        if (sign := next((s for s in signs if s in names), None)) is None:
             raise InputError(f"{name}: has no {CONFIG} on the hub, and is no network by itself; {_by_hand(name, names)}")
-        return [CONFIG, *weights_of(here, None, name)]
+        place = sign.removesuffix(CONFIG)
+        here = [n.removeprefix(place) for n in names if n.startswith(place) and "/" not in n.removeprefix(place)]
+        return [sign, *(f"{place}{n}" for n in weights_of(here, None, f"{name}/{place}".rstrip("/")))]
 
-    return _fetched(name, [CONFIG], (), needed)
+    return _fetched(name, signs, (), needed)
 
 
 def fetch_first(name: str, files: Sequence[str], beside: Sequence[str]) -> Path:

@@ -35,13 +35,25 @@ _COPIED: Mapping[str, int] = (
 as if all of them were to be written to."""
 
 
+def refuse_pointer(path: Path) -> None:
+    """InputError for a file that only points to another."""
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise InputError(f"{path}: only points to the file, which git-lfs has not fetched: git lfs pull")
+
+
+_POINTER = b"version https://git-lfs"
+
+
 def open_safetensors(path: Path, framework: str = "pt") -> Any:
-    """safetensors' handle of a file: keys(), get_tensor(name), metadata(). InputError for a file that is missing or truncated."""
+    """safetensors' handle of a file: keys(), get_tensor(name), metadata(). InputError for a file that is missing or truncated, and
+    for one that only points to another."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
         return safe_open(str(path), framework=framework)
     except (OSError, SafetensorError) as e:
+        refuse_pointer(path)
         raise InputError(f"{path}: not whole as safetensors ({e}); it was truncated or is something else: fetch it again") from e
 
 

@@ -4,7 +4,7 @@ What lies beside it fills in what a single file lacks, and takes the place of wh
 that was trained further, another autoencoder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,16 +17,16 @@ from unnoise.checkpoints.foreign.folder import (
     config_of,
     has_variant,
     is_diffusers,
+    lacking,
     read_config,
     read_diffusers,
     read_part,
 )
-from unnoise.checkpoints.foreign.gguf import GGUFStore
 from unnoise.checkpoints.foreign.hub import at_hand, fetch, fetch_part, is_hub_file, is_hub_name
 from unnoise.checkpoints.foreign.parts import Foreign, Part
-from unnoise.checkpoints.foreign.pieces import SafetensorsStore, as_they_are
-from unnoise.checkpoints.foreign.recognise import is_network_of_diffusers, refuse_pickle
-from unnoise.checkpoints.foreign.single import Says, open_single, retold, says, together
+from unnoise.checkpoints.foreign.pieces import as_they_are
+from unnoise.checkpoints.foreign.recognise import is_network_of_diffusers
+from unnoise.checkpoints.foreign.single import Says, open_single, retold, says, store_of, together
 from unnoise.core.errors import InputError
 
 _VAE = "vae"
@@ -41,9 +41,10 @@ def open_foreign(source: str | Path, variant: str | None = None, beside: Sequenc
     diffusers folder.
 
     variant: which of its weights, such as "fp16". beside: for a single file, files and folders that hold what it lacks: text
-    encoders, their tokenizers, an autoencoder; or such a network's name on the hub. For a folder, networks in place of its own: a
-    U-Net or transformer, an autoencoder, each a file, a folder with its config.json, or a name on the hub; the folder's own
-    weights of these are not read, nor fetched. So for a single file with those under diffusers' names.
+    encoders, their tokenizers, an autoencoder; a whole model's file that has these; or such a network's name on the hub. For a
+    folder, networks in place of its own, or that it lacks: a U-Net or transformer, an autoencoder, each a file, a folder with its
+    config.json, or a name on the hub; the folder's own weights of these are not read, nor fetched. So for a single file with those
+    under diffusers' names. And folders of parts, in folders of the parts' names: one network, or what is lacking.
     Raises InputError for what is missing, truncated, pickled or not known here.
     """
     if is_hub_file(str(source)) and not beside:
@@ -55,19 +56,33 @@ def open_foreign(source: str | Path, variant: str | None = None, beside: Sequenc
     if not from_hub and not is_diffusers(path):
         _refuse_alone(path)
         return None
-    others = [_alone(Path(b), variant) for b in beside]
+    given = [_here(Path(b)) for b in beside]
+    several = [p for p in given if p.is_dir() and not (p / "config.json").is_file()]
+    others = [_alone(p, variant) for p in given if p not in several]
     names = [name for other in others for name in other.names]
     if len(names) != len({*names}):
         raise InputError(f"{' and '.join(o.where for o in others)}: two of them for one place; give one")
     if from_hub:
         path = fetch(str(source), variant, names)
-    foreign = read_diffusers(path, variant, names)
+    lacks = lacking(path) - {*names}
+    more = {name: part for folder in several for name, part in _parts_of(folder, lacks, path, variant).items()}
+    foreign = read_diffusers(path, variant, [*names, *more])
     scheduler = foreign.scheduler
-    parts = dict(foreign.parts)
+    parts = {**foreign.parts, **more}
     for other in others:
         name, parts[name] = _in_place(foreign, other)
         scheduler = retold(scheduler, parts[name], other.says)
     return replace(foreign, parts=parts, scheduler=scheduler)
+
+
+def _parts_of(folder: Path, lacks: Collection[str], model: Path, variant: str | None) -> Mapping[str, Part]:
+    """What a folder of parts has of those that a model's folder lacks. InputError for nothing."""
+    there = [name for name in PARTS if (folder / name / "config.json").is_file()]
+    if not there:
+        raise InputError(f"{folder}: no config.json in it or in a folder of a part's name, such as unet or transformer")
+    if found := [name for name in there if name in lacks]:
+        return {name: _of_variant(folder / name, variant) for name in found}
+    raise InputError(f"{folder}: holds nothing that {model} lacks; what takes a part's place is given alone: {folder / there[0]}")
 
 
 def _refuse_alone(folder: Path) -> None:
@@ -98,11 +113,10 @@ def _of_variant(folder: Path, variant: str | None) -> Part:
 
 def _alone(path: Path, variant: str | None) -> _Alone:
     """variant: of a folder that has it. InputError for what is no network that may take another's place."""
-    path = _here(path)
     if path.is_dir():
         part = _of_variant(path, variant)
         return _Alone(_places(part.kind, str(path)), part, str(path))
-    store = _store(path)
+    store = store_of(path)
     tensors, said = as_they_are(store), says(store)
     if is_network_of_diffusers(tensors):
         if (beside := path.parent / "config.json").is_file() and "_class_name" in read_config(beside):
@@ -121,21 +135,18 @@ def _alone(path: Path, variant: str | None) -> _Alone:
     return _Alone(_places(part.kind, str(path)), part, str(path), told=False, says=said)
 
 
-def _store(path: Path) -> GGUFStore | SafetensorsStore:
-    """InputError for a file that is broken, packed in a way that is not read, or a pickle."""
-    if path.suffix.lower() == ".gguf":
-        return GGUFStore(path)
-    refuse_pickle(path)
-    return SafetensorsStore(path)
-
-
 def _here(path: Path) -> Path:
-    """A file or folder as it is, of a name on the hub what was fetched. InputError for what is none."""
+    """A file or folder as it is, of a name on the hub what was fetched, and of a folder that has the folder of a network or an
+    autoencoder in it, and of no other part, that one. InputError for what is none."""
     path = at_hand(path)
     if not path.exists() and is_hub_name(str(path)):
-        return fetch_part(str(path))
+        path = fetch_part(str(path), NETWORKS)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
+    if path.is_dir() and not (path / "config.json").is_file():
+        inside = [path / name for name in (*PARTS, *TOKENIZERS) if (path / name).is_dir()]
+        if len(inside) == 1 and inside[0].name in (*NETWORKS, _VAE):
+            return inside[0]
     return path
 
 
@@ -148,10 +159,16 @@ def _places(kind: str, where: str) -> tuple[str, ...]:
 
 
 def _in_place(foreign: Foreign, other: _Alone) -> tuple[str, Part]:
-    """The name of the part whose place it takes, and what is there from now on. InputError for one made for another model."""
+    """The name of the part whose place it takes, or that was lacking, and what is there from now on. InputError for one made for
+    another model."""
     name = next((n for n in other.names if n in foreign.parts), None)
     if name is None:
-        raise InputError(f"{other.where}: {foreign.where} has no {' or '.join(other.names)} whose place it could take")
+        if not foreign.pipeline:
+            raise InputError(f"{other.where}: {foreign.where} has no {' or '.join(other.names)} whose place it could take")
+        if not other.part.config or (_VAE in other.names and not other.told):
+            what, model = "its codes are scaled" if other.part.config else "it is built", Path(foreign.where).name
+            raise InputError(f"{other.where}: does not say how {what}, and {model} has none like it: {_BUILT}")
+        return (_VAE if _VAE in other.names else "unet" if other.part.kind.startswith("UNet") else "transformer"), other.part
     own = foreign.parts[name]
     if not other.part.config:
         return name, replace(other.part, config=own.config)
@@ -186,13 +203,8 @@ def _whole(file: Path, beside: Sequence[Path], variant: str | None) -> Foreign:
         tokenizers = words | tokenizers
     foreign, scheduler = replace(foreign, parts=parts, tokenizers=tokenizers), foreign.scheduler
     for other in (_alone(p, variant) for p in instead):
-        if _VAE in other.names and _VAE not in parts:
-            if not other.part.config:
-                raise InputError(f"{other.where}: does not say how it is built, and {file.name} has none like it: {_BUILT}")
-            parts[_VAE] = other.part
-        else:
-            name, parts[name] = _in_place(foreign, other)
-            scheduler = retold(scheduler, parts[name], other.says)
+        name, parts[name] = _in_place(foreign, other)
+        scheduler = retold(scheduler, parts[name], other.says)
     return replace(foreign, parts=parts, scheduler=scheduler)
 
 
@@ -205,6 +217,6 @@ def _is_instead(path: Path, foreign: Foreign) -> bool:
     """Whether it is a network alone, in a folder or under diffusers' names, or an autoencoder's file where the other has one."""
     if path.is_dir():
         return (path / "config.json").is_file()
-    if is_network_of_diffusers(_store(path).shapes):
+    if is_network_of_diffusers(store_of(path).shapes):
         return True
-    return _VAE in foreign.parts and path.suffix.lower() != ".gguf" and list(open_single(path).parts) == [_VAE]
+    return _VAE in foreign.parts and list(open_single(path).parts) == [_VAE]

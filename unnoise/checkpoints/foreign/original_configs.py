@@ -3,8 +3,8 @@
 Shapes tell widths, depths and channels. What they do not tell follows the family's rule:
 
     U-Net        8 heads where the attention is entered by a convolution (SD 1), heads of 64 channels where by a linear layer
-                 (SD 2, SDXL), which some tools write as a convolution: SDXL is known by its sizes, SD 2 by the width of its words;
-                 three of SDXL's size embeddings of 256 channels for each of two numbers, five numbers in the refiner
+                 (SD 2, SDXL), one of which some tools write as the other: SDXL is known by its sizes, SD 1 and 2 by the width of
+                 their words; three of SDXL's size embeddings of 256 channels for each of two numbers, five numbers in the refiner
     SD3, 3.5     as many heads, of 64 channels, as blocks (Esser et al. 2024, 2403.03206, section 5.3.2)
     FLUX         rotary axes of 1/8, 7/16 and 7/16 of a head
     autoencoder  32 groups
@@ -13,12 +13,14 @@ Shapes tell widths, depths and channels. What they do not tell follows the famil
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from unnoise.checkpoints.diffusers_names import Table
 from unnoise.checkpoints.foreign.original_names import (
     CLIP,
     FLUX,
+    KERNELS,
     OPEN_CLIP,
     T5,
     T5_GGUF,
@@ -55,8 +57,7 @@ def unet(shapes: Shapes) -> tuple[Config, Layout]:
         "out_channels": shapes["out.2.weight"][0],
         "up_block_types": ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for _, attends in reversed(levels)],
     }
-    table = unet_table(levels)
-    return {**config, **more}, Layout(table, flat=_flat(config, table), dropped=MARKS)
+    return {**config, **more}, replace(_layout(config, unet_table(levels)), dropped=MARKS)
 
 
 def controlnet(shapes: Shapes) -> tuple[Config, Layout]:
@@ -66,8 +67,7 @@ def controlnet(shapes: Shapes) -> tuple[Config, Layout]:
         "_class_name": "ControlNetModel",
         "conditioning_embedding_out_channels": [shapes[f"input_hint_block.{i}.weight"][0] for i in (0, 4, 8, 12)],
     }
-    table = controlnet_table(levels)
-    return {**config, **more}, Layout(table, flat=_flat(config, table))
+    return {**config, **more}, _layout(config, controlnet_table(levels))
 
 
 def _depths(shapes: Shapes, where: str, start: int, blocks: int) -> int | list[int]:
@@ -76,11 +76,15 @@ def _depths(shapes: Shapes, where: str, start: int, blocks: int) -> int | list[i
     return each[0] if len({*each}) == 1 else each
 
 
-def _flat(config: Config, table: Table) -> tuple[str, ...]:
-    """Modules that are linear layers, even where a tool wrote them as 1 x 1 convolutions (stable-diffusion.cpp does)."""
-    return (
-        tuple(module for module in table if module.endswith((".proj_in", ".proj_out"))) if config["use_linear_projection"] else ()
-    )
+def _layout(config: Config, table: Table) -> Layout:
+    """Of a U-Net, where some tools write linear layers as 1 x 1 convolutions (stable-diffusion.cpp does), or those as matrices."""
+    entrances = tuple(module for module in table if module.endswith((".proj_in", ".proj_out")))
+    linear = config["use_linear_projection"]
+    return Layout(table, flat=entrances if linear else (), kernels=(*_kernels(table), *(() if linear else entrances)))
+
+
+def _kernels(table: Table) -> tuple[str, ...]:
+    return tuple(module for module in table if module.endswith(KERNELS))
 
 
 def _way_down(shapes: Shapes) -> tuple[Config, tuple[tuple[int, bool], ...]]:
@@ -117,7 +121,7 @@ def _way_down(shapes: Shapes) -> tuple[Config, tuple[tuple[int, bool], ...]]:
 def rules(widths: list[int], words: int | None, told: int, linear: bool) -> dict[str, Any]:
     """What shapes do not tell of a U-Net or ControlNet. words: their width; told: that of the sizes and what is said beside, 0 for
     none; linear: whether attention is entered by a linear layer, as far as the rank of its weights says it."""
-    linear = linear or bool(told) or words == _OPEN_CLIP_WIDTH
+    linear = (linear and words != _CLIP_WIDTH) or bool(told) or words == _OPEN_CLIP_WIDTH
     config: dict[str, Any] = {
         "attention_head_dim": [w // 64 for w in widths] if linear else 8,
         "use_linear_projection": linear,
@@ -199,35 +203,44 @@ def vae(shapes: Shapes) -> tuple[Config, Layout]:
         "use_quant_conv": "quant_conv.weight" in shapes,
         "use_post_quant_conv": "post_quant_conv.weight" in shapes,
     }
-    return config, Layout(vae_table(levels), flat=VAE_FLAT, dropped=("loss.", "model_ema.", "logvar"))
+    table = vae_table(levels)
+    return config, Layout(table, flat=VAE_FLAT, kernels=_kernels(table), dropped=("loss.", "model_ema.", "logvar"))
 
 
 def clip(shapes: Shapes) -> tuple[Config, Layout]:
     """OpenAI's text encoder without its projection, under transformers' names: what Stable Diffusion 1, SDXL and FLUX read."""
     if "embeddings.token_embedding.weight" in shapes:  # as older versions of transformers wrote it
         shapes = Shapes({f"text_model.{name}": shape for name, shape in shapes.items()})
-    return _clip_config(shapes, "quick_gelu", projected=False), Layout(CLIP, dropped=(*_CLIP_LEFT, "text_projection"))
+    return _clip_config(shapes, "quick_gelu", projected=False), Layout(CLIP, dropped=(*_CLIP_LEFT, *_PROJECTION))
 
 
 def clip_projected(shapes: Shapes) -> tuple[Config, Layout]:
     """OpenCLIP's under transformers' names, with its projection: the second of SD3."""
-    if "text_projection.weight" not in shapes:
+    if not any(name in shapes for name in _PROJECTION):
         raise InputError("the file lacks 'text_projection.weight', which this text encoder needs")
-    return _clip_config(shapes, "gelu", projected=True), Layout(CLIP, dropped=_CLIP_LEFT)
+    config = _clip_config(shapes, "gelu", projected=True)
+    return config, Layout(CLIP, width=config["hidden_size"], dropped=_CLIP_LEFT)
+
+
+def clip_renamed(shapes: Shapes) -> tuple[Config, Layout]:
+    """OpenCLIP's under the names that stable-diffusion.cpp gives the second of SDXL, whose projection is as OpenCLIP has it."""
+    config, layout = clip_projected(shapes)
+    turned = _PROJECTION[1]
+    return {**config, "projection_dim": shapes.get(turned, (0, config["projection_dim"]))[1]}, replace(layout, turned=(turned,))
 
 
 def clip_penultimate(shapes: Shapes) -> tuple[Config, Layout]:
     """OpenCLIP's in Stable Diffusion 2 under transformers' names: as `open_clip_penultimate`."""
     config = _clip_config(shapes, "gelu", projected=False)
     last = _penultimate(config["num_hidden_layers"], "text_projection.weight" in shapes)
-    dropped = (*_CLIP_LEFT, "text_projection", f"text_model.encoder.layers.{last}.")
-    return {**config, "num_hidden_layers": last}, Layout(CLIP, dropped=dropped)
+    dropped = (*_CLIP_LEFT, *_PROJECTION, f"text_model.encoder.layers.{last}.")
+    return {**config, "num_hidden_layers": last}, Layout(CLIP, width=config["hidden_size"], dropped=dropped)
 
 
-def clip_alone(shapes: Shapes) -> tuple[Config, Layout]:
-    """One of them, in a file of its own, or the text half of a whole CLIP, known by its width: OpenCLIP's are wider."""
+def clip_by_width(shapes: Shapes) -> tuple[Config, Layout]:
+    """One of them, in a file of its own, or the text half of a whole CLIP, or the first of a model: OpenCLIP's are wider."""
     width = shapes["text_model.embeddings.token_embedding.weight"][1]
-    return (clip if width < _OPEN_CLIP_WIDTH else clip_penultimate if width == _OPEN_CLIP_WIDTH else clip_projected)(shapes)
+    return (clip if width < _OPEN_CLIP_WIDTH else clip_penultimate if width == _OPEN_CLIP_WIDTH else clip_renamed)(shapes)
 
 
 def open_clip(shapes: Shapes) -> tuple[Config, Layout]:
@@ -254,10 +267,14 @@ def _penultimate(layers: int, whole: bool) -> int:
 
 _OPEN_CLIP_H, _OPEN_CLIP_WIDTH = 24, 1024
 """Layers of the whole encoder of Stable Diffusion 2, and its width."""
+_CLIP_WIDTH = 768
+"""Of Stable Diffusion 1's."""
 _CLIP_LEFT = (
     *("logit_scale", "text_model.embeddings.position_ids", "embeddings.position_ids", "attn_mask"),
     *("vision_model.", "visual_projection"),  # of a whole CLIP
 )
+_PROJECTION = ("text_projection.weight", "text_model.text_projection")
+"""transformers' name, and stable-diffusion.cpp's."""
 
 
 def _clip_config(shapes: Shapes, activation: str, projected: bool) -> dict[str, Any]:
@@ -270,7 +287,7 @@ def _clip_config(shapes: Shapes, activation: str, projected: bool) -> dict[str, 
         shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0],
         activation,
         projected,
-        shapes["text_projection.weight"][0] if "text_projection.weight" in shapes else width,
+        next((shapes[name][0] for name in _PROJECTION if name in shapes), width),
     )
 
 

@@ -25,8 +25,9 @@ from unnoise.core.errors import InputError
 class Layout:
     """table: see above. width: rows of every part but the last.
 
-    swapped: modules whose halves change places; turned: tensors that are transposed; flat: modules whose 1 x 1 kernels are dropped,
-    all of them keys of the table. dropped: beginnings of names for which there is no place, and no need.
+    swapped: modules whose halves change places; turned: tensors that are transposed; flat: modules whose 1 x 1 kernels are dropped;
+    kernels: those whose matrices are 1 x 1 kernels, whose sizes of 1 some tools drop. All of them keys of the table. dropped:
+    beginnings of names for which there is no place, and no need.
     """
 
     table: Table
@@ -34,6 +35,7 @@ class Layout:
     swapped: Collection[str] = ()
     turned: Collection[str] = ()
     flat: Collection[str] = ()
+    kernels: Collection[str] = ()
     dropped: tuple[str, ...] = ()
 
 
@@ -57,6 +59,8 @@ def pieces(shapes: Shapes, layout: Layout, prefix: str) -> dict[str, Piece]:
             rows = ((middle, stop), (start, middle)) if key in layout.swapped else ((start, stop),)
             if key in layout.flat:
                 size = size[:2]
+            if key in layout.kernels and len(size) == 2:
+                size = (*size, 1, 1)
             out[target] = Piece(prefix + name, rows, size[::-1] if key in layout.turned else size, key in layout.turned)
     if strange:
         told = ", ".join(repr(prefix + n) for n in sorted(strange)[:3])
@@ -254,6 +258,8 @@ def vae_table(levels: int) -> Table:
 
 _VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 VAE_FLAT = tuple(f"{half}.mid.attn_1.{x}" for half in ("encoder", "decoder") for x in ("q", "k", "v", "proj_out"))
+KERNELS = ("quant_conv", "post_quant_conv", "nin_shortcut", "skip_connection")
+"""Ends of the names of an autoencoder's and a U-Net's 1 x 1 convolutions."""
 
 
 def _vae_residual(original: str, target: str) -> dict[str, str]:
@@ -269,9 +275,11 @@ _CLIP_MODULES = (
 
 CLIP: Table = {
     "text_projection": ("text_projection",),
+    "text_model.text_projection": ("text_projection.weight",),
+    "text_model.encoder.layers.*.self_attn.in_proj": tuple(f"text_model.encoder.layers.*.self_attn.{x}_proj" for x in "qkv"),
     **{f"{before}{x}": (f"text_model.{x}",) for before in ("text_model.", "") for x in _CLIP_MODULES},
 }
-"""Of transformers already: the names stay."""
+"""Of transformers already: the names stay; but for two that stable-diffusion.cpp gives OpenCLIP's."""
 
 OPEN_CLIP: Table = {
     "token_embedding": ("text_model.embeddings.token_embedding",),

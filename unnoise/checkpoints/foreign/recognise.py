@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unnoise.checkpoints.diffusers_names import Table, lookup
+from unnoise.checkpoints.foreign.mapped import refuse_pointer
 from unnoise.checkpoints.foreign.original_names import CLIP, FLUX, OPEN_CLIP, T5, sd3_table, star, unet_table, vae_table
 from unnoise.core.errors import InputError
 
@@ -280,10 +281,9 @@ def refuse_pickle(path: Path) -> None:
     """InputError for a file that Python would run when it opens it, with the way to convert it, and for one that only points to
     another; by its name and its first bytes.
     """
+    refuse_pointer(path)
     with open(path, "rb") as file:
-        start = file.read(len(_POINTER))
-    if start == _POINTER:
-        raise InputError(f"{path}: only points to the file, which git-lfs has not fetched: git lfs pull")
+        start = file.read(9)
     looks = start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
     if start[8:9] == b"{" or not (looks or path.suffix.lower() in _PICKLES):  # a safetensors header begins so, whatever its length
         return
@@ -300,7 +300,6 @@ def converting(path: Path, tensors: str) -> str:
     )
 
 
-_POINTER = b"version https://git-lfs"
 _PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
 
 

