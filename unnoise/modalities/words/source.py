@@ -100,7 +100,9 @@ def lend(
         try:
             return _told(tokenizer, lambda: _tokenizer(source, tokenizer, "", architecture), "tokenizer")
         except InputError as e:
-            raise (e if Path(tokenizer).is_dir() else NoTokenizer(str(e))) from e
+            if Path(tokenizer).is_dir():
+                raise
+            raise NoTokenizer(str(e)) from e
 
     def read() -> tuple[Any, Any, Iterable[str]]:
         if is_clip_text(config) and architecture in _CLIP:
