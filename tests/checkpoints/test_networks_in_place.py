@@ -295,6 +295,7 @@ def test_a_variant_of_what_lies_beside(tmp_path: Path) -> None:
     """Where its folder has it; else the plain weights, as of the folder's own parts."""
     pipeline = tiny.stable_diffusion(tmp_path / "parts")
     base, plain, half = tiny.save(pipeline, tmp_path / "base"), other(pipeline.unet), randomised(tiny.unet(), 11)
+    without = tiny.save(pipeline, tmp_path / "without")  # in whose own folders none has it
     pipeline.vae.save_pretrained(base / "vae", variant="fp16")
     beside = in_a_folder(plain, tmp_path)
     for there in (False, True):
@@ -303,6 +304,12 @@ def test_a_variant_of_what_lies_beside(tmp_path: Path) -> None:
         network = unnoise.load(base, variant="fp16", beside=[beside]).denoiser.network
         expected = (half if there else plain).conv_in.weight
         assert torch.equal(network.state_dict()["first.weight"], expected)
+        if there:
+            network = unnoise.load(without, variant="fp16", beside=[beside]).denoiser.network
+            assert torch.equal(network.state_dict()["first.weight"], expected)
+        else:
+            with pytest.raises(InputError, match="fp16"):
+                unnoise.load(without, variant="fp16", beside=[beside])
 
 
 def test_what_has_no_place(tmp_path: Path) -> None:

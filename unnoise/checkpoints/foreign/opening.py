@@ -66,7 +66,9 @@ def open_foreign(source: str | Path, variant: str | None = None, beside: Sequenc
         path = fetch(str(source), variant, names)
     lacks = lacking(path) - {*names}
     more = {name: part for folder in several for name, part in _parts_of(folder, lacks, path, variant).items()}
-    foreign = read_diffusers(path, variant, [*names, *more])
+    beside_it = any(part.variant for part in (*more.values(), *(other.part for other in others)))
+    own = variant if not beside_it or any(has_variant(path / name, str(variant)) for name in PARTS) else None
+    foreign = read_diffusers(path, own, [*names, *more])
     scheduler = foreign.scheduler
     parts = {**foreign.parts, **more}
     for other in others:
