@@ -69,10 +69,10 @@ class AncestralMidpoint(Sampler[None]):
         process, x = gaussian(process, "DPM-Solver-2"), tensor(x)
         schedule = process.schedule
         x0 = mean(denoise(x, t))
-        smooth = (s > 0) & (schedule.alpha(t) > 0)
         plain = process.bridge(x, x0, t, s, 1.0, rng)
-        if not bool(smooth.any()):
+        if not bool((s > 0).any()):
             return plain, None
+        smooth = (s > 0) & (schedule.alpha(t) > 0)
         x_m = process.bridge(x, x0, t, s, 0.0, rng)
         d = noise_in(schedule, x_m, mean(denoise(x_m, s)), s)
         r_t, r_s = (torch.where(smooth, noise_ratio(schedule, u), 1.0) for u in (t, s))
