@@ -66,7 +66,7 @@ def test_a_network_in_its_full_size(name: str) -> None:
         ours = unet_config(theirs.config).build().eval()
     ours.load_state_dict(translate(theirs.state_dict(), UNET_TABLE, ours.state_dict()), assign=True)
     rng = torch.Generator().manual_seed(1)
-    x, t = torch.randn(1, 4, 16, 24, generator=rng), torch.tensor([0.4])
+    x, t = torch.randn(1, 4, 8, 16, generator=rng), torch.tensor([0.4])
     tokens, summary = (torch.randn(1, *shape, generator=rng) for shape in ((77, theirs.config.cross_attention_dim), (1280,)))
     sizes = torch.tensor([[1024.0, 768.0, 0.0, 16.0, 1024.0, 1024.0]])
     added = {"text_embeds": summary, "time_ids": sizes} if name == "SDXL" else None

@@ -341,7 +341,7 @@ def test_options_of_training_reach_it(pictures: Path, tmp_path: Path) -> None:
     weights = {}
     others = {"learned": ["--learned-uncertainty"], "muon": ["--muon"], "transport": ["--transport"]}
     for name, more in {"plain": [], "kept": ["--checkpointing"], **others}.items():
-        main(["train", str(pictures), "--out", str(tmp_path / name), *SHORT, *more])
+        main(["train", str(pictures), "--out", str(tmp_path / name), *SHORT, "--steps", "2", *more])
         weights[name] = load_file(tmp_path / name / "model" / "model.safetensors")
     assert all(torch.equal(weights["plain"][k], weights["kept"][k]) for k in weights["plain"])
     for name in others:
