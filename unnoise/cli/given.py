@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import numpy as np
 from unnoise.checkpoints.foreign.building import NetworkConfig
 from unnoise.cli.adapters import pictured
 from unnoise.cli.pictures import read_masks, read_pictures, sides
+from unnoise.control.adapters import same_shape
 from unnoise.control.filling import Fill
 from unnoise.control.sampling import Start
 from unnoise.core.codec import Codec, within
@@ -40,7 +42,7 @@ def check_given(args: "Sample") -> None:
     if len(several := [option(name) for name in _PICTURES[1:] if getattr(args, name)]) > 1:
         raise InputError(f"{' and '.join(several)}: a model does one of them")
     for picture, mask in zip(args.fill, args.mask):
-        if not _alike(shape := sides(picture), other := sides(mask)):
+        if not same_shape(shape := sides(picture), other := sides(mask)):
             raise InputError(
                 f"{mask}: a mask of {_by(other)} for a picture of {_by(shape)} (height x width): of another shape, "
                 "it does not say where in the picture something is to be drawn"
@@ -70,10 +72,10 @@ def shaped(args: "Sample", model: DiffusionModel) -> "Sample":
         return args
     looking = within(model.conditioner, InContext)
     if looking is not None and args.change:
-        fit: Callable[[int, int], tuple[int, int]] = lambda h, w: looking.seen_at(model.codec, h, w)  # noqa: E731
+        fit = partial(looking.seen_at, model.codec)
     elif isinstance(model.codec, Latents) and isinstance(model.config.network, NetworkConfig) and encoders_of(model.conditioner):
         own, step = model.codec.config, model.codec.config.autoencoder.factor * getattr(model.config.network, "patch", 1)
-        fit = lambda h, w: in_shape((own.height, own.width), step, h, w)  # noqa: E731
+        fit = partial(in_shape, (own.height, own.width), step)
     else:
         return args
     height, width = _one_shape(name, paths, fit)
@@ -112,7 +114,7 @@ def filled(args: "Sample", model: DiffusionModel, n: int) -> Cond | None:
         changing = editing(model)
         if not isinstance(changing, InContext):
             return changing.of(codec, _read(args.change, codec, n))
-        codec = resized(codec, *_one_shape("--change", args.change, lambda h, w: changing.seen_at(model.codec, h, w)))
+        codec = resized(codec, *_one_shape("--change", args.change, partial(changing.seen_at, model.codec)))
         return changing.of(codec, read_pictures(args.change, codec, n, whole=True))
     if args.follow:
         return controlled(model).of(codec, _read(args.follow, codec, n))
@@ -125,7 +127,7 @@ def _masked(args: "Sample", model: DiffusionModel, n: int) -> tuple[np.ndarray, 
     codec = sized(args, model)
     masks = read_masks(args.mask, codec, n)
     if nothing := [path for path, mask in zip(args.mask * n, masks) if not mask.any()]:
-        beyond = "" if _alike(sides(nothing[0]), masks.shape[1:]) else " within the middle of it, which is drawn"
+        beyond = "" if same_shape(sides(nothing[0]), masks.shape[1:]) else " within the middle of it, which is drawn"
         raise InputError(f"{nothing[0]}: nothing of this mask is white{beyond}, so nothing would be drawn anew")
     return _read(args.fill, codec, n), masks
 
@@ -143,14 +145,9 @@ def _read(paths: Sequence[Path], codec: Codec, n: int) -> np.ndarray:
     """As `read_pictures`; says where much of one is cut off."""
     pictures = read_pictures(paths, codec, n)
     for path in dict.fromkeys(paths):
-        if not _alike(shape := sides(path), drawn := pictures.shape[1:3]):
+        if not same_shape(shape := sides(path), drawn := pictures.shape[1:3]):
             print(f"{path}: of its {_by(shape)} (height x width) the middle, in the shape of {_by(drawn)}", file=sys.stderr)
     return pictures
-
-
-def _alike(a: Sequence[int], b: Sequence[int]) -> bool:
-    """Whether two heights and widths are of one shape, but for a fiftieth."""
-    return abs(a[0] * b[1] / (a[1] * b[0]) - 1) <= 0.02
 
 
 def _by(size: Sequence[int]) -> str:

@@ -32,6 +32,11 @@ SAME_SHAPE = 0.02
 """Pictures whose ratio of width to height differs by less, or by what whole codes and tokens make of it, are resized."""
 
 
+def same_shape(a: Sequence[int], b: Sequence[int], share: float = SAME_SHAPE) -> bool:
+    """Whether two heights and widths are of one ratio, but for this share of it."""
+    return abs(a[0] * b[1] / (a[1] * b[0]) - 1) <= share
+
+
 class Step(NamedTuple):
     """What the network is about to be called with."""
 
@@ -258,7 +263,7 @@ def _sized(picture: np.ndarray, codec: Codec, name: str) -> np.ndarray:
         raise InputError(f"{name}: a {type(codec).__name__} codec makes no pictures that could be steered by one")
     h, w = picture.shape[:2]
     rounding = codec.config.autoencoder.factor / min(height, width) if isinstance(codec, Latents) else 0.0
-    if abs(h * width / (w * height) - 1) > max(SAME_SHAPE, rounding):
+    if not same_shape((h, w), (height, width), max(SAME_SHAPE, rounding)):
         raise InputError(
             f"{name}: its control picture is {h} x {w} (height x width), and {height} x {width} is drawn: cut it to that shape, or "
             "ask for pictures of its own (height, width)"

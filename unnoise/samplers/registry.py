@@ -19,7 +19,7 @@ from unnoise.samplers.heun_flow import FlowHeun
 from unnoise.samplers.lcm import LCM
 from unnoise.samplers.lms import LMS
 from unnoise.samplers.loop import Sampler
-from unnoise.samplers.midpoint import AncestralMidpoint, Midpoint
+from unnoise.samplers.midpoint import Midpoint
 from unnoise.samplers.plms import PLMS
 from unnoise.samplers.predictor_corrector import PredictorCorrector
 from unnoise.samplers.restart import Restart
@@ -59,7 +59,7 @@ SAMPLERS: Mapping[str, Choice] = MappingProxyType(
         "deis": Choice(DEIS(order=3), Quadratic()),
         "deis-log": Choice(LogDEIS(order=2), LogSNR()),
         "dpm-2": Choice(Midpoint(), Karras()),
-        "dpm-2-ancestral": Choice(AncestralMidpoint(), Karras()),
+        "dpm-2-ancestral": Choice(Midpoint(eta=1), Karras()),
         "lms": Choice(LMS(), Karras()),
         "plms": Choice(PLMS()),
         "lcm": Choice(LCM()),
