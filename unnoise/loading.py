@@ -10,7 +10,7 @@ from unnoise.checkpoints.allowed import ALLOWED
 from unnoise.checkpoints.card import About
 from unnoise.checkpoints.config import allow
 from unnoise.checkpoints.folder import load_weights, read_folder
-from unnoise.checkpoints.foreign.building import Built, build, lend_again
+from unnoise.checkpoints.foreign.building import Built, build
 from unnoise.checkpoints.foreign.control_lora import follows_pictures, with_room
 from unnoise.checkpoints.foreign.folder import INDEX, licence
 from unnoise.checkpoints.foreign.hub import SINGLE, refuse_address
@@ -18,6 +18,7 @@ from unnoise.checkpoints.foreign.lora import Weight, low_rank, network_of
 from unnoise.checkpoints.foreign.memory import Wanted
 from unnoise.checkpoints.foreign.opening import open_foreign
 from unnoise.checkpoints.foreign.parts import Foreign
+from unnoise.checkpoints.foreign.telling import lend_again
 from unnoise.checkpoints.kinds import MODEL, kind_at
 from unnoise.checkpoints.shipped import FOLDER, shipped, shipped_folder
 from unnoise.control.sampling import Sampling

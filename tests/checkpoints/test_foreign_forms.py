@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from unnoise.checkpoints.diffusers_names import UNET_TABLE, translate, unet_config
 from unnoise.checkpoints.foreign.adapters import controlnet
-from unnoise.checkpoints.foreign.building import _lent
 from unnoise.checkpoints.foreign.parts import Part
 from unnoise.checkpoints.foreign.single import open_single, together
+from unnoise.checkpoints.foreign.telling import lent
 from unnoise.core.errors import InputError
 from unnoise.networks.embedding import size_features
 from unnoise.networks.packed import has_packed
@@ -189,7 +189,7 @@ def test_t5_as_gguf(kind: str, tmp_path: Path) -> None:
     ids = torch.randint(0, 50, (2, 7))
     for half, keep in ((False, False), (False, True), (True, False), (True, True)):
         told = f"{tmp_path}/t5.gguf/text_encoder_2", "T5EncoderModel", part, tmp_path / "tokenizer_2", "", half, keep
-        ours = _lent(*told).network
+        ours = lent(*told).network
         assert has_packed(ours) == (keep and kind == "Q8_0")
         with torch.no_grad():
             expected = theirs.to(torch.bfloat16 if half else torch.float32)(ids).last_hidden_state
@@ -222,7 +222,7 @@ def test_the_text_half_of_a_whole_clip(tmp_path: Path) -> None:
     network = open_single(written(tmp_path / "flux.safetensors", originals.flux(flux().state_dict())))
     part = together(network, clip).parts["text_encoder"]
     encoders.save_clip(tmp_path / "text_encoder", 1)  # for its tokenizer
-    ours = _lent(f"{tmp_path}/clip.safetensors/text_encoder", "CLIPTextModel", part, tmp_path / "tokenizer", "", False).network
+    ours = lent(f"{tmp_path}/clip.safetensors/text_encoder", "CLIPTextModel", part, tmp_path / "tokenizer", "", False).network
     ids = torch.randint(0, 98, (2, 9))
     with torch.no_grad():
         close(ours(ids).last_hidden_state, theirs.text_model(ids).last_hidden_state)
@@ -248,7 +248,7 @@ def test_the_clip_of_stable_diffusion_2_alone(whole: bool, tmp_path: Path) -> No
     second = open_single(written(tmp_path / "sd2.safetensors", originals.unet(network.state_dict(), 1)))
     part = together(second, clip).parts["text_encoder"]
     encoders.save_clip(tmp_path / "text_encoder", 1)  # for its tokenizer
-    ours = _lent(f"{tmp_path}/clip.safetensors/text_encoder", "CLIPTextModel", part, tmp_path / "tokenizer", "", False).network
+    ours = lent(f"{tmp_path}/clip.safetensors/text_encoder", "CLIPTextModel", part, tmp_path / "tokenizer", "", False).network
     ids = torch.randint(0, 98, (2, 9))
     with torch.no_grad():
         before = theirs.text_model(ids, output_hidden_states=True).hidden_states[-2]

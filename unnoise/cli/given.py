@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unnoise.checkpoints.foreign.building import NetworkConfig
+from unnoise.checkpoints.foreign.telling import NetworkConfig
 from unnoise.cli.adapters import pictured
 from unnoise.cli.pictures import read_masks, read_pictures, sides
 from unnoise.control.adapters import same_shape

@@ -7,7 +7,7 @@ from typing import Any
 
 from unnoise.checkpoints.config import allow, decode, encode
 from unnoise.checkpoints.folder import VERSION, read_json
-from unnoise.checkpoints.foreign.building import lend_again
+from unnoise.checkpoints.foreign.telling import lend_again
 from unnoise.core import bound, coupling, losses, objectives, times, weights
 from unnoise.core.errors import InputError
 from unnoise.core.files import atomically

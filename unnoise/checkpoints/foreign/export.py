@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unnoise.checkpoints.diffusers_names import FLUX_TABLE, SD3_TABLE, UNET_TABLE, Table, sources_of
-from unnoise.checkpoints.foreign.building import ALPHA_WORDS, Built
+from unnoise.checkpoints.foreign.building import Built
 from unnoise.checkpoints.foreign.dit_names import PIXART_TABLE, pixart_theirs, sana_table, sana_theirs
 from unnoise.checkpoints.foreign.folder import read_config
+from unnoise.checkpoints.foreign.telling import ALPHA_WORDS
 from unnoise.checkpoints.foreign.theirs import (
     Statistics,
     autoencoder_theirs,
