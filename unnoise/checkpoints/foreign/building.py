@@ -1,7 +1,7 @@
 """A foreign checkpoint as our parts: codec, conditioner, network, process, preconditioner, and how it is usually sampled.
 
 Networks are built without memory of their own (`unfilled`) and take the checkpoint's weights as they lie in the file,
-unless another precision is asked for. What it is told is decided by its family (`telling`).
+unless another precision is asked for. What a network is told is decided by its family (`telling`).
 """
 
 import re
